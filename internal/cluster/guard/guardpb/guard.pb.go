@@ -99,6 +99,7 @@ type ToGuard struct {
 	//	*ToGuard_Leaving
 	//	*ToGuard_Extend
 	//	*ToGuard_StatsRequest
+	//	*ToGuard_Quiet
 	Body isToGuard_Body `protobuf_oneof:"body"`
 	// Not 0: guard answers with Done of this number once it has acted.
 	Call          uint64 `protobuf:"varint,15,opt,name=call,proto3" json:"call,omitempty"`
@@ -206,6 +207,15 @@ func (x *ToGuard) GetStatsRequest() *StatsRequest {
 	return nil
 }
 
+func (x *ToGuard) GetQuiet() *Quiet {
+	if x != nil {
+		if x, ok := x.Body.(*ToGuard_Quiet); ok {
+			return x.Quiet
+		}
+	}
+	return nil
+}
+
 func (x *ToGuard) GetCall() uint64 {
 	if x != nil {
 		return x.Call
@@ -245,6 +255,10 @@ type ToGuard_StatsRequest struct {
 	StatsRequest *StatsRequest `protobuf:"bytes,7,opt,name=stats_request,json=statsRequest,proto3,oneof"`
 }
 
+type ToGuard_Quiet struct {
+	Quiet *Quiet `protobuf:"bytes,8,opt,name=quiet,proto3,oneof"`
+}
+
 func (*ToGuard_Configure) isToGuard_Body() {}
 
 func (*ToGuard_Tick) isToGuard_Body() {}
@@ -258,6 +272,8 @@ func (*ToGuard_Leaving) isToGuard_Body() {}
 func (*ToGuard_Extend) isToGuard_Body() {}
 
 func (*ToGuard_StatsRequest) isToGuard_Body() {}
+
+func (*ToGuard_Quiet) isToGuard_Body() {}
 
 // FromGuard is a frame to the engine.
 type FromGuard struct {
@@ -1028,7 +1044,9 @@ type Peers struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Peers []*PeerState           `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
 	// So many nodes have been seen together, or a seeded one was heard.
-	Seeded        bool `protobuf:"varint,2,opt,name=seeded,proto3" json:"seeded,omitempty"`
+	Seeded bool `protobuf:"varint,2,opt,name=seeded,proto3" json:"seeded,omitempty"`
+	// Seeded by counting: no seeded node was heard, the cluster starts from cold.
+	Cold          bool `protobuf:"varint,3,opt,name=cold,proto3" json:"cold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,6 +1091,13 @@ func (x *Peers) GetPeers() []*PeerState {
 func (x *Peers) GetSeeded() bool {
 	if x != nil {
 		return x.Seeded
+	}
+	return false
+}
+
+func (x *Peers) GetCold() bool {
+	if x != nil {
+		return x.Cold
 	}
 	return false
 }
@@ -1426,6 +1451,45 @@ func (x *Done) GetError() string {
 	return ""
 }
 
+// Quiet answers a Lease that ended: every call is cancelled, and nothing is
+// started before the next lease. Guard says goodbye only after it, or when the
+// engine is dead.
+type Quiet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quiet) Reset() {
+	*x = Quiet{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quiet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quiet) ProtoMessage() {}
+
+func (x *Quiet) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quiet.ProtoReflect.Descriptor instead.
+func (*Quiet) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{16}
+}
+
 type StatsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1434,7 +1498,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1510,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1523,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{17}
 }
 
 // Stats of all links.
@@ -1473,7 +1537,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1549,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1562,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Stats) GetLinks() []*LinkStats {
@@ -1543,7 +1607,7 @@ type LinkStats struct {
 
 func (x *LinkStats) Reset() {
 	*x = LinkStats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1619,7 @@ func (x *LinkStats) String() string {
 func (*LinkStats) ProtoMessage() {}
 
 func (x *LinkStats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1632,7 @@ func (x *LinkStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStats.ProtoReflect.Descriptor instead.
 func (*LinkStats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LinkStats) GetNode() string {
@@ -1701,7 +1765,7 @@ var File_internal_cluster_guard_guardpb_guard_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xba\x03\n" +
+	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xec\x03\n" +
 	"\aToGuard\x12<\n" +
 	"\tconfigure\x18\x01 \x01(\v2\x1c.holdfast.guard.v1.ConfigureH\x00R\tconfigure\x12-\n" +
 	"\x04tick\x18\x02 \x01(\v2\x17.holdfast.guard.v1.TickH\x00R\x04tick\x129\n" +
@@ -1709,7 +1773,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\aprotect\x18\x04 \x01(\v2\x1a.holdfast.guard.v1.ProtectH\x00R\aprotect\x126\n" +
 	"\aleaving\x18\x05 \x01(\v2\x1a.holdfast.guard.v1.LeavingH\x00R\aleaving\x123\n" +
 	"\x06extend\x18\x06 \x01(\v2\x19.holdfast.guard.v1.ExtendH\x00R\x06extend\x12F\n" +
-	"\rstats_request\x18\a \x01(\v2\x1f.holdfast.guard.v1.StatsRequestH\x00R\fstatsRequest\x12\x12\n" +
+	"\rstats_request\x18\a \x01(\v2\x1f.holdfast.guard.v1.StatsRequestH\x00R\fstatsRequest\x120\n" +
+	"\x05quiet\x18\b \x01(\v2\x18.holdfast.guard.v1.QuietH\x00R\x05quiet\x12\x12\n" +
 	"\x04call\x18\x0f \x01(\x04R\x04callB\x06\n" +
 	"\x04body\"\x8a\x03\n" +
 	"\tFromGuard\x126\n" +
@@ -1772,10 +1837,11 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x06Extend\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x121\n" +
-	"\x06length\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06length\"S\n" +
+	"\x06length\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06length\"g\n" +
 	"\x05Peers\x122\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.PeerStateR\x05peers\x12\x16\n" +
-	"\x06seeded\x18\x02 \x01(\bR\x06seeded\"\xdb\x02\n" +
+	"\x06seeded\x18\x02 \x01(\bR\x06seeded\x12\x12\n" +
+	"\x04cold\x18\x03 \x01(\bR\x04cold\"\xdb\x02\n" +
 	"\tPeerState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.guard.v1.LinkStateR\x05state\x122\n" +
@@ -1804,7 +1870,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\"0\n" +
 	"\x04Done\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"\x0e\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\a\n" +
+	"\x05Quiet\"\x0e\n" +
 	"\fStatsRequest\"O\n" +
 	"\x05Stats\x122\n" +
 	"\x05links\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.LinkStatsR\x05links\x12\x12\n" +
@@ -1852,7 +1919,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_guard_guardpb_guard_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(LinkState)(0),              // 0: holdfast.guard.v1.LinkState
 	(*ToGuard)(nil),             // 1: holdfast.guard.v1.ToGuard
@@ -1871,11 +1938,12 @@ var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(*Suspect)(nil),             // 14: holdfast.guard.v1.Suspect
 	(*HeardAgain)(nil),          // 15: holdfast.guard.v1.HeardAgain
 	(*Done)(nil),                // 16: holdfast.guard.v1.Done
-	(*StatsRequest)(nil),        // 17: holdfast.guard.v1.StatsRequest
-	(*Stats)(nil),               // 18: holdfast.guard.v1.Stats
-	(*LinkStats)(nil),           // 19: holdfast.guard.v1.LinkStats
-	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
-	(*statepb.Statement)(nil),   // 21: holdfast.state.v1.Statement
+	(*Quiet)(nil),               // 17: holdfast.guard.v1.Quiet
+	(*StatsRequest)(nil),        // 18: holdfast.guard.v1.StatsRequest
+	(*Stats)(nil),               // 19: holdfast.guard.v1.Stats
+	(*LinkStats)(nil),           // 20: holdfast.guard.v1.LinkStats
+	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
+	(*statepb.Statement)(nil),   // 22: holdfast.state.v1.Statement
 }
 var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	4,  // 0: holdfast.guard.v1.ToGuard.configure:type_name -> holdfast.guard.v1.Configure
@@ -1884,40 +1952,41 @@ var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	8,  // 3: holdfast.guard.v1.ToGuard.protect:type_name -> holdfast.guard.v1.Protect
 	9,  // 4: holdfast.guard.v1.ToGuard.leaving:type_name -> holdfast.guard.v1.Leaving
 	10, // 5: holdfast.guard.v1.ToGuard.extend:type_name -> holdfast.guard.v1.Extend
-	17, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
-	3,  // 7: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
-	11, // 8: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
-	13, // 9: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
-	14, // 10: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
-	15, // 11: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
-	16, // 12: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
-	18, // 13: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
-	8,  // 14: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
-	4,  // 15: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
-	20, // 16: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
-	20, // 17: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
-	20, // 18: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
-	20, // 19: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
-	5,  // 20: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
-	20, // 21: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
-	20, // 22: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
-	20, // 23: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
-	12, // 24: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
-	0,  // 25: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
-	0,  // 26: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
-	20, // 27: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
-	21, // 28: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
-	19, // 29: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
-	0,  // 30: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
-	20, // 31: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
-	20, // 32: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
-	20, // 33: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
-	20, // 34: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	18, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
+	17, // 7: holdfast.guard.v1.ToGuard.quiet:type_name -> holdfast.guard.v1.Quiet
+	3,  // 8: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
+	11, // 9: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
+	13, // 10: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
+	14, // 11: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
+	15, // 12: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
+	16, // 13: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
+	19, // 14: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
+	8,  // 15: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
+	4,  // 16: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
+	21, // 17: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
+	21, // 18: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
+	21, // 19: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
+	21, // 20: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
+	5,  // 21: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
+	21, // 22: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
+	21, // 23: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
+	21, // 24: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
+	12, // 25: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
+	0,  // 26: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
+	0,  // 27: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
+	21, // 28: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
+	22, // 29: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
+	20, // 30: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
+	0,  // 31: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
+	21, // 32: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
+	21, // 33: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
+	21, // 34: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
+	21, // 35: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_guard_guardpb_guard_proto_init() }
@@ -1933,6 +2002,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 		(*ToGuard_Leaving)(nil),
 		(*ToGuard_Extend)(nil),
 		(*ToGuard_StatsRequest)(nil),
+		(*ToGuard_Quiet)(nil),
 	}
 	file_internal_cluster_guard_guardpb_guard_proto_msgTypes[1].OneofWrappers = []any{
 		(*FromGuard_Welcome)(nil),
@@ -1949,7 +2019,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_guard_guardpb_guard_proto_rawDesc), len(file_internal_cluster_guard_guardpb_guard_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

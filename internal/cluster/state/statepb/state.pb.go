@@ -175,10 +175,15 @@ type State struct {
 	NextIntent    uint64                  `protobuf:"varint,18,opt,name=next_intent,json=nextIntent,proto3" json:"next_intent,omitempty"`
 	// Raised by every change that the planner can see; a plan names the one that it was made from.
 	PlanRevision uint64 `protobuf:"varint,19,opt,name=plan_revision,json=planRevision,proto3" json:"plan_revision,omitempty"`
-	// Timers that leases may still run by: the longest since all members last confirmed a change.
+	// The longest peerinact that a member may still run its lease by: kept until all have confirmed a change of the timers.
 	LongestPeerinact *durationpb.Duration `protobuf:"bytes,20,opt,name=longest_peerinact,json=longestPeerinact,proto3" json:"longest_peerinact,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The guard that counted the seed nodes when the cluster last started from cold.
+	StartedBy *Member `protobuf:"bytes,21,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
+	// Requests applied lately, by proposer: a repeated proposal changes nothing.
+	Requests      map[string]*Requests `protobuf:"bytes,22,rep,name=requests,proto3" json:"requests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	NextSilence   uint64               `protobuf:"varint,23,opt,name=next_silence,json=nextSilence,proto3" json:"next_silence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
@@ -351,6 +356,72 @@ func (x *State) GetLongestPeerinact() *durationpb.Duration {
 	return nil
 }
 
+func (x *State) GetStartedBy() *Member {
+	if x != nil {
+		return x.StartedBy
+	}
+	return nil
+}
+
+func (x *State) GetRequests() map[string]*Requests {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *State) GetNextSilence() uint64 {
+	if x != nil {
+		return x.NextSilence
+	}
+	return 0
+}
+
+// Requests of one proposer, oldest first; the last 64.
+type Requests struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Applied       []uint64               `protobuf:"varint,1,rep,packed,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Requests) Reset() {
+	*x = Requests{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Requests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Requests) ProtoMessage() {}
+
+func (x *Requests) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Requests.ProtoReflect.Descriptor instead.
+func (*Requests) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Requests) GetApplied() []uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
 // View is the field's membership generation.
 type View struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -363,7 +434,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +446,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +459,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *View) GetEpoch() uint64 {
@@ -419,7 +490,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +502,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +515,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Member) GetNode() string {
@@ -486,7 +557,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +569,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +582,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NodeStatus) GetPhase() NodePhase {
@@ -562,7 +633,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +645,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +658,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Fence) GetRaftId() uint64 {
@@ -623,7 +694,7 @@ type Silence struct {
 
 func (x *Silence) Reset() {
 	*x = Silence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +706,7 @@ func (x *Silence) String() string {
 func (*Silence) ProtoMessage() {}
 
 func (x *Silence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +719,7 @@ func (x *Silence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Silence.ProtoReflect.Descriptor instead.
 func (*Silence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Silence) GetRaftId() uint64 {
@@ -691,7 +762,7 @@ type GroupStatus struct {
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +774,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +787,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GroupStatus) GetNodes() map[string]*GroupOnNode {
@@ -776,7 +847,7 @@ type GroupOnNode struct {
 
 func (x *GroupOnNode) Reset() {
 	*x = GroupOnNode{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +859,7 @@ func (x *GroupOnNode) String() string {
 func (*GroupOnNode) ProtoMessage() {}
 
 func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +872,7 @@ func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNode.ProtoReflect.Descriptor instead.
 func (*GroupOnNode) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GroupOnNode) GetWant() v1.Want {
@@ -884,6 +955,7 @@ type Command struct {
 	//	*Command_Note
 	//	*Command_Flush
 	//	*Command_Probe
+	//	*Command_ClusterStarted
 	Change        isCommand_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -891,7 +963,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +975,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +988,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -1125,6 +1197,15 @@ func (x *Command) GetProbe() *Probe {
 	return nil
 }
 
+func (x *Command) GetClusterStarted() *ClusterStarted {
+	if x != nil {
+		if x, ok := x.Change.(*Command_ClusterStarted); ok {
+			return x.ClusterStarted
+		}
+	}
+	return nil
+}
+
 type isCommand_Change interface {
 	isCommand_Change()
 }
@@ -1205,6 +1286,10 @@ type Command_Probe struct {
 	Probe *Probe `protobuf:"bytes,28,opt,name=probe,proto3,oneof"`
 }
 
+type Command_ClusterStarted struct {
+	ClusterStarted *ClusterStarted `protobuf:"bytes,29,opt,name=cluster_started,json=clusterStarted,proto3,oneof"`
+}
+
 func (*Command_Configure) isCommand_Change() {}
 
 func (*Command_GuardStarted) isCommand_Change() {}
@@ -1243,6 +1328,8 @@ func (*Command_Flush) isCommand_Change() {}
 
 func (*Command_Probe) isCommand_Change() {}
 
+func (*Command_ClusterStarted) isCommand_Change() {}
+
 // Configure replaces the configuration (the cluster's name and uuid stay).
 type Configure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1254,7 +1341,7 @@ type Configure struct {
 
 func (x *Configure) Reset() {
 	*x = Configure{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1353,7 @@ func (x *Configure) String() string {
 func (*Configure) ProtoMessage() {}
 
 func (x *Configure) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1366,7 @@ func (x *Configure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configure.ProtoReflect.Descriptor instead.
 func (*Configure) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Configure) GetBaseRevision() uint64 {
@@ -1310,7 +1397,7 @@ type GuardStarted struct {
 
 func (x *GuardStarted) Reset() {
 	*x = GuardStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1409,7 @@ func (x *GuardStarted) String() string {
 func (*GuardStarted) ProtoMessage() {}
 
 func (x *GuardStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1422,7 @@ func (x *GuardStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardStarted.ProtoReflect.Descriptor instead.
 func (*GuardStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GuardStarted) GetNode() string {
@@ -1389,7 +1476,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1488,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1501,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Statement) GetVoter() string {
@@ -1491,19 +1578,17 @@ func (x *Statement) GetGoodbyeSequence() uint64 {
 type Evict struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	BaseEpoch  uint64                 `protobuf:"varint,1,opt,name=base_epoch,json=baseEpoch,proto3" json:"base_epoch,omitempty"`
-	Nodes      []string               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Evictees   []*Evictee             `protobuf:"bytes,2,rep,name=evictees,proto3" json:"evictees,omitempty"`
 	Statements []*Statement           `protobuf:"bytes,3,rep,name=statements,proto3" json:"statements,omitempty"`
-	// Since the base view was committed, by the leader's clock; a lease by the view before it may have run for so long.
-	ViewAge *durationpb.Duration `protobuf:"bytes,4,opt,name=view_age,json=viewAge,proto3" json:"view_age,omitempty"`
-	// Members to be evicted that had confirmed the base view.
-	Confirmed     []string `protobuf:"bytes,5,rep,name=confirmed,proto3" json:"confirmed,omitempty"`
+	// Since the leader applied the base view: a lease by the view before it may still run.
+	ViewAge       *durationpb.Duration `protobuf:"bytes,4,opt,name=view_age,json=viewAge,proto3" json:"view_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1600,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1613,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Evict) GetBaseEpoch() uint64 {
@@ -1538,9 +1623,9 @@ func (x *Evict) GetBaseEpoch() uint64 {
 	return 0
 }
 
-func (x *Evict) GetNodes() []string {
+func (x *Evict) GetEvictees() []*Evictee {
 	if x != nil {
-		return x.Nodes
+		return x.Evictees
 	}
 	return nil
 }
@@ -1559,9 +1644,65 @@ func (x *Evict) GetViewAge() *durationpb.Duration {
 	return nil
 }
 
-func (x *Evict) GetConfirmed() []string {
+// Evictee is a member to be evicted.
+type Evictee struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// It had confirmed the base view to the leader: it runs no lease by an older one.
+	ConfirmedView bool `protobuf:"varint,2,opt,name=confirmed_view,json=confirmedView,proto3" json:"confirmed_view,omitempty"`
+	// Since the leader applied the silence that it announced, if there is one.
+	SilenceAge    *durationpb.Duration `protobuf:"bytes,3,opt,name=silence_age,json=silenceAge,proto3" json:"silence_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Evictee) Reset() {
+	*x = Evictee{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evictee) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evictee) ProtoMessage() {}
+
+func (x *Evictee) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	if x != nil {
-		return x.Confirmed
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evictee.ProtoReflect.Descriptor instead.
+func (*Evictee) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Evictee) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Evictee) GetConfirmedView() bool {
+	if x != nil {
+		return x.ConfirmedView
+	}
+	return false
+}
+
+func (x *Evictee) GetSilenceAge() *durationpb.Duration {
+	if x != nil {
+		return x.SilenceAge
 	}
 	return nil
 }
@@ -1577,7 +1718,7 @@ type Stays struct {
 
 func (x *Stays) Reset() {
 	*x = Stays{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1730,7 @@ func (x *Stays) String() string {
 func (*Stays) ProtoMessage() {}
 
 func (x *Stays) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1743,7 @@ func (x *Stays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stays.ProtoReflect.Descriptor instead.
 func (*Stays) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Stays) GetNode() string {
@@ -1630,7 +1771,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1783,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1796,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Leave) GetBaseEpoch() uint64 {
@@ -1684,7 +1825,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1837,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1850,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Join) GetNode() string {
@@ -1745,7 +1886,7 @@ type Promote struct {
 
 func (x *Promote) Reset() {
 	*x = Promote{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1898,7 @@ func (x *Promote) String() string {
 func (*Promote) ProtoMessage() {}
 
 func (x *Promote) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1911,7 @@ func (x *Promote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promote.ProtoReflect.Descriptor instead.
 func (*Promote) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Promote) GetBaseEpoch() uint64 {
@@ -1806,7 +1947,7 @@ type Proven struct {
 
 func (x *Proven) Reset() {
 	*x = Proven{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +1959,7 @@ func (x *Proven) String() string {
 func (*Proven) ProtoMessage() {}
 
 func (x *Proven) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +1972,7 @@ func (x *Proven) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proven.ProtoReflect.Descriptor instead.
 func (*Proven) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Proven) GetNode() string {
@@ -1867,7 +2008,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +2020,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +2033,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Report) GetNode() string {
@@ -1930,7 +2071,7 @@ type GroupReport struct {
 
 func (x *GroupReport) Reset() {
 	*x = GroupReport{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2083,7 @@ func (x *GroupReport) String() string {
 func (*GroupReport) ProtoMessage() {}
 
 func (x *GroupReport) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2096,7 @@ func (x *GroupReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupReport.ProtoReflect.Descriptor instead.
 func (*GroupReport) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GroupReport) GetGroup() string {
@@ -1994,7 +2135,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2147,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2160,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Plan) GetBasePlanRevision() uint64 {
@@ -2078,7 +2219,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2231,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2244,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Order) GetGroup() string {
@@ -2150,7 +2291,7 @@ type GroupChange struct {
 
 func (x *GroupChange) Reset() {
 	*x = GroupChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2303,7 @@ func (x *GroupChange) String() string {
 func (*GroupChange) ProtoMessage() {}
 
 func (x *GroupChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2316,7 @@ func (x *GroupChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupChange.ProtoReflect.Descriptor instead.
 func (*GroupChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GroupChange) GetGroup() string {
@@ -2232,7 +2373,7 @@ type OperationChange struct {
 
 func (x *OperationChange) Reset() {
 	*x = OperationChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2385,7 @@ func (x *OperationChange) String() string {
 func (*OperationChange) ProtoMessage() {}
 
 func (x *OperationChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2398,7 @@ func (x *OperationChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationChange.ProtoReflect.Descriptor instead.
 func (*OperationChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *OperationChange) GetId() uint64 {
@@ -2291,7 +2432,7 @@ type Operate struct {
 
 func (x *Operate) Reset() {
 	*x = Operate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2444,7 @@ func (x *Operate) String() string {
 func (*Operate) ProtoMessage() {}
 
 func (x *Operate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2457,7 @@ func (x *Operate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operate.ProtoReflect.Descriptor instead.
 func (*Operate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Operate) GetOperation() *v1.Operation {
@@ -2338,7 +2479,7 @@ type SetFrozen struct {
 
 func (x *SetFrozen) Reset() {
 	*x = SetFrozen{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2350,7 +2491,7 @@ func (x *SetFrozen) String() string {
 func (*SetFrozen) ProtoMessage() {}
 
 func (x *SetFrozen) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2363,7 +2504,7 @@ func (x *SetFrozen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFrozen.ProtoReflect.Descriptor instead.
 func (*SetFrozen) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetFrozen) GetGroup() string {
@@ -2401,7 +2542,7 @@ type Clear struct {
 
 func (x *Clear) Reset() {
 	*x = Clear{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2554,7 @@ func (x *Clear) String() string {
 func (*Clear) ProtoMessage() {}
 
 func (x *Clear) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2567,7 @@ func (x *Clear) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clear.ProtoReflect.Descriptor instead.
 func (*Clear) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Clear) GetGroup() string {
@@ -2462,7 +2603,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2615,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2628,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Flush) GetGroup() string {
@@ -2516,7 +2657,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2669,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2682,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Probe) GetGroup() string {
@@ -2577,7 +2718,7 @@ type AnnounceSilence struct {
 
 func (x *AnnounceSilence) Reset() {
 	*x = AnnounceSilence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2730,7 @@ func (x *AnnounceSilence) String() string {
 func (*AnnounceSilence) ProtoMessage() {}
 
 func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2743,7 @@ func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceSilence.ProtoReflect.Descriptor instead.
 func (*AnnounceSilence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AnnounceSilence) GetNode() string {
@@ -2637,7 +2778,7 @@ type SilenceOver struct {
 
 func (x *SilenceOver) Reset() {
 	*x = SilenceOver{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2649,7 +2790,7 @@ func (x *SilenceOver) String() string {
 func (*SilenceOver) ProtoMessage() {}
 
 func (x *SilenceOver) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +2803,7 @@ func (x *SilenceOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceOver.ProtoReflect.Descriptor instead.
 func (*SilenceOver) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SilenceOver) GetNode() string {
@@ -2689,7 +2830,7 @@ type TimersSettled struct {
 
 func (x *TimersSettled) Reset() {
 	*x = TimersSettled{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +2842,7 @@ func (x *TimersSettled) String() string {
 func (*TimersSettled) ProtoMessage() {}
 
 func (x *TimersSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,12 +2855,74 @@ func (x *TimersSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimersSettled.ProtoReflect.Descriptor instead.
 func (*TimersSettled) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TimersSettled) GetConfigRevision() uint64 {
 	if x != nil {
 		return x.ConfigRevision
+	}
+	return 0
+}
+
+// ClusterStarted says that the cluster has started from cold: groups start by their AutoStartList.
+type ClusterStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The leader, whose guard counted the seed nodes.
+	Node             string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId           uint64 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	GuardIncarnation uint64 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ClusterStarted) Reset() {
+	*x = ClusterStarted{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterStarted) ProtoMessage() {}
+
+func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
+func (*ClusterStarted) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ClusterStarted) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClusterStarted) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *ClusterStarted) GetGuardIncarnation() uint64 {
+	if x != nil {
+		return x.GuardIncarnation
 	}
 	return 0
 }
@@ -2734,7 +2937,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2746,7 +2949,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2759,7 +2962,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Note) GetEvents() []*v1.Event {
@@ -2773,7 +2976,7 @@ var File_internal_cluster_state_statepb_state_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\xf1\v\n" +
+	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\xec\r\n" +
 	"\x05State\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x129\n" +
@@ -2801,7 +3004,11 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\vnext_intent\x18\x12 \x01(\x04R\n" +
 	"nextIntent\x12#\n" +
 	"\rplan_revision\x18\x13 \x01(\x04R\fplanRevision\x12F\n" +
-	"\x11longest_peerinact\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x10longestPeerinact\x1aK\n" +
+	"\x11longest_peerinact\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x10longestPeerinact\x128\n" +
+	"\n" +
+	"started_by\x18\x15 \x01(\v2\x19.holdfast.state.v1.MemberR\tstartedBy\x12B\n" +
+	"\brequests\x18\x16 \x03(\v2&.holdfast.state.v1.State.RequestsEntryR\brequests\x12!\n" +
+	"\fnext_silence\x18\x17 \x01(\x04R\vnextSilence\x1aK\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
@@ -2821,7 +3028,12 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1d.holdfast.state.v1.NodeStatusR\x05value:\x028\x01\x1a^\n" +
 	"\x10GroupStatusEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
-	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupStatusR\x05value:\x028\x01\"Q\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupStatusR\x05value:\x028\x01\x1aX\n" +
+	"\rRequestsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.RequestsR\x05value:\x028\x01\"$\n" +
+	"\bRequests\x12\x18\n" +
+	"\aapplied\x18\x01 \x03(\x04R\aapplied\"Q\n" +
 	"\x04View\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x123\n" +
 	"\amembers\x18\x02 \x03(\v2\x19.holdfast.state.v1.MemberR\amembers\"b\n" +
@@ -2868,7 +3080,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xb3\t\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\x81\n" +
+	"\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1a\n" +
@@ -2894,7 +3107,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x0etimers_settled\x18\x19 \x01(\v2 .holdfast.state.v1.TimersSettledH\x00R\rtimersSettled\x12-\n" +
 	"\x04note\x18\x1a \x01(\v2\x17.holdfast.state.v1.NoteH\x00R\x04note\x120\n" +
 	"\x05flush\x18\x1b \x01(\v2\x18.holdfast.state.v1.FlushH\x00R\x05flush\x120\n" +
-	"\x05probe\x18\x1c \x01(\v2\x18.holdfast.state.v1.ProbeH\x00R\x05probeB\b\n" +
+	"\x05probe\x18\x1c \x01(\v2\x18.holdfast.state.v1.ProbeH\x00R\x05probe\x12L\n" +
+	"\x0fcluster_started\x18\x1d \x01(\v2!.holdfast.state.v1.ClusterStartedH\x00R\x0eclusterStartedB\b\n" +
 	"\x06change\"r\n" +
 	"\tConfigure\x12#\n" +
 	"\rbase_revision\x18\x01 \x01(\x04R\fbaseRevision\x12@\n" +
@@ -2915,16 +3129,20 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x11youngest_sequence\x18\b \x01(\x04R\x10youngestSequence\x126\n" +
 	"\x17about_guard_incarnation\x18\t \x01(\x04R\x15aboutGuardIncarnation\x12)\n" +
 	"\x10goodbye_sequence\x18\n" +
-	" \x01(\x04R\x0fgoodbyeSequence\"\xce\x01\n" +
+	" \x01(\x04R\x0fgoodbyeSequence\"\xd2\x01\n" +
 	"\x05Evict\x12\x1d\n" +
 	"\n" +
-	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12<\n" +
+	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x126\n" +
+	"\bevictees\x18\x02 \x03(\v2\x1a.holdfast.state.v1.EvicteeR\bevictees\x12<\n" +
 	"\n" +
 	"statements\x18\x03 \x03(\v2\x1c.holdfast.state.v1.StatementR\n" +
 	"statements\x124\n" +
-	"\bview_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aviewAge\x12\x1c\n" +
-	"\tconfirmed\x18\x05 \x03(\tR\tconfirmed\"4\n" +
+	"\bview_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aviewAge\"\x80\x01\n" +
+	"\aEvictee\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12%\n" +
+	"\x0econfirmed_view\x18\x02 \x01(\bR\rconfirmedView\x12:\n" +
+	"\vsilence_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"silenceAge\"4\n" +
 	"\x05Stays\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\":\n" +
@@ -3010,7 +3228,11 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\"8\n" +
 	"\rTimersSettled\x12'\n" +
-	"\x0fconfig_revision\x18\x01 \x01(\x04R\x0econfigRevision\"2\n" +
+	"\x0fconfig_revision\x18\x01 \x01(\x04R\x0econfigRevision\"j\n" +
+	"\x0eClusterStarted\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
+	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"2\n" +
 	"\x04Note\x12*\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.holdfast.v1.EventR\x06events*\x9c\x01\n" +
 	"\tNodePhase\x12\x1a\n" +
@@ -3041,143 +3263,153 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(NodePhase)(0),              // 0: holdfast.state.v1.NodePhase
 	(Proof)(0),                  // 1: holdfast.state.v1.Proof
 	(*State)(nil),               // 2: holdfast.state.v1.State
-	(*View)(nil),                // 3: holdfast.state.v1.View
-	(*Member)(nil),              // 4: holdfast.state.v1.Member
-	(*NodeStatus)(nil),          // 5: holdfast.state.v1.NodeStatus
-	(*Fence)(nil),               // 6: holdfast.state.v1.Fence
-	(*Silence)(nil),             // 7: holdfast.state.v1.Silence
-	(*GroupStatus)(nil),         // 8: holdfast.state.v1.GroupStatus
-	(*GroupOnNode)(nil),         // 9: holdfast.state.v1.GroupOnNode
-	(*Command)(nil),             // 10: holdfast.state.v1.Command
-	(*Configure)(nil),           // 11: holdfast.state.v1.Configure
-	(*GuardStarted)(nil),        // 12: holdfast.state.v1.GuardStarted
-	(*Statement)(nil),           // 13: holdfast.state.v1.Statement
-	(*Evict)(nil),               // 14: holdfast.state.v1.Evict
-	(*Stays)(nil),               // 15: holdfast.state.v1.Stays
-	(*Leave)(nil),               // 16: holdfast.state.v1.Leave
-	(*Join)(nil),                // 17: holdfast.state.v1.Join
-	(*Promote)(nil),             // 18: holdfast.state.v1.Promote
-	(*Proven)(nil),              // 19: holdfast.state.v1.Proven
-	(*Report)(nil),              // 20: holdfast.state.v1.Report
-	(*GroupReport)(nil),         // 21: holdfast.state.v1.GroupReport
-	(*Plan)(nil),                // 22: holdfast.state.v1.Plan
-	(*Order)(nil),               // 23: holdfast.state.v1.Order
-	(*GroupChange)(nil),         // 24: holdfast.state.v1.GroupChange
-	(*OperationChange)(nil),     // 25: holdfast.state.v1.OperationChange
-	(*Operate)(nil),             // 26: holdfast.state.v1.Operate
-	(*SetFrozen)(nil),           // 27: holdfast.state.v1.SetFrozen
-	(*Clear)(nil),               // 28: holdfast.state.v1.Clear
-	(*Flush)(nil),               // 29: holdfast.state.v1.Flush
-	(*Probe)(nil),               // 30: holdfast.state.v1.Probe
-	(*AnnounceSilence)(nil),     // 31: holdfast.state.v1.AnnounceSilence
-	(*SilenceOver)(nil),         // 32: holdfast.state.v1.SilenceOver
-	(*TimersSettled)(nil),       // 33: holdfast.state.v1.TimersSettled
-	(*Note)(nil),                // 34: holdfast.state.v1.Note
-	nil,                         // 35: holdfast.state.v1.State.NodesEntry
-	nil,                         // 36: holdfast.state.v1.State.TypesEntry
-	nil,                         // 37: holdfast.state.v1.State.GroupsEntry
-	nil,                         // 38: holdfast.state.v1.State.LearnersEntry
-	nil,                         // 39: holdfast.state.v1.State.NodeStatusEntry
-	nil,                         // 40: holdfast.state.v1.State.GroupStatusEntry
-	nil,                         // 41: holdfast.state.v1.GroupStatus.NodesEntry
-	nil,                         // 42: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                         // 43: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                         // 44: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                         // 45: holdfast.state.v1.Order.ResourceWantsEntry
-	(*v1.Cluster)(nil),          // 46: holdfast.v1.Cluster
-	(*v1.Operation)(nil),        // 47: holdfast.v1.Operation
-	(*v1.Event)(nil),            // 48: holdfast.v1.Event
-	(*v1.Decision)(nil),         // 49: holdfast.v1.Decision
-	(*durationpb.Duration)(nil), // 50: google.protobuf.Duration
-	(v1.Want)(0),                // 51: holdfast.v1.Want
-	(*v1.Configuration)(nil),    // 52: holdfast.v1.Configuration
-	(v1.OperationState)(0),      // 53: holdfast.v1.OperationState
-	(*v1.Node)(nil),             // 54: holdfast.v1.Node
-	(*v1.ResourceType)(nil),     // 55: holdfast.v1.ResourceType
-	(*v1.Group)(nil),            // 56: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),   // 57: holdfast.v1.ResourceStatus
+	(*Requests)(nil),            // 3: holdfast.state.v1.Requests
+	(*View)(nil),                // 4: holdfast.state.v1.View
+	(*Member)(nil),              // 5: holdfast.state.v1.Member
+	(*NodeStatus)(nil),          // 6: holdfast.state.v1.NodeStatus
+	(*Fence)(nil),               // 7: holdfast.state.v1.Fence
+	(*Silence)(nil),             // 8: holdfast.state.v1.Silence
+	(*GroupStatus)(nil),         // 9: holdfast.state.v1.GroupStatus
+	(*GroupOnNode)(nil),         // 10: holdfast.state.v1.GroupOnNode
+	(*Command)(nil),             // 11: holdfast.state.v1.Command
+	(*Configure)(nil),           // 12: holdfast.state.v1.Configure
+	(*GuardStarted)(nil),        // 13: holdfast.state.v1.GuardStarted
+	(*Statement)(nil),           // 14: holdfast.state.v1.Statement
+	(*Evict)(nil),               // 15: holdfast.state.v1.Evict
+	(*Evictee)(nil),             // 16: holdfast.state.v1.Evictee
+	(*Stays)(nil),               // 17: holdfast.state.v1.Stays
+	(*Leave)(nil),               // 18: holdfast.state.v1.Leave
+	(*Join)(nil),                // 19: holdfast.state.v1.Join
+	(*Promote)(nil),             // 20: holdfast.state.v1.Promote
+	(*Proven)(nil),              // 21: holdfast.state.v1.Proven
+	(*Report)(nil),              // 22: holdfast.state.v1.Report
+	(*GroupReport)(nil),         // 23: holdfast.state.v1.GroupReport
+	(*Plan)(nil),                // 24: holdfast.state.v1.Plan
+	(*Order)(nil),               // 25: holdfast.state.v1.Order
+	(*GroupChange)(nil),         // 26: holdfast.state.v1.GroupChange
+	(*OperationChange)(nil),     // 27: holdfast.state.v1.OperationChange
+	(*Operate)(nil),             // 28: holdfast.state.v1.Operate
+	(*SetFrozen)(nil),           // 29: holdfast.state.v1.SetFrozen
+	(*Clear)(nil),               // 30: holdfast.state.v1.Clear
+	(*Flush)(nil),               // 31: holdfast.state.v1.Flush
+	(*Probe)(nil),               // 32: holdfast.state.v1.Probe
+	(*AnnounceSilence)(nil),     // 33: holdfast.state.v1.AnnounceSilence
+	(*SilenceOver)(nil),         // 34: holdfast.state.v1.SilenceOver
+	(*TimersSettled)(nil),       // 35: holdfast.state.v1.TimersSettled
+	(*ClusterStarted)(nil),      // 36: holdfast.state.v1.ClusterStarted
+	(*Note)(nil),                // 37: holdfast.state.v1.Note
+	nil,                         // 38: holdfast.state.v1.State.NodesEntry
+	nil,                         // 39: holdfast.state.v1.State.TypesEntry
+	nil,                         // 40: holdfast.state.v1.State.GroupsEntry
+	nil,                         // 41: holdfast.state.v1.State.LearnersEntry
+	nil,                         // 42: holdfast.state.v1.State.NodeStatusEntry
+	nil,                         // 43: holdfast.state.v1.State.GroupStatusEntry
+	nil,                         // 44: holdfast.state.v1.State.RequestsEntry
+	nil,                         // 45: holdfast.state.v1.GroupStatus.NodesEntry
+	nil,                         // 46: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                         // 47: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                         // 48: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                         // 49: holdfast.state.v1.Order.ResourceWantsEntry
+	(*v1.Cluster)(nil),          // 50: holdfast.v1.Cluster
+	(*v1.Operation)(nil),        // 51: holdfast.v1.Operation
+	(*v1.Event)(nil),            // 52: holdfast.v1.Event
+	(*v1.Decision)(nil),         // 53: holdfast.v1.Decision
+	(*durationpb.Duration)(nil), // 54: google.protobuf.Duration
+	(v1.Want)(0),                // 55: holdfast.v1.Want
+	(*v1.Configuration)(nil),    // 56: holdfast.v1.Configuration
+	(v1.OperationState)(0),      // 57: holdfast.v1.OperationState
+	(*v1.Node)(nil),             // 58: holdfast.v1.Node
+	(*v1.ResourceType)(nil),     // 59: holdfast.v1.ResourceType
+	(*v1.Group)(nil),            // 60: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),   // 61: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	46, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
-	35, // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
-	36, // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
-	37, // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
-	3,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
-	38, // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
-	39, // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
-	40, // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	47, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	48, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	49, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	50, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
-	4,  // 12: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	0,  // 13: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
-	6,  // 14: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
-	7,  // 15: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	50, // 16: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
-	50, // 17: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	41, // 18: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	51, // 19: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	42, // 20: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	43, // 21: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	11, // 22: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	12, // 23: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	14, // 24: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	15, // 25: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	16, // 26: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	17, // 27: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	18, // 28: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	19, // 29: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	20, // 30: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	22, // 31: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	26, // 32: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	27, // 33: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	28, // 34: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	31, // 35: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	32, // 36: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	33, // 37: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	34, // 38: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	29, // 39: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	30, // 40: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	52, // 41: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	50, // 42: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	13, // 43: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	50, // 44: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	1,  // 45: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	21, // 46: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	44, // 47: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	23, // 48: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	24, // 49: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	49, // 50: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	25, // 51: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	48, // 52: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	51, // 53: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	45, // 54: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	53, // 55: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	47, // 56: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	50, // 57: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	48, // 58: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	54, // 59: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	55, // 60: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	56, // 61: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	4,  // 62: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	5,  // 63: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	8,  // 64: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	9,  // 65: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	57, // 66: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	51, // 67: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	57, // 68: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	51, // 69: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	50, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	38, // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
+	39, // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
+	40, // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
+	4,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
+	41, // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
+	42, // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
+	43, // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
+	51, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	52, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	53, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	54, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	5,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
+	44, // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
+	5,  // 14: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
+	0,  // 15: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
+	7,  // 16: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
+	8,  // 17: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
+	54, // 18: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	54, // 19: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	45, // 20: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	55, // 21: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	46, // 22: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	47, // 23: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	12, // 24: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	13, // 25: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	15, // 26: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	17, // 27: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	18, // 28: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	19, // 29: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	20, // 30: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	21, // 31: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	22, // 32: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	24, // 33: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	28, // 34: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	29, // 35: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	30, // 36: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	33, // 37: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	34, // 38: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	35, // 39: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	37, // 40: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	31, // 41: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	32, // 42: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	36, // 43: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	56, // 44: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	54, // 45: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	16, // 46: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	14, // 47: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	54, // 48: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	54, // 49: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	1,  // 50: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	23, // 51: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	48, // 52: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	25, // 53: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	26, // 54: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	53, // 55: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	27, // 56: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	52, // 57: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	55, // 58: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	49, // 59: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	57, // 60: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	51, // 61: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	54, // 62: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	52, // 63: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	58, // 64: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	59, // 65: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	60, // 66: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	5,  // 67: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	6,  // 68: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	9,  // 69: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	3,  // 70: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	10, // 71: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	61, // 72: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	55, // 73: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	61, // 74: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	55, // 75: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -3185,7 +3417,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 	if File_internal_cluster_state_statepb_state_proto != nil {
 		return
 	}
-	file_internal_cluster_state_statepb_state_proto_msgTypes[8].OneofWrappers = []any{
+	file_internal_cluster_state_statepb_state_proto_msgTypes[9].OneofWrappers = []any{
 		(*Command_Configure)(nil),
 		(*Command_GuardStarted)(nil),
 		(*Command_Evict)(nil),
@@ -3205,6 +3437,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 		(*Command_Note)(nil),
 		(*Command_Flush)(nil),
 		(*Command_Probe)(nil),
+		(*Command_ClusterStarted)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3212,7 +3445,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   44,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
