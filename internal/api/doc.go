@@ -1,0 +1,15 @@
+// Package api serves what people and programs see of a cluster: the services
+// of api/holdfast/v1 over a small [Backend].
+//
+// It decides nothing about the cluster. Reads are summaries of the state that
+// the node has applied; each says whether a quorum stands behind it. Changes
+// become one replicated command each, after the whole request was checked.
+//
+// The caller owes it authenticated connections: the listener of the unix
+// socket checks who connects, that of the TLS port demands a certificate of
+// the cluster's authority. The handler itself tells nobody apart.
+//
+//	S1  a request that is refused has changed nothing
+//	S2  every error has a code of the table in codes.go, and docs/codes.md lists it
+//	S3  a read never waits for a quorum, and says when there is none
+package api
