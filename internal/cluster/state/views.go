@@ -1,0 +1,325 @@
+package state
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	pb "github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+// MaxSilence bounds an announced silence.
+const MaxSilence = time.Minute
+
+func (a *applier) status(node string) *pb.NodeStatus {
+	st := a.s.NodeStatus[node]
+	if st == nil {
+		st = &pb.NodeStatus{Phase: pb.NodePhase_NODE_PHASE_DOWN}
+		a.s.NodeStatus[node] = st
+	}
+	return st
+}
+
+// nextView makes the view that follows, without the nodes in gone and with the
+// member in come, if any.
+func (a *applier) nextView(gone []string, come *pb.Member) {
+	v := &pb.View{Epoch: a.s.View.GetEpoch() + 1}
+	for _, m := range a.s.View.GetMembers() {
+		if !slices.Contains(gone, m.GetNode()) {
+			v.Members = append(v.Members, m)
+		}
+	}
+	if come != nil {
+		v.Members = append(v.Members, come)
+		slices.SortFunc(v.Members, func(x, y *pb.Member) int { return strings.Compare(x.GetNode(), y.GetNode()) })
+	}
+	a.s.View = v
+	a.out.ViewChanged = true
+	a.planChanged()
+}
+
+func (a *applier) checkBase(epoch uint64) *Refused {
+	if epoch != a.s.View.GetEpoch() {
+		return refuse(CodeStale, "the view is %d by now, not %d", a.s.View.GetEpoch(), epoch)
+	}
+	return nil
+}
+
+func (a *applier) guardStarted(c *pb.GuardStarted) *Refused {
+	m := MemberOf(a.s, c.GetNode())
+	if m == nil || m.GetRaftId() != c.GetRaftId() {
+		m = a.s.Learners[c.GetNode()]
+	}
+	if m == nil || m.GetRaftId() != c.GetRaftId() {
+		return refuse(CodeStale, "raft id %d is not one of node %s", c.GetRaftId(), c.GetNode())
+	}
+	if c.GetGuardIncarnation() <= m.GetGuardIncarnation() {
+		return refuse(CodeStale, "guard %d of node %s is not newer than guard %d", c.GetGuardIncarnation(), c.GetNode(), m.GetGuardIncarnation())
+	}
+	m.GuardIncarnation = c.GetGuardIncarnation()
+	a.out.ViewChanged = true // what guards count acknowledgements by has changed
+	if c.GetRebooted() {
+		a.forgetGroups(c.GetNode())
+		a.planChanged()
+		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.started", c.GetNode(), "%s has started", c.GetNode())
+	} else {
+		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "guard.started", c.GetNode(), "guard on %s was started again; services went on", c.GetNode())
+	}
+	return nil
+}
+
+// forgetGroups: nothing of what is known to run on node is true any more.
+func (a *applier) forgetGroups(node string) {
+	for _, name := range SortedKeys(a.s.GroupStatus) {
+		gs := a.s.GroupStatus[name]
+		if gs.Nodes[node] != nil {
+			gs.Nodes[node] = newGroupOnNode(a.s)
+		}
+	}
+}
+
+func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
+	m := MemberOf(a.s, c.GetNode())
+	if m == nil || m.GetRaftId() != c.GetRaftId() || m.GetGuardIncarnation() != c.GetGuardIncarnation() {
+		return refuse(CodeStale, "node %s is another incarnation by now", c.GetNode())
+	}
+	if by := a.s.StartedBy; by != nil {
+		now := MemberOf(a.s, by.GetNode())
+		if now != nil && now.GetRaftId() == by.GetRaftId() && now.GetGuardIncarnation() == by.GetGuardIncarnation() {
+			return refuse(CodeStale, "the cluster has been started by %s, which still runs", by.GetNode())
+		}
+	}
+	a.s.StartedBy = &pb.Member{Node: m.GetNode(), RaftId: m.GetRaftId(), GuardIncarnation: m.GetGuardIncarnation()}
+	for _, name := range SortedKeys(a.s.GroupStatus) {
+		gs := a.s.GroupStatus[name]
+		if !active(gs) {
+			gs.AutoStarted, gs.Tried = false, nil
+		}
+	}
+	a.planChanged()
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "cluster.started", "", "the cluster has started: enough nodes have seen each other")
+	return nil
+}
+
+// active: it is wanted or known to run somewhere.
+func active(gs *pb.GroupStatus) bool {
+	for _, on := range gs.GetNodes() {
+		if on.GetWant() == v1.Want_WANT_ONLINE {
+			return true
+		}
+		for _, r := range on.GetResources() {
+			if r.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (a *applier) evict(c *pb.Evict) *Refused {
+	verdicts, err := CheckEvict(a.s, c)
+	if err != nil {
+		return err
+	}
+	var gone []string
+	for _, v := range verdicts {
+		gone = append(gone, v.Node)
+	}
+	old := a.s.View
+	a.nextView(gone, nil)
+	for _, v := range verdicts {
+		st := a.status(v.Node)
+		st.Phase = pb.NodePhase_NODE_PHASE_FAULTED
+		st.Silence = nil
+		st.Evacuate = false
+		id := memberIn(old, v.Node).GetRaftId()
+		if v.Proof == pb.Proof_PROOF_UNSPECIFIED {
+			st.Fence = &pb.Fence{RaftId: id, Epoch: a.s.View.GetEpoch(), Wait: durationpb.New(v.Wait)}
+		}
+		a.nodeEvent(v1.Severity_SEVERITY_ERROR, "node.evicted", v.Node, "%s was evicted: %s", v.Node, v.Reason)
+		if v.Proof != pb.Proof_PROOF_UNSPECIFIED {
+			a.stopped(v.Node, v.Proof)
+		}
+	}
+	return nil
+}
+
+func memberIn(v *pb.View, node string) *pb.Member {
+	for _, m := range v.GetMembers() {
+		if m.GetNode() == node {
+			return m
+		}
+	}
+	return nil
+}
+
+// stopped: an evicted incarnation is proven to run nothing any more (S4).
+func (a *applier) stopped(node string, p pb.Proof) {
+	a.status(node).Fence = nil
+	for _, gs := range a.s.GroupStatus {
+		delete(gs.Nodes, node)
+	}
+	a.planChanged()
+	how := map[pb.Proof]string{
+		pb.Proof_PROOF_GOODBYE: "its guard said so",
+		pb.Proof_PROOF_TIME:    "its lease and its time to stop are over",
+		pb.Proof_PROOF_STORAGE: "its storage is fenced",
+		pb.Proof_PROOF_POWER:   "it was powered off",
+	}[p]
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.stopped", node, "%s is proven to run nothing any more: %s", node, how)
+}
+
+func (a *applier) stays(c *pb.Stays) *Refused {
+	m := MemberOf(a.s, c.GetNode())
+	if m == nil || m.GetRaftId() != c.GetRaftId() {
+		return refuse(CodeStale, "raft id %d of node %s is not in the view", c.GetRaftId(), c.GetNode())
+	}
+	a.status(c.GetNode()).Stays++
+	a.out.ViewChanged = true
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.stays", c.GetNode(), "%s was suspected, is heard again and stays", c.GetNode())
+	return nil
+}
+
+func (a *applier) leave(c *pb.Leave) *Refused {
+	if err := a.checkBase(c.GetBaseEpoch()); err != nil {
+		return err
+	}
+	st := a.status(c.GetNode())
+	if MemberOf(a.s, c.GetNode()) == nil || st.GetPhase() != pb.NodePhase_NODE_PHASE_LEAVING {
+		return refuse(CodeStale, "node %s is not leaving", c.GetNode())
+	}
+	if busy := BusyGroups(a.s, c.GetNode()); len(busy) > 0 {
+		return refuse(CodeConflict, "node %s still runs %s", c.GetNode(), strings.Join(busy, ", "))
+	}
+	if len(a.s.View.GetMembers()) == 1 {
+		return refuse(CodeConflict, "%s is the last node: its guard ends without a view change", c.GetNode())
+	}
+	a.nextView([]string{c.GetNode()}, nil)
+	st.Phase, st.Evacuate, st.Silence = pb.NodePhase_NODE_PHASE_DOWN, false, nil
+	for _, gs := range a.s.GroupStatus {
+		delete(gs.Nodes, c.GetNode())
+	}
+	for _, op := range a.s.Operations {
+		if op.GetKind() == v1.OperationKind_OPERATION_KIND_NODE_STOP && op.GetNode() == c.GetNode() && op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {
+			a.endOperation(op, v1.OperationState_OPERATION_STATE_DONE, c.GetNode()+" has left the cluster")
+		}
+	}
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.left", c.GetNode(), "%s has left the cluster", c.GetNode())
+	return nil
+}
+
+// BusyGroups returns the groups that are not known to be stopped on node, sorted.
+func BusyGroups(s *pb.State, node string) []string {
+	var busy []string
+	for _, name := range SortedKeys(s.GetGroupStatus()) {
+		on := s.GroupStatus[name].GetNodes()[node]
+		if on != nil && !Settled(s, s.Groups[name], on) {
+			busy = append(busy, name)
+		}
+	}
+	return busy
+}
+
+// Settled says that nothing of a group runs or is being started on a node: the
+// newest order was seen, and no resource that can be stopped is anything but
+// offline or faulted.
+func Settled(s *pb.State, g *v1.Group, on *pb.GroupOnNode) bool {
+	if on.GetWant() == v1.Want_WANT_ONLINE || on.GetReportedIntent() != on.GetIntent() {
+		return false
+	}
+	for _, r := range g.GetResources() {
+		if !Enabled(r) || s.GetTypes()[r.GetType()].GetOperations() == v1.Operations_OPERATIONS_NONE {
+			continue
+		}
+		st := on.GetResources()[r.GetName()]
+		if s.GetTypes()[r.GetType()].GetOperations() == v1.Operations_OPERATIONS_ON_ONLY && st.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE {
+			continue
+		}
+		quiet := st.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE || st.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_UNSPECIFIED
+		off := st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE || st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED
+		if !off || !quiet || st.GetUnableToOffline() {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *applier) join(c *pb.Join) *Refused {
+	if a.s.Nodes[c.GetNode()] == nil {
+		return refuse(CodeNotFound, "node %s is not configured: add it with holdfast apply", c.GetNode())
+	}
+	if MemberOf(a.s, c.GetNode()) != nil {
+		return refuse(CodeConflict, "an earlier incarnation of node %s is still a member", c.GetNode())
+	}
+	if c.GetRaftId() != a.s.NextRaftId {
+		return refuse(CodeStale, "the next raft id is %d, not %d", a.s.NextRaftId, c.GetRaftId())
+	}
+	a.s.NextRaftId++
+	a.s.Learners[c.GetNode()] = &pb.Member{Node: c.GetNode(), RaftId: c.GetRaftId(), GuardIncarnation: c.GetGuardIncarnation()}
+	st := a.status(c.GetNode())
+	if st.Fence != nil {
+		// A node asks to join only after its guard has stopped everything.
+		a.stopped(c.GetNode(), pb.Proof_PROOF_GOODBYE)
+	}
+	st.Phase = pb.NodePhase_NODE_PHASE_JOINING
+	a.out.ViewChanged = true
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.joining", c.GetNode(), "%s is joining", c.GetNode())
+	return nil
+}
+
+func (a *applier) promote(c *pb.Promote) *Refused {
+	if err := a.checkBase(c.GetBaseEpoch()); err != nil {
+		return err
+	}
+	l := a.s.Learners[c.GetNode()]
+	if l == nil || l.GetRaftId() != c.GetRaftId() || a.s.Nodes[c.GetNode()] == nil {
+		return refuse(CodeStale, "raft id %d of node %s is not joining", c.GetRaftId(), c.GetNode())
+	}
+	delete(a.s.Learners, c.GetNode())
+	a.nextView(nil, l)
+	st := a.status(c.GetNode())
+	st.Phase = pb.NodePhase_NODE_PHASE_RUNNING
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.joined", c.GetNode(), "%s has joined", c.GetNode())
+	return nil
+}
+
+func (a *applier) proven(c *pb.Proven) *Refused {
+	f := a.s.NodeStatus[c.GetNode()].GetFence()
+	if f == nil || f.GetRaftId() != c.GetRaftId() {
+		return refuse(CodeStale, "nothing waits for a proof about raft id %d of node %s", c.GetRaftId(), c.GetNode())
+	}
+	a.stopped(c.GetNode(), c.GetProof())
+	return nil
+}
+
+func (a *applier) announceSilence(c *pb.AnnounceSilence) *Refused {
+	m := MemberOf(a.s, c.GetNode())
+	if m == nil || m.GetRaftId() != c.GetRaftId() {
+		return refuse(CodeConflict, "node %s is not a member", c.GetNode())
+	}
+	st := a.status(c.GetNode())
+	if st.Silence != nil {
+		return refuse(CodeConflict, "node %s has announced a silence already: wait for its end", c.GetNode())
+	}
+	if d := c.GetLength().AsDuration(); d <= 0 || d > MaxSilence {
+		return refuse(CodeInvalid, "a silence of %v can't be announced: 1ms to %v can", d, MaxSilence)
+	}
+	a.s.NextSilence++
+	st.Silence = &pb.Silence{RaftId: c.GetRaftId(), Length: c.GetLength(), Number: a.s.NextSilence}
+	a.out.ViewChanged = true
+	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.silence", c.GetNode(), "%s may be silent for %v", c.GetNode(), c.GetLength().AsDuration())
+	return nil
+}
+
+func (a *applier) silenceOver(c *pb.SilenceOver) *Refused {
+	st := a.s.NodeStatus[c.GetNode()]
+	if st.GetSilence() == nil || st.GetSilence().GetNumber() != c.GetNumber() {
+		return refuse(CodeStale, "silence %d of node %s is over", c.GetNumber(), c.GetNode())
+	}
+	st.Silence = nil
+	a.out.ViewChanged = true
+	return nil
+}
