@@ -755,7 +755,23 @@ type GroupStatus struct {
 	// The planner has once started it since the cluster started, or an administrator took it offline.
 	AutoStarted bool `protobuf:"varint,4,opt,name=auto_started,json=autoStarted,proto3" json:"auto_started,omitempty"`
 	// An administrator took it offline: nothing starts it by itself.
-	HeldOffline   bool `protobuf:"varint,5,opt,name=held_offline,json=heldOffline,proto3" json:"held_offline,omitempty"`
+	HeldOffline bool `protobuf:"varint,5,opt,name=held_offline,json=heldOffline,proto3" json:"held_offline,omitempty"`
+	// It shall be online somewhere. Survives the loss of the node that it runs on.
+	IntentOnline bool `protobuf:"varint,6,opt,name=intent_online,json=intentOnline,proto3" json:"intent_online,omitempty"`
+	// The node on which it was last ordered online.
+	Active string `protobuf:"bytes,7,opt,name=active,proto3" json:"active,omitempty"`
+	// It was fully online on that node when the planner last looked.
+	Online bool `protobuf:"varint,8,opt,name=online,proto3" json:"online,omitempty"`
+	// Why it is not yet where it shall be, for people; empty: nothing is in its way.
+	Waiting string `protobuf:"bytes,9,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Why it left the node that it was on: the deciding reason for its next place.
+	Cause string `protobuf:"bytes,10,opt,name=cause,proto3" json:"cause,omitempty"`
+	// Its node was stopped without evacuation, or lost without auto_fail_over: it is started by itself only after this node has returned.
+	WaitsForNode string `protobuf:"bytes,11,opt,name=waits_for_node,json=waitsForNode,proto3" json:"waits_for_node,omitempty"`
+	// No node could take it, and that was reported.
+	NoTarget bool `protobuf:"varint,12,opt,name=no_target,json=noTarget,proto3" json:"no_target,omitempty"`
+	// The operation that is being carried out on it, 0: none.
+	Operation     uint64 `protobuf:"varint,13,opt,name=operation,proto3" json:"operation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -825,6 +841,62 @@ func (x *GroupStatus) GetHeldOffline() bool {
 	return false
 }
 
+func (x *GroupStatus) GetIntentOnline() bool {
+	if x != nil {
+		return x.IntentOnline
+	}
+	return false
+}
+
+func (x *GroupStatus) GetActive() string {
+	if x != nil {
+		return x.Active
+	}
+	return ""
+}
+
+func (x *GroupStatus) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *GroupStatus) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
+}
+
+func (x *GroupStatus) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *GroupStatus) GetWaitsForNode() string {
+	if x != nil {
+		return x.WaitsForNode
+	}
+	return ""
+}
+
+func (x *GroupStatus) GetNoTarget() bool {
+	if x != nil {
+		return x.NoTarget
+	}
+	return false
+}
+
+func (x *GroupStatus) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
 // GroupOnNode is a group on one node.
 type GroupOnNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -840,7 +912,9 @@ type GroupOnNode struct {
 	// Single resources whose want differs from the group's.
 	ResourceWants map[string]v1.Want `protobuf:"bytes,6,rep,name=resource_wants,json=resourceWants,proto3" json:"resource_wants,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value,enum=holdfast.v1.Want"`
 	// All resources have been monitored by this incarnation at least once.
-	Probed        bool `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	Probed bool `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	// Resources that stay offline here until an administrator brings them online: taken offline alone, or faulted without faulting the group.
+	HeldResources []string `protobuf:"bytes,8,rep,name=held_resources,json=heldResources,proto3" json:"held_resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -922,6 +996,13 @@ func (x *GroupOnNode) GetProbed() bool {
 		return x.Probed
 	}
 	return false
+}
+
+func (x *GroupOnNode) GetHeldResources() []string {
+	if x != nil {
+		return x.HeldResources
+	}
+	return nil
 }
 
 // Command is one entry of the log. At most one change; refused commands change nothing.
@@ -2213,6 +2294,8 @@ type Order struct {
 	Want  v1.Want                `protobuf:"varint,3,opt,name=want,proto3,enum=holdfast.v1.Want" json:"want,omitempty"`
 	// The wants of single resources afterwards.
 	ResourceWants map[string]v1.Want `protobuf:"bytes,4,rep,name=resource_wants,json=resourceWants,proto3" json:"resource_wants,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value,enum=holdfast.v1.Want"`
+	// GroupOnNode.held_resources afterwards.
+	HeldResources []string `protobuf:"bytes,5,rep,name=held_resources,json=heldResources,proto3" json:"held_resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2275,7 +2358,16 @@ func (x *Order) GetResourceWants() map[string]v1.Want {
 	return nil
 }
 
-// GroupChange replaces the planner's bookkeeping of a group.
+func (x *Order) GetHeldResources() []string {
+	if x != nil {
+		return x.HeldResources
+	}
+	return nil
+}
+
+// GroupChange replaces the planner's bookkeeping of a group. Its fields are
+// those of GroupStatus, all of them replaced; faulted says of which nodes
+// GroupOnNode.faulted is true afterwards, of all others it is false.
 type GroupChange struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Group       string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -2285,6 +2377,14 @@ type GroupChange struct {
 	HeldOffline bool                   `protobuf:"varint,5,opt,name=held_offline,json=heldOffline,proto3" json:"held_offline,omitempty"`
 	// Nodes on which it is now faulted.
 	Faulted       []string `protobuf:"bytes,6,rep,name=faulted,proto3" json:"faulted,omitempty"`
+	IntentOnline  bool     `protobuf:"varint,7,opt,name=intent_online,json=intentOnline,proto3" json:"intent_online,omitempty"`
+	Active        string   `protobuf:"bytes,8,opt,name=active,proto3" json:"active,omitempty"`
+	Online        bool     `protobuf:"varint,9,opt,name=online,proto3" json:"online,omitempty"`
+	Waiting       string   `protobuf:"bytes,10,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Cause         string   `protobuf:"bytes,11,opt,name=cause,proto3" json:"cause,omitempty"`
+	WaitsForNode  string   `protobuf:"bytes,12,opt,name=waits_for_node,json=waitsForNode,proto3" json:"waits_for_node,omitempty"`
+	NoTarget      bool     `protobuf:"varint,13,opt,name=no_target,json=noTarget,proto3" json:"no_target,omitempty"`
+	Operation     uint64   `protobuf:"varint,14,opt,name=operation,proto3" json:"operation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2359,6 +2459,62 @@ func (x *GroupChange) GetFaulted() []string {
 		return x.Faulted
 	}
 	return nil
+}
+
+func (x *GroupChange) GetIntentOnline() bool {
+	if x != nil {
+		return x.IntentOnline
+	}
+	return false
+}
+
+func (x *GroupChange) GetActive() string {
+	if x != nil {
+		return x.Active
+	}
+	return ""
+}
+
+func (x *GroupChange) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *GroupChange) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
+}
+
+func (x *GroupChange) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *GroupChange) GetWaitsForNode() string {
+	if x != nil {
+		return x.WaitsForNode
+	}
+	return ""
+}
+
+func (x *GroupChange) GetNoTarget() bool {
+	if x != nil {
+		return x.NoTarget
+	}
+	return false
+}
+
+func (x *GroupChange) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
 }
 
 // OperationChange moves an operation on.
@@ -3055,18 +3211,27 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\aSilence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x121\n" +
 	"\x06length\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\x04R\x06number\"\xa5\x02\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"\x8b\x04\n" +
 	"\vGroupStatus\x12?\n" +
 	"\x05nodes\x18\x01 \x03(\v2).holdfast.state.v1.GroupStatus.NodesEntryR\x05nodes\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\tR\n" +
 	"lastOnline\x12!\n" +
 	"\fauto_started\x18\x04 \x01(\bR\vautoStarted\x12!\n" +
-	"\fheld_offline\x18\x05 \x01(\bR\vheldOffline\x1aX\n" +
+	"\fheld_offline\x18\x05 \x01(\bR\vheldOffline\x12#\n" +
+	"\rintent_online\x18\x06 \x01(\bR\fintentOnline\x12\x16\n" +
+	"\x06active\x18\a \x01(\tR\x06active\x12\x16\n" +
+	"\x06online\x18\b \x01(\bR\x06online\x12\x18\n" +
+	"\awaiting\x18\t \x01(\tR\awaiting\x12\x14\n" +
+	"\x05cause\x18\n" +
+	" \x01(\tR\x05cause\x12$\n" +
+	"\x0ewaits_for_node\x18\v \x01(\tR\fwaitsForNode\x12\x1b\n" +
+	"\tno_target\x18\f \x01(\bR\bnoTarget\x12\x1c\n" +
+	"\toperation\x18\r \x01(\x04R\toperation\x1aX\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
-	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\"\xfe\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\"\xa5\x04\n" +
 	"\vGroupOnNode\x12%\n" +
 	"\x04want\x18\x01 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x16\n" +
 	"\x06intent\x18\x02 \x01(\x04R\x06intent\x12'\n" +
@@ -3074,7 +3239,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\tresources\x18\x04 \x03(\v2-.holdfast.state.v1.GroupOnNode.ResourcesEntryR\tresources\x12\x18\n" +
 	"\afaulted\x18\x05 \x01(\bR\afaulted\x12X\n" +
 	"\x0eresource_wants\x18\x06 \x03(\v21.holdfast.state.v1.GroupOnNode.ResourceWantsEntryR\rresourceWants\x12\x16\n" +
-	"\x06probed\x18\a \x01(\bR\x06probed\x1aY\n" +
+	"\x06probed\x18\a \x01(\bR\x06probed\x12%\n" +
+	"\x0eheld_resources\x18\b \x03(\tR\rheldResources\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
@@ -3182,15 +3348,16 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\x05 \x03(\v2\".holdfast.state.v1.OperationChangeR\n" +
 	"operations\x12*\n" +
-	"\x06events\x18\x06 \x03(\v2\x12.holdfast.v1.EventR\x06events\"\x81\x02\n" +
+	"\x06events\x18\x06 \x03(\v2\x12.holdfast.v1.EventR\x06events\"\xa8\x02\n" +
 	"\x05Order\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12%\n" +
 	"\x04want\x18\x03 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12R\n" +
-	"\x0eresource_wants\x18\x04 \x03(\v2+.holdfast.state.v1.Order.ResourceWantsEntryR\rresourceWants\x1aS\n" +
+	"\x0eresource_wants\x18\x04 \x03(\v2+.holdfast.state.v1.Order.ResourceWantsEntryR\rresourceWants\x12%\n" +
+	"\x0eheld_resources\x18\x05 \x03(\tR\rheldResources\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xba\x01\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xa0\x03\n" +
 	"\vGroupChange\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
@@ -3198,7 +3365,16 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"lastOnline\x12!\n" +
 	"\fauto_started\x18\x04 \x01(\bR\vautoStarted\x12!\n" +
 	"\fheld_offline\x18\x05 \x01(\bR\vheldOffline\x12\x18\n" +
-	"\afaulted\x18\x06 \x03(\tR\afaulted\"n\n" +
+	"\afaulted\x18\x06 \x03(\tR\afaulted\x12#\n" +
+	"\rintent_online\x18\a \x01(\bR\fintentOnline\x12\x16\n" +
+	"\x06active\x18\b \x01(\tR\x06active\x12\x16\n" +
+	"\x06online\x18\t \x01(\bR\x06online\x12\x18\n" +
+	"\awaiting\x18\n" +
+	" \x01(\tR\awaiting\x12\x14\n" +
+	"\x05cause\x18\v \x01(\tR\x05cause\x12$\n" +
+	"\x0ewaits_for_node\x18\f \x01(\tR\fwaitsForNode\x12\x1b\n" +
+	"\tno_target\x18\r \x01(\bR\bnoTarget\x12\x1c\n" +
+	"\toperation\x18\x0e \x01(\x04R\toperation\"n\n" +
 	"\x0fOperationChange\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.holdfast.v1.OperationStateR\x05state\x12\x18\n" +
