@@ -170,8 +170,8 @@ func keepLast[T any](s []T, n int) []T {
 // list, and takes away what belongs to nothing any more. A node that has been
 // evicted but is not yet proven to have stopped keeps its place (S4).
 func fitGroupStatus(s *pb.State) {
-	for name, g := range s.Groups {
-		gs := s.GroupStatus[name]
+	for _, name := range SortedKeys(s.Groups) { // sorted, since new places are numbered
+		g, gs := s.Groups[name], s.GroupStatus[name]
 		if gs == nil {
 			gs = &pb.GroupStatus{}
 			s.GroupStatus[name] = gs

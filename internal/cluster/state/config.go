@@ -37,7 +37,7 @@ func (a *applier) configure(c *pb.Configure) *Refused {
 		cluster = &v1.Cluster{}
 	}
 	cluster.Name, cluster.Uuid = s.GetCluster().GetName(), s.GetCluster().GetUuid()
-	before := peerinact(s)
+	before := Peerinact(s)
 	s.Cluster, s.Nodes, s.Types, s.Groups = cluster, nodes, types, groups
 	for name := range s.NodeStatus {
 		if nodes[name] == nil {
@@ -47,7 +47,7 @@ func (a *applier) configure(c *pb.Configure) *Refused {
 	for _, name := range SortedKeys(nodes) {
 		a.status(name)
 	}
-	s.LongestPeerinact = maxDuration(maxDuration(s.GetLongestPeerinact(), before), peerinact(s))
+	s.LongestPeerinact = maxDuration(maxDuration(s.GetLongestPeerinact(), before), Peerinact(s))
 	a.configChanged()
 	a.out.ViewChanged = true // addresses or timers may have changed
 	a.event(&v1.Event{Severity: v1.Severity_SEVERITY_INFORMATION, Code: "config.changed", Message: "the configuration was changed"})
@@ -133,7 +133,7 @@ func (a *applier) timersSettled(c *pb.TimersSettled) *Refused {
 	if c.GetConfigRevision() != a.s.GetConfigRevision() {
 		return refuse(CodeStale, "the configuration has changed again")
 	}
-	a.s.LongestPeerinact = durationpb.New(peerinact(a.s))
+	a.s.LongestPeerinact = durationpb.New(Peerinact(a.s))
 	return nil
 }
 

@@ -85,7 +85,7 @@ func validStatements(s *pb.State, m *pb.Member, all []*pb.Statement) []*pb.State
 }
 
 func verdict(s *pb.State, m *pb.Member, e *pb.Evictee, viewAge time.Duration, majority []*pb.Statement) Verdict {
-	full := max(s.GetLongestPeerinact().AsDuration(), peerinact(s)) // lease + stop + margin
+	full := max(s.GetLongestPeerinact().AsDuration(), Peerinact(s)) // lease + stop + margin
 	v := Verdict{Node: m.GetNode()}
 	var who []string
 	for _, st := range majority {

@@ -12,6 +12,11 @@ func (a *applier) report(c *pb.Report) *Refused {
 	if m == nil || m.GetRaftId() != c.GetRaftId() {
 		return refuse(CodeStale, "raft id %d of node %s is not in the view", c.GetRaftId(), c.GetNode())
 	}
+	st := a.s.NodeStatus[c.GetNode()]
+	if a.c.GetRequest() <= st.GetLastReport() {
+		return refuse(CodeStale, "a newer report of node %s is known", c.GetNode())
+	}
+	st.LastReport = a.c.GetRequest()
 	changed := false
 	for _, gr := range c.GetGroups() {
 		gs, g := a.s.GroupStatus[gr.GetGroup()], a.s.Groups[gr.GetGroup()]

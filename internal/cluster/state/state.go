@@ -69,7 +69,7 @@ func Initial(cfg *v1.Configuration) (*pb.State, error) {
 		s.NodeStatus[name] = &pb.NodeStatus{Phase: pb.NodePhase_NODE_PHASE_RUNNING}
 	}
 	s.NextRaftId++
-	s.LongestPeerinact = durationpb.New(peerinact(s))
+	s.LongestPeerinact = durationpb.New(Peerinact(s))
 	fitGroupStatus(s)
 	return s, nil
 }
@@ -170,7 +170,8 @@ func values[V any](m map[string]V) iter.Seq[V] {
 	}
 }
 
-func peerinact(s *pb.State) time.Duration {
+// Peerinact of the current configuration.
+func Peerinact(s *pb.State) time.Duration {
 	_, _, p := timers.Effective(s.GetCluster().GetTimers())
 	return p
 }

@@ -187,12 +187,18 @@ func (a *applier) leave(c *pb.Leave) *Refused {
 	if err := a.checkBase(c.GetBaseEpoch()); err != nil {
 		return err
 	}
-	st := a.status(c.GetNode())
-	if MemberOf(a.s, c.GetNode()) == nil || st.GetPhase() != pb.NodePhase_NODE_PHASE_LEAVING {
-		return refuse(CodeStale, "node %s is not leaving", c.GetNode())
-	}
-	if busy := BusyGroups(a.s, c.GetNode()); len(busy) > 0 {
-		return refuse(CodeConflict, "node %s still runs %s", c.GetNode(), strings.Join(busy, ", "))
+	st, m := a.status(c.GetNode()), MemberOf(a.s, c.GetNode())
+	if resigned := c.GetResignedRaftId(); resigned != 0 {
+		if m.GetRaftId() != resigned {
+			return refuse(CodeStale, "raft id %d of node %s is not in the view", resigned, c.GetNode())
+		}
+	} else {
+		if m == nil || st.GetPhase() != pb.NodePhase_NODE_PHASE_LEAVING {
+			return refuse(CodeStale, "node %s is not leaving", c.GetNode())
+		}
+		if busy := BusyGroups(a.s, c.GetNode()); len(busy) > 0 {
+			return refuse(CodeConflict, "node %s still runs %s", c.GetNode(), strings.Join(busy, ", "))
+		}
 	}
 	if len(a.s.View.GetMembers()) == 1 {
 		return refuse(CodeConflict, "%s is the last node: its guard ends without a view change", c.GetNode())
@@ -207,7 +213,11 @@ func (a *applier) leave(c *pb.Leave) *Refused {
 			a.endOperation(op, v1.OperationState_OPERATION_STATE_DONE, c.GetNode()+" has left the cluster")
 		}
 	}
-	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.left", c.GetNode(), "%s has left the cluster", c.GetNode())
+	if c.GetResignedRaftId() != 0 {
+		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "node.resigned", c.GetNode(), "%s has lost its log, runs nothing and will join as new", c.GetNode())
+	} else {
+		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.left", c.GetNode(), "%s has left the cluster", c.GetNode())
+	}
 	return nil
 }
 

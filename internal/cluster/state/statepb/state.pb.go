@@ -550,7 +550,9 @@ type NodeStatus struct {
 	// An announced silence that runs: takeover waits for its end.
 	Silence *Silence `protobuf:"bytes,4,opt,name=silence,proto3" json:"silence,omitempty"`
 	// NODE_STOP: groups move away first.
-	Evacuate      bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	Evacuate bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	// Request number of its last report; an older one that arrives late is refused.
+	LastReport    uint64 `protobuf:"varint,6,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -618,6 +620,13 @@ func (x *NodeStatus) GetEvacuate() bool {
 		return x.Evacuate
 	}
 	return false
+}
+
+func (x *NodeStatus) GetLastReport() uint64 {
+	if x != nil {
+		return x.LastReport
+	}
+	return 0
 }
 
 // Fence is what a takeover waits for.
@@ -1843,11 +1852,14 @@ func (x *Stays) GetRaftId() uint64 {
 
 // Leave removes a member that has stopped its groups. In the context of a ConfChangeV2.
 type Leave struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	BaseEpoch     uint64                 `protobuf:"varint,1,opt,name=base_epoch,json=baseEpoch,proto3" json:"base_epoch,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	BaseEpoch uint64                 `protobuf:"varint,1,opt,name=base_epoch,json=baseEpoch,proto3" json:"base_epoch,omitempty"`
+	Node      string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Not 0: the node itself says that this incarnation of it has ended and that
+	// all is stopped; it lost its log and asks to join as new.
+	ResignedRaftId uint64 `protobuf:"varint,3,opt,name=resigned_raft_id,json=resignedRaftId,proto3" json:"resigned_raft_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Leave) Reset() {
@@ -1892,6 +1904,13 @@ func (x *Leave) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *Leave) GetResignedRaftId() uint64 {
+	if x != nil {
+		return x.ResignedRaftId
+	}
+	return 0
 }
 
 // Join gives a node a new raft id and makes it a learner. In the context of a ConfChangeV2.
@@ -3196,14 +3215,16 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
-	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\xd8\x01\n" +
+	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\xf9\x01\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
 	"\x05stays\x18\x02 \x01(\x04R\x05stays\x12.\n" +
 	"\x05fence\x18\x03 \x01(\v2\x18.holdfast.state.v1.FenceR\x05fence\x124\n" +
 	"\asilence\x18\x04 \x01(\v2\x1a.holdfast.state.v1.SilenceR\asilence\x12\x1a\n" +
-	"\bevacuate\x18\x05 \x01(\bR\bevacuate\"e\n" +
+	"\bevacuate\x18\x05 \x01(\bR\bevacuate\x12\x1f\n" +
+	"\vlast_report\x18\x06 \x01(\x04R\n" +
+	"lastReport\"e\n" +
 	"\x05Fence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -3311,11 +3332,12 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"silenceAge\"4\n" +
 	"\x05Stays\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
-	"\araft_id\x18\x02 \x01(\x04R\x06raftId\":\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\"d\n" +
 	"\x05Leave\x12\x1d\n" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"`\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12(\n" +
+	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"`\n" +
 	"\x04Join\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +

@@ -1,0 +1,285 @@
+// Package view decides, on the leader, when the view has to change and how.
+//
+// A [Keeper] collects what voters state about members that they suspect, what
+// members confirm, and how long things have been as they are. [Keeper.Next]
+// names the one change that is due. It decides nothing by itself: the change
+// becomes true when its entry is applied, and package state checks it there
+// once more. A Keeper holds no timer; the caller asks again after every event
+// and at the time that Next names.
+//
+// Every node keeps one, so that a new leader knows at once what was stated.
+//
+//	V1  a statement counts from the voter that it is of, from its present guard, about the present incarnation
+//	V2  at most one configuration change is under way (the caller asks again only after it was applied)
+//	V3  a member joins only after the view before was confirmed by every member that can be heard
+package view
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	pb "github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+// Keeper of what is known about the members of the current view.
+type Keeper struct {
+	// By the suspected and the voter.
+	statements map[string]map[string]received
+	epoch      uint64
+	// When this node applied the view.
+	viewAt time.Duration
+	// Epoch and configuration revision that each member has confirmed, by raft id.
+	confirmed map[uint64]confirmation
+	// When this node applied a silence, by its number.
+	silenceAt map[uint64]time.Duration
+	// When this node saw a fence appear, by raft id.
+	fenceAt map[uint64]time.Duration
+}
+
+type received struct {
+	statement *pb.Statement
+	at        time.Duration
+}
+
+type confirmation struct{ epoch, revision uint64 }
+
+// New keeper.
+func New() *Keeper {
+	return &Keeper{
+		statements: map[string]map[string]received{},
+		confirmed:  map[uint64]confirmation{},
+		silenceAt:  map[uint64]time.Duration{},
+		fenceAt:    map[uint64]time.Duration{},
+	}
+}
+
+// State tells that s is the applied state now. Called after every apply that
+// changed the view.
+func (k *Keeper) State(now time.Duration, s *pb.State) {
+	if e := s.GetView().GetEpoch(); e != k.epoch {
+		k.epoch, k.viewAt = e, now
+	}
+	silences, fences := map[uint64]time.Duration{}, map[uint64]time.Duration{}
+	for name, st := range s.GetNodeStatus() {
+		if sil := st.GetSilence(); sil != nil {
+			silences[sil.GetNumber()] = since(k.silenceAt, sil.GetNumber(), now)
+		}
+		if f := st.GetFence(); f != nil {
+			fences[f.GetRaftId()] = since(k.fenceAt, f.GetRaftId(), now)
+		}
+		m := state.MemberOf(s, name)
+		for voter, r := range k.statements[name] {
+			if m == nil || r.statement.GetAboutRaftId() != m.GetRaftId() || r.statement.GetStays() < st.GetStays() {
+				delete(k.statements[name], voter)
+			}
+		}
+	}
+	k.silenceAt, k.fenceAt = silences, fences
+	for id := range k.confirmed {
+		if !hasRaftID(s, id) {
+			delete(k.confirmed, id)
+		}
+	}
+}
+
+func since(known map[uint64]time.Duration, key uint64, now time.Duration) time.Duration {
+	if t, ok := known[key]; ok {
+		return t
+	}
+	return now
+}
+
+func hasRaftID(s *pb.State, id uint64) bool {
+	for _, m := range s.GetView().GetMembers() {
+		if m.GetRaftId() == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Stated takes a statement. A later one of the same voter replaces it.
+func (k *Keeper) Stated(now time.Duration, st *pb.Statement) {
+	about := k.statements[st.GetAbout()]
+	if about == nil {
+		about = map[string]received{}
+		k.statements[st.GetAbout()] = about
+	}
+	about[st.GetVoter()] = received{proto.CloneOf(st), now}
+}
+
+// Confirmed takes a member's word that it runs by a view and a configuration.
+func (k *Keeper) Confirmed(raftID, epoch, revision uint64) {
+	k.confirmed[raftID] = confirmation{epoch, revision}
+}
+
+// Suspecting returns the voters that suspect node, as far as it is known here.
+func (k *Keeper) Suspecting(node string) []string {
+	return state.SortedKeys(k.statements[node])
+}
+
+// Sight is what the leader's own guard and raft see, beyond the state.
+type Sight struct {
+	// Members that are silent for so long that a suspicion is near.
+	Trouble func(node string) bool
+	// Members whose heartbeats arrive.
+	Heard func(node string) bool
+	// Whose suspicion by somebody may end: they are heard again by whoever suspected them.
+	HeardAgain func(node string) bool
+	// CaughtUp: the learner's log is as long as the leader's.
+	CaughtUp func(raftID uint64) bool
+	// The leader's own name.
+	Self string
+	// Resigned: the node says that this incarnation of it has ended.
+	Resigned func(node string, raftID uint64) bool
+}
+
+// batchWait is how long an eviction waits, as a share of peerinact, for another
+// member that is in trouble: two that fail together are evicted together, so
+// that the second takeover does not have to wait for leases by the view between.
+const batchWait = 4
+
+// Next returns the change that is due, nil if none, and when to ask again at
+// the latest (0: after the next event).
+func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command, time.Duration) {
+	var wake time.Duration
+	sooner := func(t time.Duration) {
+		if t > now && (wake == 0 || t < wake) {
+			wake = t
+		}
+	}
+	if c := k.evict(now, s, sight, sooner); c != nil {
+		return command(&pb.Command_Evict{Evict: c}), 0
+	}
+	for _, node := range state.SortedKeys(s.GetNodeStatus()) {
+		st := s.NodeStatus[node]
+		if f := st.GetFence(); f != nil {
+			due := k.fenceAt[f.GetRaftId()] + f.GetWait().AsDuration()
+			if now >= due {
+				return command(&pb.Command_Proven{Proven: &pb.Proven{Node: node, RaftId: f.GetRaftId(), Proof: pb.Proof_PROOF_TIME}}), 0
+			}
+			sooner(due)
+		}
+		m := state.MemberOf(s, node)
+		if m == nil {
+			continue
+		}
+		if sight.Resigned(node, m.GetRaftId()) {
+			return command(&pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node, ResignedRaftId: m.GetRaftId()}}), 0
+		}
+		if len(k.statements[node]) > 0 && sight.HeardAgain(node) {
+			return command(&pb.Command_Stays{Stays: &pb.Stays{Node: node, RaftId: m.GetRaftId()}}), 0
+		}
+		if sil := st.GetSilence(); sil != nil {
+			due := k.silenceAt[sil.GetNumber()] + sil.GetLength().AsDuration()
+			if now >= due && sight.Heard(node) {
+				return command(&pb.Command_SilenceOver{SilenceOver: &pb.SilenceOver{Node: node, Number: sil.GetNumber()}}), 0
+			}
+			sooner(due)
+		}
+		if st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING && node != sight.Self && len(s.View.Members) > 1 && len(state.BusyGroups(s, node)) == 0 && !stopPending(s, node) {
+			return command(&pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node}}), 0
+		}
+	}
+	if s.GetLongestPeerinact().AsDuration() > state.Peerinact(s) && k.allConfirmed(s, func(c confirmation) bool { return c.revision >= s.GetConfigRevision() }, nil) {
+		return command(&pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: s.GetConfigRevision()}}), 0
+	}
+	for _, node := range state.SortedKeys(s.GetLearners()) {
+		l := s.Learners[node]
+		confirmed := k.allConfirmed(s, func(c confirmation) bool { return c.epoch >= k.epoch }, sight.Heard)
+		if confirmed && l.GetGuardIncarnation() != 0 && sight.Heard(node) && sight.CaughtUp(l.GetRaftId()) {
+			return command(&pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: k.epoch, Node: node, RaftId: l.GetRaftId()}}), 0
+		}
+	}
+	return nil, wake
+}
+
+// stopPending: the planner has not yet looked at groups that the node should give up.
+func stopPending(s *pb.State, node string) bool {
+	for _, gs := range s.GetGroupStatus() {
+		if gs.GetNodes()[node].GetWant() == v1.Want_WANT_ONLINE {
+			return true
+		}
+	}
+	return false
+}
+
+func command(change any) *pb.Command {
+	c := &pb.Command{Format: state.Format}
+	switch x := change.(type) {
+	case *pb.Command_Evict:
+		c.Change = x
+	case *pb.Command_Proven:
+		c.Change = x
+	case *pb.Command_Leave:
+		c.Change = x
+	case *pb.Command_Stays:
+		c.Change = x
+	case *pb.Command_SilenceOver:
+		c.Change = x
+	case *pb.Command_TimersSettled:
+		c.Change = x
+	case *pb.Command_Promote:
+		c.Change = x
+	}
+	return c
+}
+
+func (k *Keeper) allConfirmed(s *pb.State, ok func(confirmation) bool, heard func(string) bool) bool {
+	for _, m := range s.GetView().GetMembers() {
+		if heard != nil && !heard(m.GetNode()) {
+			continue
+		}
+		if !ok(k.confirmed[m.GetRaftId()]) {
+			return false
+		}
+	}
+	return true
+}
+
+// evict names all members that a majority suspects.
+func (k *Keeper) evict(now time.Duration, s *pb.State, sight Sight, sooner func(time.Duration)) *pb.Evict {
+	e := &pb.Evict{BaseEpoch: k.epoch, ViewAge: durationpb.New(now - k.viewAt)}
+	var first time.Duration
+	trouble := false
+	for _, m := range s.GetView().GetMembers() {
+		node := m.GetNode()
+		var mine []*pb.Statement
+		var newest time.Duration
+		for _, voter := range state.SortedKeys(k.statements[node]) {
+			r := k.statements[node][voter]
+			st := proto.CloneOf(r.statement)
+			st.Age = durationpb.New(st.GetAge().AsDuration() + now - r.at)
+			mine = append(mine, st)
+			newest = max(newest, r.at)
+		}
+		one := &pb.Evict{BaseEpoch: k.epoch, ViewAge: e.ViewAge, Statements: mine, Evictees: []*pb.Evictee{{
+			Node:          node,
+			ConfirmedView: k.confirmed[m.GetRaftId()].epoch >= k.epoch,
+		}}}
+		if sil := s.GetNodeStatus()[node].GetSilence(); sil != nil {
+			one.Evictees[0].SilenceAge = durationpb.New(now - k.silenceAt[sil.GetNumber()])
+		}
+		if _, err := state.CheckEvict(s, one); err != nil {
+			trouble = trouble || sight.Trouble(node) || len(mine) > 0 && !sight.Heard(node)
+			continue
+		}
+		if first == 0 || newest < first {
+			first = newest
+		}
+		e.Evictees = append(e.Evictees, one.Evictees...)
+		e.Statements = append(e.Statements, mine...)
+	}
+	if len(e.Evictees) == 0 || len(e.Evictees) >= len(s.GetView().GetMembers()) {
+		return nil
+	}
+	if until := first + state.Peerinact(s)/batchWait; trouble && now < until {
+		sooner(until)
+		return nil
+	}
+	return e
+}
