@@ -5122,6 +5122,9 @@ type SimulateStep struct {
 	//	*SimulateStep_Switch
 	//	*SimulateStep_Fault
 	//	*SimulateStep_JoinNode
+	//	*SimulateStep_StopNode
+	//	*SimulateStep_Freeze
+	//	*SimulateStep_Clear
 	Step          isSimulateStep_Step `protobuf_oneof:"step"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5218,6 +5221,33 @@ func (x *SimulateStep) GetJoinNode() string {
 	return ""
 }
 
+func (x *SimulateStep) GetStopNode() *StopNodeName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_StopNode); ok {
+			return x.StopNode
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetFreeze() *FreezeName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Freeze); ok {
+			return x.Freeze
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetClear() *GroupOnNodeName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Clear); ok {
+			return x.Clear
+		}
+	}
+	return nil
+}
+
 type isSimulateStep_Step interface {
 	isSimulateStep_Step()
 }
@@ -5248,6 +5278,19 @@ type SimulateStep_JoinNode struct {
 	JoinNode string `protobuf:"bytes,6,opt,name=join_node,json=joinNode,proto3,oneof"`
 }
 
+type SimulateStep_StopNode struct {
+	StopNode *StopNodeName `protobuf:"bytes,7,opt,name=stop_node,json=stopNode,proto3,oneof"`
+}
+
+type SimulateStep_Freeze struct {
+	Freeze *FreezeName `protobuf:"bytes,8,opt,name=freeze,proto3,oneof"`
+}
+
+type SimulateStep_Clear struct {
+	// Its faults are cleared.
+	Clear *GroupOnNodeName `protobuf:"bytes,9,opt,name=clear,proto3,oneof"`
+}
+
 func (*SimulateStep_FailNodes) isSimulateStep_Step() {}
 
 func (*SimulateStep_Online) isSimulateStep_Step() {}
@@ -5260,6 +5303,125 @@ func (*SimulateStep_Fault) isSimulateStep_Step() {}
 
 func (*SimulateStep_JoinNode) isSimulateStep_Step() {}
 
+func (*SimulateStep_StopNode) isSimulateStep_Step() {}
+
+func (*SimulateStep_Freeze) isSimulateStep_Step() {}
+
+func (*SimulateStep_Clear) isSimulateStep_Step() {}
+
+type StopNodeName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Evacuate      bool                   `protobuf:"varint,2,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopNodeName) Reset() {
+	*x = StopNodeName{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopNodeName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopNodeName) ProtoMessage() {}
+
+func (x *StopNodeName) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopNodeName.ProtoReflect.Descriptor instead.
+func (*StopNodeName) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *StopNodeName) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StopNodeName) GetEvacuate() bool {
+	if x != nil {
+		return x.Evacuate
+	}
+	return false
+}
+
+// FreezeName names a group or a node.
+type FreezeName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Frozen        bool                   `protobuf:"varint,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeName) Reset() {
+	*x = FreezeName{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeName) ProtoMessage() {}
+
+func (x *FreezeName) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeName.ProtoReflect.Descriptor instead.
+func (*FreezeName) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *FreezeName) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *FreezeName) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FreezeName) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
+}
+
 type NodeNames struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -5269,7 +5431,7 @@ type NodeNames struct {
 
 func (x *NodeNames) Reset() {
 	*x = NodeNames{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5281,7 +5443,7 @@ func (x *NodeNames) String() string {
 func (*NodeNames) ProtoMessage() {}
 
 func (x *NodeNames) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5294,7 +5456,7 @@ func (x *NodeNames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNames.ProtoReflect.Descriptor instead.
 func (*NodeNames) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{82}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *NodeNames) GetNodes() []string {
@@ -5314,7 +5476,7 @@ type GroupOnNodeName struct {
 
 func (x *GroupOnNodeName) Reset() {
 	*x = GroupOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5326,7 +5488,7 @@ func (x *GroupOnNodeName) String() string {
 func (*GroupOnNodeName) ProtoMessage() {}
 
 func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5339,7 +5501,7 @@ func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNodeName.ProtoReflect.Descriptor instead.
 func (*GroupOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{83}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *GroupOnNodeName) GetGroup() string {
@@ -5367,7 +5529,7 @@ type ResourceOnNodeName struct {
 
 func (x *ResourceOnNodeName) Reset() {
 	*x = ResourceOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5379,7 +5541,7 @@ func (x *ResourceOnNodeName) String() string {
 func (*ResourceOnNodeName) ProtoMessage() {}
 
 func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5392,7 +5554,7 @@ func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceOnNodeName.ProtoReflect.Descriptor instead.
 func (*ResourceOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{84}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ResourceOnNodeName) GetGroup() string {
@@ -5430,7 +5592,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5442,7 +5604,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5455,7 +5617,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{85}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SimulateResponse) GetSource() *Source {
@@ -5489,15 +5651,19 @@ func (x *SimulateResponse) GetVerdict() string {
 type SimulatedStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "n1 fails"
-	Step          string      `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
-	Decisions     []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	Step      string      `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Decisions []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// Set when it could not happen, or ends everything: "there is no node n9".
+	Note string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	// Groups that are elsewhere than before it.
+	Moves         []*SimulatedGroup `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SimulatedStep) Reset() {
 	*x = SimulatedStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5509,7 +5675,7 @@ func (x *SimulatedStep) String() string {
 func (*SimulatedStep) ProtoMessage() {}
 
 func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5522,7 +5688,7 @@ func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedStep.ProtoReflect.Descriptor instead.
 func (*SimulatedStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{86}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *SimulatedStep) GetStep() string {
@@ -5535,6 +5701,20 @@ func (x *SimulatedStep) GetStep() string {
 func (x *SimulatedStep) GetDecisions() []*Decision {
 	if x != nil {
 		return x.Decisions
+	}
+	return nil
+}
+
+func (x *SimulatedStep) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *SimulatedStep) GetMoves() []*SimulatedGroup {
+	if x != nil {
+		return x.Moves
 	}
 	return nil
 }
@@ -5553,7 +5733,7 @@ type SimulatedGroup struct {
 
 func (x *SimulatedGroup) Reset() {
 	*x = SimulatedGroup{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5565,7 +5745,7 @@ func (x *SimulatedGroup) String() string {
 func (*SimulatedGroup) ProtoMessage() {}
 
 func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5578,7 +5758,7 @@ func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedGroup.ProtoReflect.Descriptor instead.
 func (*SimulatedGroup) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{87}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *SimulatedGroup) GetGroup() string {
@@ -5618,7 +5798,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5630,7 +5810,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5643,7 +5823,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{88}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *GetOperationRequest) GetId() uint64 {
@@ -5665,7 +5845,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5677,7 +5857,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5690,7 +5870,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{89}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *GetOperationResponse) GetSource() *Source {
@@ -5723,7 +5903,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5735,7 +5915,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5748,7 +5928,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{90}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *WatchOperationRequest) GetId() uint64 {
@@ -5768,7 +5948,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5780,7 +5960,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5793,7 +5973,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{91}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -6138,7 +6318,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\awhat_if\x18\x06 \x03(\tR\x06whatIf\x123\n" +
 	"\tdecisions\x18\a \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\"B\n" +
 	"\x0fSimulateRequest\x12/\n" +
-	"\x05steps\x18\x01 \x03(\v2\x19.holdfast.v1.SimulateStepR\x05steps\"\xd1\x02\n" +
+	"\x05steps\x18\x01 \x03(\v2\x19.holdfast.v1.SimulateStepR\x05steps\"\xf4\x03\n" +
 	"\fSimulateStep\x127\n" +
 	"\n" +
 	"fail_nodes\x18\x01 \x01(\v2\x16.holdfast.v1.NodeNamesH\x00R\tfailNodes\x126\n" +
@@ -6146,8 +6326,19 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\aoffline\x18\x03 \x01(\v2\x1c.holdfast.v1.GroupOnNodeNameH\x00R\aoffline\x126\n" +
 	"\x06switch\x18\x04 \x01(\v2\x1c.holdfast.v1.GroupOnNodeNameH\x00R\x06switch\x127\n" +
 	"\x05fault\x18\x05 \x01(\v2\x1f.holdfast.v1.ResourceOnNodeNameH\x00R\x05fault\x12\x1d\n" +
-	"\tjoin_node\x18\x06 \x01(\tH\x00R\bjoinNodeB\x06\n" +
-	"\x04step\"!\n" +
+	"\tjoin_node\x18\x06 \x01(\tH\x00R\bjoinNode\x128\n" +
+	"\tstop_node\x18\a \x01(\v2\x19.holdfast.v1.StopNodeNameH\x00R\bstopNode\x121\n" +
+	"\x06freeze\x18\b \x01(\v2\x17.holdfast.v1.FreezeNameH\x00R\x06freeze\x124\n" +
+	"\x05clear\x18\t \x01(\v2\x1c.holdfast.v1.GroupOnNodeNameH\x00R\x05clearB\x06\n" +
+	"\x04step\">\n" +
+	"\fStopNodeName\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\bevacuate\x18\x02 \x01(\bR\bevacuate\"N\n" +
+	"\n" +
+	"FreezeName\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06frozen\x18\x03 \x01(\bR\x06frozen\"!\n" +
 	"\tNodeNames\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\";\n" +
 	"\x0fGroupOnNodeName\x12\x14\n" +
@@ -6161,10 +6352,12 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x120\n" +
 	"\x05steps\x18\x02 \x03(\v2\x1a.holdfast.v1.SimulatedStepR\x05steps\x123\n" +
 	"\x06groups\x18\x03 \x03(\v2\x1b.holdfast.v1.SimulatedGroupR\x06groups\x12\x18\n" +
-	"\averdict\x18\x04 \x01(\tR\averdict\"X\n" +
+	"\averdict\x18\x04 \x01(\tR\averdict\"\x9f\x01\n" +
 	"\rSimulatedStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x123\n" +
-	"\tdecisions\x18\x02 \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\"l\n" +
+	"\tdecisions\x18\x02 \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\x121\n" +
+	"\x05moves\x18\x04 \x03(\v2\x1b.holdfast.v1.SimulatedGroupR\x05moves\"l\n" +
 	"\x0eSimulatedGroup\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
@@ -6277,7 +6470,7 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 }
 
 var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(Health)(0),                     // 0: holdfast.v1.Health
 	(NodePhase)(0),                  // 1: holdfast.v1.NodePhase
@@ -6366,74 +6559,76 @@ var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(*ExplainGroupResponse)(nil),    // 84: holdfast.v1.ExplainGroupResponse
 	(*SimulateRequest)(nil),         // 85: holdfast.v1.SimulateRequest
 	(*SimulateStep)(nil),            // 86: holdfast.v1.SimulateStep
-	(*NodeNames)(nil),               // 87: holdfast.v1.NodeNames
-	(*GroupOnNodeName)(nil),         // 88: holdfast.v1.GroupOnNodeName
-	(*ResourceOnNodeName)(nil),      // 89: holdfast.v1.ResourceOnNodeName
-	(*SimulateResponse)(nil),        // 90: holdfast.v1.SimulateResponse
-	(*SimulatedStep)(nil),           // 91: holdfast.v1.SimulatedStep
-	(*SimulatedGroup)(nil),          // 92: holdfast.v1.SimulatedGroup
-	(*GetOperationRequest)(nil),     // 93: holdfast.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),    // 94: holdfast.v1.GetOperationResponse
-	(*WatchOperationRequest)(nil),   // 95: holdfast.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),  // 96: holdfast.v1.WatchOperationResponse
-	(*Link)(nil),                    // 97: holdfast.v1.Link
-	(*durationpb.Duration)(nil),     // 98: google.protobuf.Duration
-	(*ResourceStatus)(nil),          // 99: holdfast.v1.ResourceStatus
-	(Want)(0),                       // 100: holdfast.v1.Want
-	(*Resource)(nil),                // 101: holdfast.v1.Resource
-	(Operations)(0),                 // 102: holdfast.v1.Operations
-	(Severity)(0),                   // 103: holdfast.v1.Severity
-	(*Operation)(nil),               // 104: holdfast.v1.Operation
-	(*Cluster)(nil),                 // 105: holdfast.v1.Cluster
-	(*Timers)(nil),                  // 106: holdfast.v1.Timers
-	(*Group)(nil),                   // 107: holdfast.v1.Group
-	(*Limits)(nil),                  // 108: holdfast.v1.Limits
-	(*ResourceType)(nil),            // 109: holdfast.v1.ResourceType
-	(*Configuration)(nil),           // 110: holdfast.v1.Configuration
-	(*Event)(nil),                   // 111: holdfast.v1.Event
-	(*Rejection)(nil),               // 112: holdfast.v1.Rejection
-	(*Decision)(nil),                // 113: holdfast.v1.Decision
+	(*StopNodeName)(nil),            // 87: holdfast.v1.StopNodeName
+	(*FreezeName)(nil),              // 88: holdfast.v1.FreezeName
+	(*NodeNames)(nil),               // 89: holdfast.v1.NodeNames
+	(*GroupOnNodeName)(nil),         // 90: holdfast.v1.GroupOnNodeName
+	(*ResourceOnNodeName)(nil),      // 91: holdfast.v1.ResourceOnNodeName
+	(*SimulateResponse)(nil),        // 92: holdfast.v1.SimulateResponse
+	(*SimulatedStep)(nil),           // 93: holdfast.v1.SimulatedStep
+	(*SimulatedGroup)(nil),          // 94: holdfast.v1.SimulatedGroup
+	(*GetOperationRequest)(nil),     // 95: holdfast.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),    // 96: holdfast.v1.GetOperationResponse
+	(*WatchOperationRequest)(nil),   // 97: holdfast.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),  // 98: holdfast.v1.WatchOperationResponse
+	(*Link)(nil),                    // 99: holdfast.v1.Link
+	(*durationpb.Duration)(nil),     // 100: google.protobuf.Duration
+	(*ResourceStatus)(nil),          // 101: holdfast.v1.ResourceStatus
+	(Want)(0),                       // 102: holdfast.v1.Want
+	(*Resource)(nil),                // 103: holdfast.v1.Resource
+	(Operations)(0),                 // 104: holdfast.v1.Operations
+	(Severity)(0),                   // 105: holdfast.v1.Severity
+	(*Operation)(nil),               // 106: holdfast.v1.Operation
+	(*Cluster)(nil),                 // 107: holdfast.v1.Cluster
+	(*Timers)(nil),                  // 108: holdfast.v1.Timers
+	(*Group)(nil),                   // 109: holdfast.v1.Group
+	(*Limits)(nil),                  // 110: holdfast.v1.Limits
+	(*ResourceType)(nil),            // 111: holdfast.v1.ResourceType
+	(*Configuration)(nil),           // 112: holdfast.v1.Configuration
+	(*Event)(nil),                   // 113: holdfast.v1.Event
+	(*Rejection)(nil),               // 114: holdfast.v1.Rejection
+	(*Decision)(nil),                // 115: holdfast.v1.Decision
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	6,   // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
 	1,   // 1: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
 	2,   // 2: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	97,  // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	99,  // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
 	2,   // 4: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
 	2,   // 5: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	98,  // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	98,  // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	98,  // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	98,  // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	99,  // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	100, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	101, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	102, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	100, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	100, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	100, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	100, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	101, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	102, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	103, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	104, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
 	10,  // 14: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
 	3,   // 15: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	100, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	102, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
 	3,   // 17: holdfast.v1.GroupInfo.state:type_name -> holdfast.v1.GroupState
 	12,  // 18: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
-	99,  // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	103, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	101, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	105, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
 	7,   // 21: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
 	0,   // 22: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
 	8,   // 23: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
 	13,  // 24: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
 	14,  // 25: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
 	15,  // 26: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	104, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	106, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
 	7,   // 28: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	105, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	106, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	98,  // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	98,  // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	98,  // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	98,  // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	98,  // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	98,  // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	98,  // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	98,  // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	107, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	108, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	100, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	100, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	100, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	100, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	100, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	100, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	100, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	100, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
 	72,  // 39: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
 	6,   // 40: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
 	7,   // 41: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
@@ -6443,8 +6638,8 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	9,   // 45: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
 	26,  // 46: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
 	12,  // 47: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	104, // 48: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	98,  // 49: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	106, // 48: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	100, // 49: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
 	7,   // 50: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
 	9,   // 51: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
 	37,  // 52: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
@@ -6453,131 +6648,135 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	13,  // 55: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
 	7,   // 56: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
 	13,  // 57: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	107, // 58: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	109, // 58: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
 	11,  // 59: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	104, // 60: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	104, // 61: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	104, // 62: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	106, // 60: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	106, // 61: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	106, // 62: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
 	7,   // 63: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
 	11,  // 64: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
 	7,   // 65: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
 	11,  // 66: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	108, // 67: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	104, // 68: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	104, // 69: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	110, // 67: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	106, // 68: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	106, // 69: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
 	7,   // 70: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	109, // 71: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	111, // 71: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
 	7,   // 72: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	109, // 73: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	108, // 74: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	111, // 73: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	110, // 74: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
 	4,   // 75: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	110, // 76: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	112, // 76: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
 	72,  // 77: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
 	6,   // 78: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
 	7,   // 79: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	110, // 80: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	110, // 81: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	112, // 80: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	112, // 81: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
 	7,   // 82: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
 	72,  // 83: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
 	6,   // 84: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	103, // 85: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	105, // 85: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
 	7,   // 86: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	111, // 87: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	113, // 87: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
 	79,  // 88: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	111, // 89: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	113, // 89: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
 	7,   // 90: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	112, // 91: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	113, // 92: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	114, // 91: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	115, // 92: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
 	86,  // 93: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
-	87,  // 94: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
-	88,  // 95: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
-	88,  // 96: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
-	88,  // 97: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
-	89,  // 98: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
-	7,   // 99: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
-	91,  // 100: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
-	92,  // 101: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	113, // 102: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
-	7,   // 103: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	104, // 104: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	104, // 105: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	16,  // 106: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	18,  // 107: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	20,  // 108: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	22,  // 109: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	24,  // 110: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	27,  // 111: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	29,  // 112: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	31,  // 113: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	33,  // 114: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	35,  // 115: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	38,  // 116: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	40,  // 117: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	42,  // 118: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	44,  // 119: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	46,  // 120: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	48,  // 121: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	50,  // 122: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	52,  // 123: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	54,  // 124: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	56,  // 125: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	58,  // 126: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	60,  // 127: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	62,  // 128: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	64,  // 129: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	66,  // 130: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	68,  // 131: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	70,  // 132: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	73,  // 133: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	75,  // 134: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	77,  // 135: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	79,  // 136: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	81,  // 137: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	83,  // 138: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	85,  // 139: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	93,  // 140: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	95,  // 141: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	17,  // 142: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	19,  // 143: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	21,  // 144: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	23,  // 145: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	25,  // 146: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	28,  // 147: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	30,  // 148: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	32,  // 149: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	34,  // 150: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	36,  // 151: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	39,  // 152: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	41,  // 153: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	43,  // 154: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	45,  // 155: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	47,  // 156: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	49,  // 157: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	51,  // 158: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	53,  // 159: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	55,  // 160: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	57,  // 161: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	59,  // 162: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	61,  // 163: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	63,  // 164: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	65,  // 165: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	67,  // 166: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	69,  // 167: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	71,  // 168: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	74,  // 169: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	76,  // 170: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	78,  // 171: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	80,  // 172: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	82,  // 173: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	84,  // 174: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	90,  // 175: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	94,  // 176: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	96,  // 177: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	142, // [142:178] is the sub-list for method output_type
-	106, // [106:142] is the sub-list for method input_type
-	106, // [106:106] is the sub-list for extension type_name
-	106, // [106:106] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	89,  // 94: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
+	90,  // 95: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
+	90,  // 96: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
+	90,  // 97: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
+	91,  // 98: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
+	87,  // 99: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
+	88,  // 100: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
+	90,  // 101: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
+	7,   // 102: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
+	93,  // 103: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
+	94,  // 104: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
+	115, // 105: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	94,  // 106: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
+	7,   // 107: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	106, // 108: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	106, // 109: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	16,  // 110: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	18,  // 111: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	20,  // 112: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	22,  // 113: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	24,  // 114: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	27,  // 115: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	29,  // 116: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	31,  // 117: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	33,  // 118: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	35,  // 119: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	38,  // 120: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	40,  // 121: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	42,  // 122: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	44,  // 123: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	46,  // 124: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	48,  // 125: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	50,  // 126: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	52,  // 127: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	54,  // 128: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	56,  // 129: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	58,  // 130: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	60,  // 131: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	62,  // 132: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	64,  // 133: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	66,  // 134: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	68,  // 135: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	70,  // 136: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	73,  // 137: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	75,  // 138: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	77,  // 139: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	79,  // 140: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	81,  // 141: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	83,  // 142: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	85,  // 143: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	95,  // 144: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	97,  // 145: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	17,  // 146: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	19,  // 147: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	21,  // 148: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	23,  // 149: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	25,  // 150: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	28,  // 151: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	30,  // 152: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	32,  // 153: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	34,  // 154: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	36,  // 155: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	39,  // 156: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	41,  // 157: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	43,  // 158: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	45,  // 159: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	47,  // 160: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	49,  // 161: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	51,  // 162: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	53,  // 163: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	55,  // 164: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	57,  // 165: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	59,  // 166: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	61,  // 167: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	63,  // 168: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	65,  // 169: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	67,  // 170: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	69,  // 171: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	71,  // 172: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	74,  // 173: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	76,  // 174: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	78,  // 175: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	80,  // 176: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	82,  // 177: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	84,  // 178: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	92,  // 179: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	96,  // 180: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	98,  // 181: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	146, // [146:182] is the sub-list for method output_type
+	110, // [110:146] is the sub-list for method input_type
+	110, // [110:110] is the sub-list for extension type_name
+	110, // [110:110] is the sub-list for extension extendee
+	0,   // [0:110] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
@@ -6594,6 +6793,9 @@ func file_api_holdfast_v1_services_proto_init() {
 		(*SimulateStep_Switch)(nil),
 		(*SimulateStep_Fault)(nil),
 		(*SimulateStep_JoinNode)(nil),
+		(*SimulateStep_StopNode)(nil),
+		(*SimulateStep_Freeze)(nil),
+		(*SimulateStep_Clear)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -6601,7 +6803,7 @@ func file_api_holdfast_v1_services_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   92,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   11,
 		},

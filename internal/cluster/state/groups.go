@@ -99,10 +99,13 @@ func (a *applier) plan(c *pb.Plan) *Refused {
 		on := a.s.GroupStatus[o.GetGroup()].Nodes[o.GetNode()]
 		a.s.NextIntent++
 		on.Intent, on.Want, on.ResourceWants = a.s.NextIntent, o.GetWant(), o.GetResourceWants()
+		on.HeldResources, on.Flushed = o.GetHeldResources(), false
 	}
 	for _, g := range c.GetGroupChanges() {
 		gs := a.s.GroupStatus[g.GetGroup()]
 		gs.Tried, gs.LastOnline, gs.AutoStarted, gs.HeldOffline = g.GetTried(), g.GetLastOnline(), g.GetAutoStarted(), g.GetHeldOffline()
+		gs.IntentOnline, gs.Active, gs.Online, gs.Waiting = g.GetIntentOnline(), g.GetActive(), g.GetOnline(), g.GetWaiting()
+		gs.Cause, gs.WaitsForNode, gs.NoTarget, gs.Operation = g.GetCause(), g.GetWaitsForNode(), g.GetNoTarget(), g.GetOperation()
 		for node, on := range gs.Nodes {
 			on.Faulted = contains(g.GetFaulted(), node)
 		}
@@ -116,8 +119,8 @@ func (a *applier) plan(c *pb.Plan) *Refused {
 	}
 	for _, e := range c.GetEvents() {
 		e = proto.CloneOf(e)
-		if e.GetDecision() == 0 && len(c.GetDecisions()) > 0 {
-			e.Decision = first
+		if e.GetDecision() > 0 { // counted from 1 within the plan
+			e.Decision += first - 1
 		}
 		a.event(e)
 	}
@@ -130,6 +133,10 @@ func (a *applier) endOperation(op *v1.Operation, st v1.OperationState, message s
 	op.State, op.Message = st, message
 	if st != v1.OperationState_OPERATION_STATE_RUNNING {
 		op.EndedMs = a.c.GetTimeMs()
+	}
+	if node := a.s.NodeStatus[op.GetNode()]; st == v1.OperationState_OPERATION_STATE_FAILED && op.GetKind() == v1.OperationKind_OPERATION_KIND_NODE_STOP &&
+		node.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING {
+		node.Phase, node.Evacuate = pb.NodePhase_NODE_PHASE_RUNNING, false // it stays
 	}
 }
 
@@ -235,7 +242,6 @@ func (a *applier) clear(c *pb.Clear) *Refused {
 			}
 		}
 	}
-	a.s.GroupStatus[c.GetGroup()].Tried = nil
 	a.planChanged()
 	a.event(&v1.Event{Severity: v1.Severity_SEVERITY_INFORMATION, Code: "group.cleared", Group: c.GetGroup(), Resource: c.GetResource(), Node: c.GetNode(),
 		Message: "faults of group " + c.GetGroup() + " were cleared"})
@@ -249,7 +255,7 @@ func (a *applier) flush(c *pb.Flush) *Refused {
 	}
 	for _, on := range places {
 		a.s.NextIntent++
-		on.Want, on.Intent, on.ResourceWants = v1.Want_WANT_NOTHING, a.s.NextIntent, nil
+		on.Want, on.Intent, on.ResourceWants, on.Flushed = v1.Want_WANT_NOTHING, a.s.NextIntent, nil, true
 	}
 	for _, op := range a.s.Operations {
 		if op.GetGroup() == c.GetGroup() && op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {

@@ -97,6 +97,7 @@ func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
 		gs := a.s.GroupStatus[name]
 		if !active(gs) {
 			gs.AutoStarted, gs.Tried = false, nil
+			gs.IntentOnline, gs.NoTarget, gs.Active, gs.Cause, gs.WaitsForNode = false, false, "", "", ""
 		}
 	}
 	a.planChanged()

@@ -924,6 +924,8 @@ type GroupOnNode struct {
 	Probed bool `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
 	// Resources that stay offline here until an administrator brings them online: taken offline alone, or faulted without faulting the group.
 	HeldResources []string `protobuf:"bytes,8,rep,name=held_resources,json=heldResources,proto3" json:"held_resources,omitempty"`
+	// An administrator made the agents forget what they were to do here: what is partly online stays so until the next order.
+	Flushed       bool `protobuf:"varint,9,opt,name=flushed,proto3" json:"flushed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,6 +1014,13 @@ func (x *GroupOnNode) GetHeldResources() []string {
 		return x.HeldResources
 	}
 	return nil
+}
+
+func (x *GroupOnNode) GetFlushed() bool {
+	if x != nil {
+		return x.Flushed
+	}
+	return false
 }
 
 // Command is one entry of the log. At most one change; refused commands change nothing.
@@ -2228,9 +2237,10 @@ type Plan struct {
 	GroupChanges     []*GroupChange         `protobuf:"bytes,3,rep,name=group_changes,json=groupChanges,proto3" json:"group_changes,omitempty"`
 	Decisions        []*v1.Decision         `protobuf:"bytes,4,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	Operations       []*OperationChange     `protobuf:"bytes,5,rep,name=operations,proto3" json:"operations,omitempty"`
-	Events           []*v1.Event            `protobuf:"bytes,6,rep,name=events,proto3" json:"events,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Event.decision counts from 1 within decisions; apply numbers both.
+	Events        []*v1.Event `protobuf:"bytes,6,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plan) Reset() {
@@ -3252,7 +3262,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
-	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\"\xa5\x04\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\"\xbf\x04\n" +
 	"\vGroupOnNode\x12%\n" +
 	"\x04want\x18\x01 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x16\n" +
 	"\x06intent\x18\x02 \x01(\x04R\x06intent\x12'\n" +
@@ -3261,7 +3271,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\afaulted\x18\x05 \x01(\bR\afaulted\x12X\n" +
 	"\x0eresource_wants\x18\x06 \x03(\v21.holdfast.state.v1.GroupOnNode.ResourceWantsEntryR\rresourceWants\x12\x16\n" +
 	"\x06probed\x18\a \x01(\bR\x06probed\x12%\n" +
-	"\x0eheld_resources\x18\b \x03(\tR\rheldResources\x1aY\n" +
+	"\x0eheld_resources\x18\b \x03(\tR\rheldResources\x12\x18\n" +
+	"\aflushed\x18\t \x01(\bR\aflushed\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
