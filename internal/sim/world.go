@@ -1,0 +1,34 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// A World is what a run takes place in: virtual time, the network between
+// nodes, chance and the story of what happened.
+type World struct {
+	queue
+	trace
+	seed  uint64
+	luck  *rand.Rand // everything but the network and the schedule of faults
+	net   *network
+	recv  netReceiver
+	cover map[string]int
+}
+
+func newWorld(seed uint64) *World {
+	return &World{seed: seed, luck: newRand(seed, "world"), cover: map[string]int{}}
+}
+
+// count that something happened; RequireSeen asks for it.
+func (w *World) count(what string) { w.cover[what]++ }
+
+func (w *World) chance(p float64) bool { return w.luck.Float64() < p }
+
+func (w *World) upTo(d time.Duration) time.Duration { return upTo(w.luck, d) }
+
+func (w *World) between(lo, hi time.Duration) time.Duration { return between(w.luck, lo, hi) }
+
+// tell a line of the story.
+func (w *World) tell(who, format string, args ...any) { w.add(w.now, who, format, args...) }
