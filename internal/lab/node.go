@@ -1,0 +1,427 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// NodeState is what a node of a lab is, as a machine.
+type NodeState string
+
+const (
+	// Off: killed, or not started.
+	Off NodeState = "off"
+	// Running: its first process is alive.
+	Running NodeState = "running"
+	// Paused: all of its processes are stopped.
+	Paused NodeState = "paused"
+)
+
+const bootLimit = 20 * time.Second
+
+// State of a node.
+func (l *Lab) State(name string) (NodeState, error) {
+	p, r, err := l.rec.node(name)
+	if err != nil {
+		return "", err
+	}
+	return l.state(p, r), nil
+}
+
+func (l *Lab) state(p *nodePlan, r *nodeRecord) NodeState {
+	if !r.Init.alive() {
+		return Off
+	}
+	if p.Cgroup != "" {
+		if frozen, _ := cgroup(p.Cgroup).event("frozen"); frozen {
+			return Paused
+		}
+	} else if st, err := readStat(r.Init.PID); err == nil && st.state == 'T' {
+		return Paused
+	}
+	return Running
+}
+
+// boot starts a node that is off: fresh devices, an empty run directory, the
+// state that it had. It records the result in l.rec; the caller saves.
+func (l *Lab) boot(name string) error {
+	p, r, err := l.rec.node(name)
+	if err != nil {
+		return err
+	}
+	if err := l.powerOff(p, r); err != nil { // leftovers of the last boot
+		return err
+	}
+	if err := os.MkdirAll(p.StateDir(), 0o700); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(p.RunDir()); err != nil {
+		return err
+	}
+	spec := l.bootSpec(p)
+	specFile := filepath.Join(p.Dir, "boot.json")
+	if err := spec.write(specFile); err != nil {
+		return err
+	}
+	ready, said, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	defer said.Close()
+	cmd := &exec.Cmd{Path: l.rec.Binary, Args: []string{"holdfast", "lab", initCommand, specFile}, Dir: "/",
+		Env: spec.Env, ExtraFiles: []*os.File{said}, SysProcAttr: &syscall.SysProcAttr{Setsid: true}}
+	start := cmd.Start
+	if p.Netns != "" {
+		if err := cgroup(p.Cgroup).make(); err != nil {
+			return err
+		}
+		if err := plugIn(&l.rec.Plan, p.Netns, p.Ports); err != nil {
+			return err
+		}
+		dir, err := os.Open(p.Cgroup)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+		cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWCGROUP // in the child, where the group is its own already
+		start = func() error { return startInNetns(p.Netns, cmd.Start) }
+	}
+	if err := start(); err != nil {
+		return err
+	}
+	said.Close()
+	go func() { _ = cmd.Wait() }() // reaps it if it ends before this process does
+	if r.Init, err = processOf(cmd.Process.Pid); err != nil {
+		return fmt.Errorf("its first process has ended: %w; see %s", err, p.LogFile())
+	}
+	r.Boots++
+	r.Cut, r.Blocked = nil, nil
+	if err := awaitReady(ready, bootLimit); err != nil {
+		return fmt.Errorf("%w; see %s", err, p.LogFile())
+	}
+	if p.Netns != "" {
+		return os.Symlink(fmt.Sprintf("/proc/%d/root/run/holdfast", r.Init.PID), p.RunDir())
+	}
+	return nil
+}
+
+func (l *Lab) bootSpec(p *nodePlan) *bootSpec {
+	s := &bootSpec{Node: p.Name, Mode: l.Mode(), LabDir: l.Dir(), StateDir: p.StateDir(), RunDir: p.RunDir(), LogFile: p.LogFile()}
+	state := s.StateDir
+	if s.Mode == Namespaces {
+		s.StateMount, s.RunDir = stateMount, "/run/holdfast"
+		state = s.StateMount
+	}
+	s.Command = l.rec.Command
+	if len(s.Command) == 0 {
+		s.Command = []string{l.rec.Binary, "guard", "--state-dir", state, "--run-dir", s.RunDir}
+	}
+	s.Env = []string{"PATH=" + cmpOr(os.Getenv("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME=/", marker(l.Name(), p.Name)}
+	return s
+}
+
+// powerOff ends all that a node runs and takes its devices away.
+func (l *Lab) powerOff(p *nodePlan, r *nodeRecord) error {
+	var errs []error
+	if p.Netns != "" {
+		errs = append(errs, cgroup(p.Cgroup).remove(), unplug(&l.rec.Plan, p.Netns, p.Ports))
+	} else {
+		errs = append(errs, l.killPlain(p, r))
+	}
+	r.Init = process{}
+	return errors.Join(errs...)
+}
+
+// killPlain ends a loopback node: the tree of its first process, then orphans.
+func (l *Lab) killPlain(p *nodePlan, r *nodeRecord) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if r.Init.alive() {
+			signalTree(r.Init, unix.SIGKILL)
+		}
+		left := marked(marker(l.Name(), p.Name))
+		if len(left) == 0 && !r.Init.alive() {
+			return nil
+		}
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("processes %v of node %s do not end", left, p.Name)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Kill cuts the node's network and then kills all that it runs, as a machine
+// that loses power: nobody hears of it. It returns the time (CLOCK_MONOTONIC)
+// just before the cut.
+func (l *Lab) Kill(name string) (time.Duration, error) {
+	var at time.Duration
+	return at, l.change(func() error {
+		p, r, err := l.rec.node(name)
+		if err != nil {
+			return err
+		}
+		at = monotonic()
+		if p.Netns == "" {
+			return l.killPlain(p, r)
+		}
+		if _, err := os.Stat(netnsPath(p.Netns)); errors.Is(err, fs.ErrNotExist) {
+			return nil // off already
+		}
+		r.Cut = allLinks(p)
+		if err := setPorts(&l.rec.Plan, p, r.Cut, false); err != nil {
+			return err
+		}
+		if err := cgroup(p.Cgroup).kill(); err != nil {
+			return fmt.Errorf("kill node %s: %w", name, err)
+		}
+		err = cgroup(p.Cgroup).await("populated", false, 10*time.Second)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	})
+}
+
+func allLinks(p *nodePlan) []int {
+	var out []int
+	for i := range p.Ports {
+		out = append(out, i)
+	}
+	return out
+}
+
+// Start boots a node that is off. On one that runs it starts guard, if that
+// was told to stop.
+func (l *Lab) Start(name string) error {
+	return l.change(func() error {
+		p, r, err := l.rec.node(name)
+		if err != nil {
+			return err
+		}
+		switch l.state(p, r) {
+		case Running:
+			return unix.Kill(r.Init.PID, unix.SIGHUP)
+		case Paused:
+			return fmt.Errorf("node %s is paused: holdfast lab resume %s", name, name)
+		}
+		if err := l.boot(name); err != nil {
+			return fmt.Errorf("start node %s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+// Pause stops every process of a node where it is.
+func (l *Lab) Pause(name string) error { return l.freeze(name, true) }
+
+// Resume lets a paused node go on.
+func (l *Lab) Resume(name string) error { return l.freeze(name, false) }
+
+func (l *Lab) freeze(name string, frozen bool) error {
+	return l.change(func() error {
+		p, r, err := l.rec.node(name)
+		if err != nil {
+			return err
+		}
+		if l.state(p, r) == Off {
+			return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
+		}
+		if p.Cgroup != "" {
+			return cgroup(p.Cgroup).freeze(frozen)
+		}
+		sig := unix.SIGSTOP
+		if !frozen {
+			sig = unix.SIGCONT
+		}
+		signalTree(r.Init, sig)
+		return nil
+	})
+}
+
+// errLoopback explains why a loopback network can't be cut.
+func (l *Lab) errLoopback() error {
+	return fmt.Errorf("lab %s runs on loopback addresses, where the network can't be cut: run the lab as root for that, or try holdfast lab kill or pause", l.Name())
+}
+
+// Cut switches the node's ports off, on all links or on the given ones
+// (numbers from 0). It returns the time (CLOCK_MONOTONIC) just before.
+func (l *Lab) Cut(name string, links ...int) (time.Duration, error) {
+	var at time.Duration
+	return at, l.port(name, links, func(p *nodePlan, r *nodeRecord, links []int) error {
+		at = monotonic()
+		if err := setPorts(&l.rec.Plan, p, links, false); err != nil {
+			return err
+		}
+		r.Cut = slices.Compact(slices.Sorted(slices.Values(append(r.Cut, links...))))
+		return nil
+	})
+}
+
+// Heal ends all cuts of a node: its ports go on, and nobody's frames to or
+// from it are dropped any more.
+func (l *Lab) Heal(name string) error {
+	return l.port(name, nil, func(p *nodePlan, r *nodeRecord, links []int) error {
+		if err := setPorts(&l.rec.Plan, p, links, true); err != nil {
+			return err
+		}
+		r.Cut = nil
+		for i := range l.rec.Plan.Nodes {
+			other, or := &l.rec.Plan.Nodes[i], &l.rec.Nodes[i]
+			for link, from := range or.Blocked {
+				if other.Name == name {
+					from = nil
+				}
+				from = slices.DeleteFunc(slices.Clone(from), func(s string) bool { return s == name })
+				if err := l.block(other, or, link, from); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// CutPair makes a and b not hear each other, on all links or on the given
+// ones; one way, only b does not hear a.
+func (l *Lab) CutPair(a, b string, oneWay bool, links ...int) error {
+	if a == b {
+		return fmt.Errorf("%s can't be cut from itself", a)
+	}
+	if err := l.cutFrom(a, b, links); err != nil || oneWay {
+		return err
+	}
+	return l.cutFrom(b, a, links)
+}
+
+// cutFrom makes to not hear from.
+func (l *Lab) cutFrom(from, to string, links []int) error {
+	if _, _, err := l.rec.node(from); err != nil {
+		return err
+	}
+	return l.port(to, links, func(p *nodePlan, r *nodeRecord, links []int) error {
+		for _, link := range links {
+			senders := append(slices.Clone(r.Blocked[link]), from)
+			slices.Sort(senders)
+			if err := l.block(p, r, link, slices.Compact(senders)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// block sets who is not heard by a node on a link.
+func (l *Lab) block(p *nodePlan, r *nodeRecord, link int, senders []string) error {
+	if err := setBlocked(&l.rec.Plan, p, []int{link}, senders); err != nil {
+		return err
+	}
+	if r.Blocked == nil {
+		r.Blocked = map[int][]string{}
+	}
+	r.Blocked[link] = senders
+	if len(senders) == 0 {
+		delete(r.Blocked, link)
+	}
+	return nil
+}
+
+// port runs f with a node whose ports exist.
+func (l *Lab) port(name string, links []int, f func(*nodePlan, *nodeRecord, []int) error) error {
+	return l.change(func() error {
+		p, r, err := l.rec.node(name)
+		if err != nil {
+			return err
+		}
+		if p.Netns == "" {
+			return l.errLoopback()
+		}
+		if l.state(p, r) == Off {
+			return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
+		}
+		for _, i := range links {
+			if i < 0 || i >= len(p.Ports) {
+				return fmt.Errorf("there is no link %d: node %s has links 0 to %d", i, name, len(p.Ports)-1)
+			}
+		}
+		if len(links) == 0 {
+			links = allLinks(p)
+		}
+		return f(p, r, links)
+	})
+}
+
+// Command prepares a command that runs on a node. Start it with StartOn.
+func (l *Lab) Command(ctx context.Context, argv ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// StartOn starts a command on a running node: in its namespaces, control
+// group and, if cmd has none, its environment.
+func (l *Lab) StartOn(name string, cmd *exec.Cmd) error {
+	if err := l.Reload(); err != nil {
+		return err
+	}
+	p, r, err := l.rec.node(name)
+	if err != nil {
+		return err
+	}
+	switch l.state(p, r) {
+	case Off:
+		return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
+	case Paused:
+		return fmt.Errorf("node %s is paused: holdfast lab resume %s", name, name)
+	}
+	if cmd.Env == nil {
+		cmd.Env = append(os.Environ(), marker(l.Name(), name))
+	}
+	if p.Netns == "" {
+		cmd.Env = append(cmd.Env, apiVariable+"="+apiAddress(p))
+		return cmd.Start()
+	}
+	dir, err := os.Open(p.Cgroup)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
+	return startInProcess(r.Init.PID, cmd.Start)
+}
+
+// Output runs a command on a node and returns what it wrote.
+func (l *Lab) Output(ctx context.Context, name string, argv ...string) ([]byte, error) {
+	cmd := l.Command(ctx, argv...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := l.StartOn(name, cmd); err != nil {
+		return nil, err
+	}
+	if err := cmd.Wait(); err != nil {
+		return out.Bytes(), fmt.Errorf("%v on %s: %w: %s", argv, name, err, out.Bytes())
+	}
+	return out.Bytes(), nil
+}

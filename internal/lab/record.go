@@ -1,0 +1,100 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Phase of a lab.
+type Phase string
+
+// A lab that is found in another phase than Up, and whose lock nobody holds, is an orphan.
+const (
+	Making   Phase = "making"
+	Up       Phase = "up"
+	Removing Phase = "removing"
+)
+
+// recordSchema names the form of lab.json.
+const recordSchema = "holdfast-lab/1"
+
+// A record is lab.json: all that a lab is made of, written before it is made.
+type record struct {
+	Schema string `json:"schema"`
+	Phase  Phase  `json:"phase"`
+	// The machine's boot in which it was made: after another only files are left.
+	Boot string `json:"boot"`
+	// Ends with the process that holds the owner lock.
+	Attached bool `json:"attached"`
+	// Directories that did not exist before, outermost first.
+	MadeDirs []string `json:"made_dirs,omitempty"`
+	Binary   string   `json:"binary"`
+	// What lab-init runs in each node.
+	Command []string `json:"command,omitempty"`
+	// Where the default cluster's service answers; empty if the configuration was given.
+	Service string `json:"service,omitempty"`
+
+	Plan  plan         `json:"plan"`
+	Nodes []nodeRecord `json:"nodes"` // as Plan.Nodes
+}
+
+// A nodeRecord is what changes of a node.
+type nodeRecord struct {
+	Init process `json:"init"`
+	// Links whose port in the switch is off.
+	Cut []int `json:"cut,omitempty"`
+	// Nodes whose frames do not reach this one, by link.
+	Blocked map[int][]string `json:"blocked,omitempty"`
+	Boots   int              `json:"boots"`
+}
+
+func recordFile(dir string) string { return filepath.Join(dir, "lab.json") }
+
+// save writes lab.json so that it is never seen in part.
+func (r *record) save() error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := recordFile(r.Plan.Dir)
+	if err := os.WriteFile(path+".new", append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// errNoLab: there is no lab.json in the directory.
+var errNoLab = errors.New("no lab")
+
+func loadRecord(dir string) (*record, error) {
+	b, err := os.ReadFile(recordFile(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s", errNoLab, dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", recordFile(dir), err)
+	}
+	if r.Schema != recordSchema || len(r.Nodes) != len(r.Plan.Nodes) {
+		return nil, fmt.Errorf("%s is not of this version (%q, not %q): remove the lab with the holdfast that made it, or by hand", recordFile(dir), r.Schema, recordSchema)
+	}
+	return &r, nil
+}
+
+// node finds the plan and the record of a node.
+func (r *record) node(name string) (*nodePlan, *nodeRecord, error) {
+	p, err := r.Plan.node(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	i := slices.IndexFunc(r.Plan.Nodes, func(n nodePlan) bool { return n.Name == name })
+	return p, &r.Nodes[i], nil
+}
