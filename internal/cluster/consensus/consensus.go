@@ -269,7 +269,9 @@ func (n *Node) Compact(state []byte, keep uint64) (*Batch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consensus: snapshot at %d: %w", n.applied, err)
 	}
-	b := &Batch{Snapshot: proto.CloneOf(snap)}
+	// A commit index that was not written yet must not lie before the snapshot.
+	b := &Batch{Snapshot: proto.CloneOf(snap), HardState: n.raw.BasicStatus().HardState}
+	n.lazy = nil
 	if n.applied > keep {
 		b.Compact = n.applied - keep
 		if err := n.storage.Compact(b.Compact); err != nil && !errors.Is(err, raft.ErrCompacted) {

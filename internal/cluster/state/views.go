@@ -86,10 +86,15 @@ func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
 	if m == nil || m.GetRaftId() != c.GetRaftId() || m.GetGuardIncarnation() != c.GetGuardIncarnation() {
 		return refuse(CodeStale, "node %s is another incarnation by now", c.GetNode())
 	}
+	st := a.status(c.GetNode())
+	if st.GetColdGuard() == c.GetGuardIncarnation() {
+		return refuse(CodeStale, "%s has said so already", c.GetNode())
+	}
+	st.ColdGuard = c.GetGuardIncarnation()
 	if by := a.s.StartedBy; by != nil {
 		now := MemberOf(a.s, by.GetNode())
 		if now != nil && now.GetRaftId() == by.GetRaftId() && now.GetGuardIncarnation() == by.GetGuardIncarnation() {
-			return refuse(CodeStale, "the cluster has been started by %s, which still runs", by.GetNode())
+			return nil // another node was first to say so of the same start
 		}
 	}
 	a.s.StartedBy = &pb.Member{Node: m.GetNode(), RaftId: m.GetRaftId(), GuardIncarnation: m.GetGuardIncarnation()}

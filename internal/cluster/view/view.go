@@ -153,14 +153,14 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 		}
 	}
 	if c := k.evict(now, s, sight, sooner); c != nil {
-		return command(&pb.Command_Evict{Evict: c}), 0
+		return &pb.Command{Format: state.Format, Change: &pb.Command_Evict{Evict: c}}, 0
 	}
 	for _, node := range state.SortedKeys(s.GetNodeStatus()) {
 		st := s.NodeStatus[node]
 		if f := st.GetFence(); f != nil {
 			due := k.fenceAt[f.GetRaftId()] + f.GetWait().AsDuration()
 			if now >= due {
-				return command(&pb.Command_Proven{Proven: &pb.Proven{Node: node, RaftId: f.GetRaftId(), Proof: pb.Proof_PROOF_TIME}}), 0
+				return &pb.Command{Format: state.Format, Change: &pb.Command_Proven{Proven: &pb.Proven{Node: node, RaftId: f.GetRaftId(), Proof: pb.Proof_PROOF_TIME}}}, 0
 			}
 			sooner(due)
 		}
@@ -169,30 +169,30 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 			continue
 		}
 		if sight.Resigned(node, m.GetRaftId()) {
-			return command(&pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node, ResignedRaftId: m.GetRaftId()}}), 0
+			return &pb.Command{Format: state.Format, Change: &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node, ResignedRaftId: m.GetRaftId()}}}, 0
 		}
 		if len(k.statements[node]) > 0 && sight.HeardAgain(node) {
-			return command(&pb.Command_Stays{Stays: &pb.Stays{Node: node, RaftId: m.GetRaftId()}}), 0
+			return &pb.Command{Format: state.Format, Change: &pb.Command_Stays{Stays: &pb.Stays{Node: node, RaftId: m.GetRaftId()}}}, 0
 		}
 		if sil := st.GetSilence(); sil != nil {
 			due := k.silenceAt[sil.GetNumber()] + sil.GetLength().AsDuration()
 			if now >= due && sight.Heard(node) {
-				return command(&pb.Command_SilenceOver{SilenceOver: &pb.SilenceOver{Node: node, Number: sil.GetNumber()}}), 0
+				return &pb.Command{Format: state.Format, Change: &pb.Command_SilenceOver{SilenceOver: &pb.SilenceOver{Node: node, Number: sil.GetNumber()}}}, 0
 			}
 			sooner(due)
 		}
 		if st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING && node != sight.Self && len(s.View.Members) > 1 && len(state.BusyGroups(s, node)) == 0 && !stopPending(s, node) {
-			return command(&pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node}}), 0
+			return &pb.Command{Format: state.Format, Change: &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node}}}, 0
 		}
 	}
 	if s.GetLongestPeerinact().AsDuration() > state.Peerinact(s) && k.allConfirmed(s, func(c confirmation) bool { return c.revision >= s.GetConfigRevision() }, nil) {
-		return command(&pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: s.GetConfigRevision()}}), 0
+		return &pb.Command{Format: state.Format, Change: &pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: s.GetConfigRevision()}}}, 0
 	}
 	for _, node := range state.SortedKeys(s.GetLearners()) {
 		l := s.Learners[node]
 		confirmed := k.allConfirmed(s, func(c confirmation) bool { return c.epoch >= k.epoch }, sight.Heard)
 		if confirmed && l.GetGuardIncarnation() != 0 && sight.Heard(node) && sight.CaughtUp(l.GetRaftId()) {
-			return command(&pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: k.epoch, Node: node, RaftId: l.GetRaftId()}}), 0
+			return &pb.Command{Format: state.Format, Change: &pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: k.epoch, Node: node, RaftId: l.GetRaftId()}}}, 0
 		}
 	}
 	return nil, wake
@@ -206,27 +206,6 @@ func stopPending(s *pb.State, node string) bool {
 		}
 	}
 	return false
-}
-
-func command(change any) *pb.Command {
-	c := &pb.Command{Format: state.Format}
-	switch x := change.(type) {
-	case *pb.Command_Evict:
-		c.Change = x
-	case *pb.Command_Proven:
-		c.Change = x
-	case *pb.Command_Leave:
-		c.Change = x
-	case *pb.Command_Stays:
-		c.Change = x
-	case *pb.Command_SilenceOver:
-		c.Change = x
-	case *pb.Command_TimersSettled:
-		c.Change = x
-	case *pb.Command_Promote:
-		c.Change = x
-	}
-	return c
 }
 
 func (k *Keeper) allConfirmed(s *pb.State, ok func(confirmation) bool, heard func(string) bool) bool {

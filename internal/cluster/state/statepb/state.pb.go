@@ -552,7 +552,9 @@ type NodeStatus struct {
 	// NODE_STOP: groups move away first.
 	Evacuate bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
 	// Request number of its last report; an older one that arrives late is refused.
-	LastReport    uint64 `protobuf:"varint,6,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	LastReport uint64 `protobuf:"varint,6,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	// Incarnation of its guard that has said that the cluster starts from cold.
+	ColdGuard     uint64 `protobuf:"varint,7,opt,name=cold_guard,json=coldGuard,proto3" json:"cold_guard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +627,13 @@ func (x *NodeStatus) GetEvacuate() bool {
 func (x *NodeStatus) GetLastReport() uint64 {
 	if x != nil {
 		return x.LastReport
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetColdGuard() uint64 {
+	if x != nil {
+		return x.ColdGuard
 	}
 	return 0
 }
@@ -3053,7 +3062,7 @@ func (x *TimersSettled) GetConfigRevision() uint64 {
 // ClusterStarted says that the cluster has started from cold: groups start by their AutoStartList.
 type ClusterStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The leader, whose guard counted the seed nodes.
+	// A node whose guard counted the seed nodes.
 	Node             string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	RaftId           uint64 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	GuardIncarnation uint64 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
@@ -3225,7 +3234,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
-	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\xf9\x01\n" +
+	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\x98\x02\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
@@ -3234,7 +3243,9 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\asilence\x18\x04 \x01(\v2\x1a.holdfast.state.v1.SilenceR\asilence\x12\x1a\n" +
 	"\bevacuate\x18\x05 \x01(\bR\bevacuate\x12\x1f\n" +
 	"\vlast_report\x18\x06 \x01(\x04R\n" +
-	"lastReport\"e\n" +
+	"lastReport\x12\x1d\n" +
+	"\n" +
+	"cold_guard\x18\a \x01(\x04R\tcoldGuard\"e\n" +
 	"\x05Fence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +

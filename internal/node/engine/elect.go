@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+// Who leads. A follower whose guard suspects the leader forgets it and says so
+// to everybody, with the place at which its log ends. A voter without a leader
+// campaigns when a quorum is without one and none of them is better placed,
+// and again at each new report; raft's own time-outs are the fallback.
+
+type election struct {
+	// Voters that are without a leader, by name, as they said last.
+	leaderless map[string]leaderless
+	announced  time.Duration
+	lastTry    time.Duration
+	tried      bool
+	// Reports so far, and how many there were at the last try.
+	reports, triedAt int
+}
+
+type leaderless struct {
+	raftID, term, index uint64
+	at                  time.Duration
+}
+
+const (
+	// Without a leader this is said again so often; a word older than two of them counts no more.
+	announceEvery = 200 * time.Millisecond
+	// A campaign that has not won after this long may be begun again.
+	retryCampaign = 100 * time.Millisecond
+)
+
+func (e *Engine) elect() {
+	if e.raft == nil || e.self() == nil {
+		return // E3
+	}
+	st := e.raft.Status()
+	if st.Leader != 0 {
+		e.election.leaderless = map[string]leaderless{}
+		e.election.announced, e.election.tried = 0, false
+		return
+	}
+	if e.election.announced == 0 || e.now >= e.election.announced+announceEvery {
+		e.announceLeaderless(st.LastTerm, st.LastIndex)
+	}
+	if st.State == raft.StateLeader || !e.bestPlaced(st.LastTerm, st.LastIndex) {
+		return
+	}
+	again := e.election.reports != e.election.triedAt || e.now >= e.election.lastTry+retryCampaign
+	if e.election.tried && !again {
+		return
+	}
+	if e.election.tried && e.now < e.election.lastTry+retryCampaign/4 {
+		return // a campaign is under way; each report must not begin a new term
+	}
+	e.election.tried, e.election.lastTry, e.election.triedAt = true, e.now, e.election.reports
+	e.raft.Campaign()
+}
+
+// announceLeaderless to all voters. It may have been a suspicion that made
+// this node so: then its statement is sent by fromGuard as well.
+func (e *Engine) announceLeaderless(term, index uint64) {
+	e.election.announced = e.now
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_Suspicion{Suspicion: &peerpb.Suspicion{LastTerm: term, LastIndex: index}}})
+}
+
+// bestPlaced: a quorum is without a leader, and none of it has a longer log.
+func (e *Engine) bestPlaced(term, index uint64) bool {
+	count := 1
+	me := e.self()
+	for _, m := range e.s.GetView().GetMembers() {
+		l, ok := e.election.leaderless[m.GetNode()]
+		if !ok || m.GetNode() == e.node || l.raftID != m.GetRaftId() || e.now > l.at+2*announceEvery {
+			continue
+		}
+		count++
+		switch {
+		case l.term != term:
+			if l.term > term {
+				return false
+			}
+		case l.index != index:
+			if l.index > index {
+				return false
+			}
+		case m.GetRaftId() < me.GetRaftId():
+			return false
+		}
+	}
+	return count >= state.Majority(len(e.s.GetView().GetMembers()))
+}
+
+// suspicion of a peer: a statement, or only the word that it has no leader.
+func (e *Engine) suspicion(node string, m *peerpb.Suspicion) {
+	if st := m.GetStatement(); st != nil && st.GetVoter() == node {
+		e.keeper.Stated(e.now, st)
+	}
+	if m.GetLastIndex() != 0 {
+		e.election.reports++
+		e.election.leaderless[node] = leaderless{e.peers[node].hello.GetRaftId(), m.GetLastTerm(), m.GetLastIndex(), e.now}
+	}
+}
+
+// suspected: this node's guard suspects a peer, bindingly.
+func (e *Engine) suspected(st *statepb.Statement, reason string) {
+	st.Voter, st.VoterRaftId = e.node, e.RaftID()
+	e.keeper.Stated(e.now, st)
+	e.guard.statements[st.GetAbout()] = stated{st, e.now}
+	e.logf("links: %s is suspected: %s", st.GetAbout(), reason)
+	if e.raft == nil {
+		return
+	}
+	m := &peerpb.Suspicion{Statement: st}
+	status := e.raft.Status()
+	if status.Leader == st.GetAboutRaftId() && status.Leader != status.RaftID {
+		e.raft.ForgetLeader() // before it is said (C3)
+		status = e.raft.Status()
+		e.election.announced = e.now
+	}
+	if status.Leader == 0 {
+		m.LastTerm, m.LastIndex = status.LastTerm, status.LastIndex
+	}
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_Suspicion{Suspicion: m}})
+}

@@ -1,0 +1,338 @@
+package engine
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/group/agent"
+	"github.com/holdfast-ha/holdfast/internal/group/planner"
+)
+
+// The planner on the leader, the agents on every node.
+
+type groupsInfo struct {
+	node    string
+	runtime *agent.Runtime
+	// This node has applied an entry of the present leader's term since it
+	// started: what it has applied is recent enough to act on (E2).
+	caughtUp bool
+	// Transitions that are not on their way yet, by group.
+	reports map[string]*statepb.GroupReport
+	// Calls that wait for guard's answer, by group, and what guard knows.
+	held      map[string][]agent.Call
+	protected map[string]bool
+	// Calls under way that may start something.
+	starting map[uint64]bool
+	// Plan revision that was planned from last.
+	planned uint64
+	desired desiredFrom
+	silence *silence
+	wake    time.Duration
+}
+
+// desiredFrom is what the last Desire was made from.
+type desiredFrom struct {
+	valid        bool
+	planRevision uint64
+	incarnation  uint64
+	mayAct       bool
+}
+
+type silence struct {
+	token  uint64
+	length time.Duration
+	since  time.Duration
+	asked  bool
+}
+
+func (g *groupsInfo) init(node string) {
+	g.node = node
+	g.runtime = agent.New(node)
+	g.reports = map[string]*statepb.GroupReport{}
+	g.held = map[string][]agent.Call{}
+	g.protected = map[string]bool{}
+	g.starting = map[uint64]bool{}
+}
+
+// reset for a new incarnation. Calls under way stay known: they get their Done.
+func (g *groupsInfo) reset() {
+	g.caughtUp, g.planned, g.silence = false, 0, nil
+	g.reports = map[string]*statepb.GroupReport{}
+	g.desired = desiredFrom{}
+}
+
+func (e *Engine) groupsOn() {
+	g := &e.groups
+	if e.raft != nil && e.s != nil {
+		st := e.raft.Status()
+		if st.Leader != 0 && e.appliedTerm == st.Term && e.applied >= st.Commit {
+			g.caughtUp = true
+		}
+		e.planOn(st.Term)
+	}
+	e.desire()
+	g.runtime.Tick(e.now)
+	g.wake = e.takeActions()
+	e.report()
+	e.silenceOn()
+}
+
+func (e *Engine) planOn(term uint64) {
+	g := &e.groups
+	if !e.raft.IsLeader() || e.appliedTerm != term || !e.seeded() {
+		g.planned = 0
+		return
+	}
+	if e.waiting.has("plan") || g.planned == e.s.GetPlanRevision() {
+		return
+	}
+	g.planned = e.s.GetPlanRevision()
+	plan := planner.Plan(e.s, planner.Env{Seeded: true, NowMs: e.wall})
+	if plan == nil {
+		return
+	}
+	e.submitAsLeader("plan", &statepb.Command{Change: &statepb.Command_Plan{Plan: plan}})
+}
+
+// seeded: enough nodes have seen each other, and what follows from a cold
+// start has been committed.
+func (e *Engine) seeded() bool {
+	if !e.guard.peers.GetSeeded() {
+		return false
+	}
+	return !e.guard.peers.GetCold() || e.s.GetNodeStatus()[e.node].GetColdGuard() == e.guard.incarnation
+}
+
+// desire hands the applied state to the agents, if anything in it or about
+// this node's right to act has changed.
+func (e *Engine) desire() {
+	g := &e.groups
+	if !g.caughtUp {
+		return // a state from before may say that things run which have been moved since
+	}
+	m := e.self()
+	from := desiredFrom{valid: true, planRevision: e.s.GetPlanRevision(), incarnation: m.GetRaftId(), mayAct: e.mayAct()}
+	if from == g.desired {
+		return
+	}
+	g.desired = from
+	d := agent.Desired{Incarnation: from.incarnation, MayAct: from.mayAct}
+	if m != nil {
+		for _, name := range state.SortedKeys(e.s.GetGroupStatus()) {
+			gs := e.s.GroupStatus[name]
+			on := gs.GetNodes()[e.node]
+			if on == nil {
+				continue
+			}
+			// The agents keep what they get, and the state goes on changing.
+			config, place := proto.CloneOf(e.s.Groups[name]), proto.CloneOf(on)
+			types := map[string]*v1.ResourceType{}
+			for _, r := range config.GetResources() {
+				types[r.GetType()] = e.s.Types[r.GetType()] // replaced as a whole, never changed
+			}
+			d.Groups = append(d.Groups, agent.Group{
+				Config: config, Types: types, Intent: place.GetIntent(), Want: place.GetWant(),
+				ResourceWants: place.GetResourceWants(), Known: place.GetResources(),
+				Takeover: gs.GetLastOnline() != "" && gs.GetLastOnline() != e.node,
+			})
+		}
+	}
+	g.runtime.Desire(e.now, e.wall, d)
+}
+
+// mayAct is E2.
+func (e *Engine) mayAct() bool {
+	return e.self() != nil && !e.outside.removed && e.guard.connected && e.guard.lease.GetHeld() && e.groups.caughtUp
+}
+
+func (e *Engine) takeActions() time.Duration {
+	g := &e.groups
+	a := g.runtime.Take()
+	for _, name := range a.Protect {
+		if ok, asked := g.protected[name]; !asked || !ok {
+			g.protected[name] = false
+			e.out.Protect = append(e.out.Protect, name)
+		}
+	}
+	for _, c := range a.Calls {
+		switch {
+		case !c.Starts:
+			e.out.Calls = append(e.out.Calls, c)
+		case !e.mayAct():
+			g.runtime.Done(e.now, e.wall, agent.Done{Token: c.Token, Result: agent.Result{Err: "this node has no lease"}})
+			a.Wake = e.now
+		case !g.protected[c.Group]:
+			if _, asked := g.protected[c.Group]; !asked {
+				g.protected[c.Group] = false
+				e.out.Protect = append(e.out.Protect, c.Group)
+			}
+			g.held[c.Group] = append(g.held[c.Group], c)
+		default:
+			e.start(c)
+		}
+	}
+	for _, token := range a.Cancel {
+		e.out.Cancel = append(e.out.Cancel, token)
+	}
+	for _, r := range a.Reports {
+		have := g.reports[r.GetGroup()]
+		if have == nil {
+			g.reports[r.GetGroup()] = proto.CloneOf(r)
+			continue
+		}
+		have.Intent = max(have.GetIntent(), r.GetIntent())
+		if have.Resources == nil {
+			have.Resources = map[string]*v1.ResourceStatus{}
+		}
+		for name, st := range r.GetResources() {
+			have.Resources[name] = st
+		}
+	}
+	for _, name := range a.Gone {
+		delete(g.protected, name)
+		e.out.Gone = append(e.out.Gone, name)
+	}
+	return a.Wake
+}
+
+// start a call that may start something.
+func (e *Engine) start(c agent.Call) {
+	e.groups.starting[c.Token] = true
+	e.out.Calls = append(e.out.Calls, c)
+}
+
+func (e *Engine) protected(group, err string) {
+	g := &e.groups
+	held := g.held[group]
+	delete(g.held, group)
+	g.protected[group] = err == ""
+	for _, c := range held {
+		switch {
+		case err != "":
+			g.runtime.Done(e.now, e.wall, agent.Done{Token: c.Token, Result: agent.Result{Err: "guard could not be told what to stop: " + err}})
+		case !e.mayAct():
+			g.runtime.Done(e.now, e.wall, agent.Done{Token: c.Token, Result: agent.Result{Err: "this node has no lease"}})
+		default:
+			e.start(c)
+		}
+	}
+}
+
+// cancelStarts ends what could still start something: the lease is over.
+func (e *Engine) cancelStarts() {
+	g := &e.groups
+	for token := range g.starting {
+		e.out.Cancel = append(e.out.Cancel, token)
+	}
+	for _, name := range state.SortedKeys(g.held) {
+		e.protected(name, "the lease has ended")
+	}
+	g.protected = map[string]bool{} // guard removes what it kills: each group is announced anew
+	g.desired.valid = false
+}
+
+func (e *Engine) callDone(d agent.Done) {
+	delete(e.groups.starting, d.Token)
+	e.groups.runtime.Done(e.now, e.wall, d)
+}
+
+// report what the agents have seen, one report at a time (E4).
+func (e *Engine) report() {
+	g := &e.groups
+	m := e.self()
+	if m == nil || len(g.reports) == 0 || e.waiting.has("report") {
+		return
+	}
+	r := &statepb.Report{Node: e.node, RaftId: m.GetRaftId()}
+	for _, name := range state.SortedKeys(g.reports) {
+		r.Groups = append(r.Groups, g.reports[name])
+	}
+	g.reports = map[string]*statepb.GroupReport{}
+	e.submitOnce("report", &statepb.Command{Change: &statepb.Command_Report{Report: r}})
+}
+
+// appliedCommand: what a command means for this node beyond the state.
+func (e *Engine) appliedCommand(c *statepb.Command) {
+	rt := e.groups.runtime
+	here := func(node string) bool { return node == "" || node == e.node }
+	switch c := c.GetChange().(type) {
+	case *statepb.Command_Clear:
+		if here(c.Clear.GetNode()) {
+			rt.Clear(e.now, c.Clear.GetGroup(), c.Clear.GetResource())
+		}
+	case *statepb.Command_Flush:
+		if here(c.Flush.GetNode()) {
+			rt.Flush(e.now, c.Flush.GetGroup())
+		}
+	case *statepb.Command_Probe:
+		if here(c.Probe.GetNode()) {
+			rt.Probe(e.now, c.Probe.GetGroup(), c.Probe.GetResource())
+		}
+	case *statepb.Command_Configure:
+		e.out.Peers = e.nodes()
+	case *statepb.Command_Stays:
+		e.lead.forgetHeard(c.Stays.GetNode())
+	case *statepb.Command_Evict:
+		for _, v := range c.Evict.GetEvictees() {
+			e.lead.forgetHeard(v.GetNode())
+		}
+	case *statepb.Command_Leave:
+		delete(e.outside.resigned, c.Leave.GetNode())
+	case *statepb.Command_Join:
+		if e.IsLeader() {
+			e.answerJoin(c.Join.GetNode())
+		}
+	case *statepb.Command_AnnounceSilence:
+		e.silenceApplied(c.AnnounceSilence)
+	}
+}
+
+// askSilence: this node will be silent for a while. Leadership moves away
+// first; the lease is extended once that is committed, counted from now on.
+func (e *Engine) askSilence(token uint64, length time.Duration) {
+	switch {
+	case e.groups.silence != nil:
+		e.out.Results = append(e.out.Results, Result{Token: token, Err: &state.Refused{Code: state.CodeConflict, Message: "this node has asked for a silence already"}})
+	case e.self() == nil:
+		e.out.Results = append(e.out.Results, Result{Token: token, Err: &state.Refused{Code: state.CodeConflict, Message: "this node is not a member of the cluster"}})
+	default:
+		e.groups.silence = &silence{token: token, length: length}
+	}
+}
+
+func (e *Engine) silenceOn() {
+	sil := e.groups.silence
+	if sil == nil || sil.asked || e.raft == nil || e.self() == nil {
+		return
+	}
+	alone := len(e.s.GetView().GetMembers()) == 1
+	if e.IsLeader() && !alone || e.raft.Status().Leader == 0 {
+		return // leadOn hands leadership over
+	}
+	sil.asked, sil.since = true, e.now
+	e.submit(&proposal{token: sil.token, done: func(o state.Outcome) {
+		if o.Refused != nil {
+			e.groups.silence = nil
+		}
+	}, command: &statepb.Command{Change: &statepb.Command_AnnounceSilence{AnnounceSilence: &statepb.AnnounceSilence{
+		Node: e.node, RaftId: e.RaftID(), Length: durationpb.New(sil.length),
+	}}}})
+}
+
+func (e *Engine) silenceApplied(c *statepb.AnnounceSilence) {
+	sil := e.groups.silence
+	if c.GetNode() != e.node || sil == nil || !sil.asked {
+		return
+	}
+	e.groups.silence = nil
+	e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_Extend{Extend: &guardpb.Extend{
+		Number: e.s.GetNodeStatus()[e.node].GetSilence().GetNumber(),
+		Since:  durationpb.New(sil.since), Length: c.GetLength(),
+	}}})
+}

@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/consensus"
+	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+// Coming and going of incarnations. A node that is outside of the view has its
+// guard stop everything, then asks to join, gets a new raft id, throws its old
+// log away, and is a learner until it has caught up.
+
+type outside struct {
+	// This incarnation has been removed by a committed view.
+	removed bool
+	reason  string
+	nextAsk time.Duration
+	// On the leader: who asked to join, and incarnations that have ended by their own word.
+	asked    map[string]*peerpb.JoinRequest
+	resigned map[string]uint64
+}
+
+const askEvery = 200 * time.Millisecond
+
+func (e *Engine) removed(reason string) {
+	if e.outside.removed {
+		return
+	}
+	e.outside.removed, e.outside.reason = true, reason
+	e.logf("engine: %s", reason)
+	e.outside.nextAsk = e.now
+}
+
+// inside: this incarnation has, or gets, a place.
+func (e *Engine) inside() bool { return e.raft != nil && !e.outside.removed }
+
+func (e *Engine) notMember(from string, m *peerpb.NotMember) {
+	if e.raft == nil || m.GetRaftId() != e.RaftID() || m.GetEpoch() < e.s.GetView().GetEpoch() {
+		return
+	}
+	e.removed("this node was removed from the cluster by view " + itoa(m.GetEpoch()) + ", as " + from + " says")
+}
+
+// leaving: an administrator wants this node out.
+func (e *Engine) leaving() bool {
+	switch e.s.GetNodeStatus()[e.node].GetPhase() {
+	case statepb.NodePhase_NODE_PHASE_LEAVING:
+		return true
+	case statepb.NodePhase_NODE_PHASE_DOWN:
+		return e.guard.sawLeaving
+	}
+	return false
+}
+
+func (e *Engine) joinOn() {
+	e.outside.nextAsk = max(e.outside.nextAsk, 1)
+	if e.inside() || e.resetting != 0 || e.leaving() {
+		e.outside.nextAsk = 0
+		return
+	}
+	if e.now < e.outside.nextAsk {
+		return
+	}
+	e.outside.nextAsk = e.now + askEvery
+	if !e.guard.allStopped() || e.stage != idle || e.compacting {
+		return // E3
+	}
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID()}}})
+}
+
+// joinRequest is for the leader.
+func (e *Engine) joinRequest(node string, m *peerpb.JoinRequest) {
+	if !e.IsLeader() || e.s.GetNodes()[node] == nil {
+		return
+	}
+	if e.outside.asked == nil {
+		e.outside.asked = map[string]*peerpb.JoinRequest{}
+	}
+	e.outside.asked[node] = m
+	if member := state.MemberOf(e.s, node); member != nil && member.GetRaftId() != m.GetOldRaftId() {
+		e.outside.resigned[node] = member.GetRaftId()
+	}
+	e.answerJoin(node)
+}
+
+// answerJoin when the raft id is there.
+func (e *Engine) answerJoin(node string) {
+	m, l := e.outside.asked[node], e.s.GetLearners()[node]
+	if m == nil || l == nil || l.GetGuardIncarnation() != m.GetGuardIncarnation() || l.GetRaftId() == m.GetOldRaftId() {
+		return
+	}
+	delete(e.outside.asked, node)
+	e.send(node, &peerpb.Message{Body: &peerpb.Message_JoinReply{JoinReply: &peerpb.JoinReply{RaftId: l.GetRaftId(), GuardIncarnation: l.GetGuardIncarnation()}}})
+}
+
+// admit the next node that asked, on the leader.
+func (e *Engine) admit() *statepb.Command {
+	for _, node := range state.SortedKeys(e.outside.asked) {
+		m := e.outside.asked[node]
+		if state.MemberOf(e.s, node) != nil {
+			continue // its old incarnation has to go first
+		}
+		if l := e.s.GetLearners()[node]; l != nil && l.GetGuardIncarnation() == m.GetGuardIncarnation() && l.GetRaftId() != m.GetOldRaftId() {
+			e.answerJoin(node)
+			continue
+		}
+		return &statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{
+			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(),
+		}}}
+	}
+	return nil
+}
+
+// joinReply: begin anew under the new raft id.
+func (e *Engine) joinReply(m *peerpb.JoinReply) {
+	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetRaftId() == e.RaftID() ||
+		!e.guard.allStopped() || e.stage != idle || e.compacting {
+		return
+	}
+	e.resetting = m.GetRaftId()
+	e.out.Persist = &Batch{Batch: consensus.Batch{Reset: true}, RaftID: m.GetRaftId()}
+}
+
+func (e *Engine) resetDone() {
+	r, err := consensus.New(consensus.Config{RaftID: e.resetting, Logf: e.trace})
+	if err != nil {
+		e.fail("raft: %v", err)
+		return
+	}
+	e.logf("engine: this node joins as raft id %d", e.resetting)
+	e.seeds = e.nodes()
+	e.raft, e.s, e.applied, e.appliedTerm, e.appendedView = r, nil, 0, 0, nil
+	e.resetting, e.outside.removed = 0, false
+	e.guard.statements = map[string]stated{}
+	e.groups.reset()
+	e.dropProposals()
+	for _, p := range e.peers {
+		p.hello = proto.CloneOf(p.hello)
+	}
+	e.everyone(e.hello())
+}

@@ -1,0 +1,244 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/consensus"
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/view"
+)
+
+// What a leader does beyond planning: view changes, one at a time, and handing
+// leadership over when another node is better placed.
+
+type leading struct {
+	term uint64
+	// A configuration change was proposed and its entry is not applied yet.
+	confChange   bool
+	confChangeAt time.Duration
+	// Suspected members that a suspecting voter hears again.
+	heardAgain []string
+	// Since when this leader is the only one to suspect some member.
+	aloneSince time.Duration
+	transferAt time.Duration
+	wake       time.Duration
+	// What the present leader was told last.
+	confirmed confirmation
+}
+
+func (l *leading) forgetHeard(node string) {
+	l.heardAgain = slices.DeleteFunc(l.heardAgain, func(n string) bool { return n == node })
+}
+
+type confirmation struct {
+	leader, epoch, revision uint64
+}
+
+const (
+	// A change that was proposed may be lost by a change of leaders; then it is proposed again.
+	retryChange = time.Second
+	// A leader that is alone in suspecting a member moves leadership to a node that sees everyone.
+	aloneLimit = 2
+)
+
+func (e *Engine) leadOn() {
+	e.lead.wake = 0
+	if e.raft == nil || e.s == nil {
+		return
+	}
+	st := e.raft.Status()
+	e.confirm(st)
+	if !e.raft.IsLeader() {
+		if e.lead.term != 0 {
+			e.waiting.leadershipLost()
+		}
+		e.lead.term, e.lead.confChange, e.lead.aloneSince = 0, false, 0
+		return
+	}
+	if e.lead.term != st.Term {
+		e.lead.term, e.lead.confChange = st.Term, false
+		e.logf("engine: this node leads in term %d", st.Term)
+	}
+	if e.appliedTerm != st.Term || st.Transferring {
+		return // the log before this term is not known to be committed yet
+	}
+	if e.handOver(st) || st.Joint {
+		return
+	}
+	if e.lead.confChange && e.now < e.lead.confChangeAt+retryChange {
+		return
+	}
+	c, wake := e.keeper.Next(e.now, e.s, e.sight())
+	if c == nil {
+		c = e.admit()
+	}
+	if c != nil {
+		e.change(c)
+	}
+	e.lead.wake = wake
+}
+
+// confirm tells the leader by which view and configuration this node's guard
+// runs now.
+func (e *Engine) confirm(st consensus.Status) {
+	c := confirmation{st.Leader, e.guard.runsEpoch, e.guard.runsRevision}
+	if st.Leader == 0 || c.epoch == 0 || c == e.lead.confirmed {
+		return
+	}
+	name := e.nameOf(st.Leader)
+	switch {
+	case name == e.node:
+		e.keeper.Confirmed(e.RaftID(), c.epoch, c.revision)
+	case name != "" && e.peer(name).connected:
+		e.send(name, &peerpb.Message{Body: &peerpb.Message_Applied{Applied: &peerpb.Applied{Epoch: c.epoch, Index: e.applied, ConfigRevision: c.revision}}})
+	default:
+		return
+	}
+	e.lead.confirmed = c
+}
+
+func (e *Engine) sight() view.Sight {
+	return view.Sight{
+		Self: e.node,
+		Heard: func(node string) bool {
+			return node == e.node || e.guard.heard(node)
+		},
+		Trouble: func(node string) bool {
+			return node != e.node && e.guard.state(node) == guardpb.LinkState_LINK_STATE_TROUBLE
+		},
+		HeardAgain: func(node string) bool {
+			return slices.Contains(e.lead.heardAgain, node) || slices.Contains(e.guard.heardAgain, node)
+		},
+		CaughtUp: func(raftID uint64) bool {
+			match, snapshot, known := e.raft.Match(raftID)
+			return known && !snapshot && match != 0 && match+50 >= e.raft.Status().Commit
+		},
+		Resigned: func(node string, raftID uint64) bool { return e.outside.resigned[node] == raftID },
+	}
+}
+
+// change proposes what is due.
+func (e *Engine) change(c *statepb.Command) {
+	if state.ConfChange(c) {
+		cc := &raftpb.ConfChangeV2{Changes: e.votes(c)}
+		c.Proposer, c.Request, c.TimeMs, c.Format = e.node, e.requestNumber(), e.wall, state.Format
+		cc.Context = state.Marshal(c)
+		if err := e.raft.ProposeConfChange(cc); err == nil {
+			e.lead.confChange, e.lead.confChangeAt = true, e.now
+			e.lead.wake = e.now + retryChange
+		}
+		return
+	}
+	e.submitAsLeader(string(state.Marshal(&statepb.Command{Change: c.GetChange()})), c)
+}
+
+// votes are the changes of raft's configuration that go with a view change.
+// (The vote of the coordination points will be added and taken away here, in
+// the same step.)
+func (e *Engine) votes(c *statepb.Command) []*raftpb.ConfChangeSingle {
+	remove := func(id uint64) *raftpb.ConfChangeSingle {
+		return &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: &id}
+	}
+	switch c := c.GetChange().(type) {
+	case *statepb.Command_Evict:
+		var all []*raftpb.ConfChangeSingle
+		for _, v := range c.Evict.GetEvictees() {
+			all = append(all, remove(state.MemberOf(e.s, v.GetNode()).GetRaftId()))
+		}
+		return all
+	case *statepb.Command_Leave:
+		return []*raftpb.ConfChangeSingle{remove(state.MemberOf(e.s, c.Leave.GetNode()).GetRaftId())}
+	case *statepb.Command_Join:
+		id := c.Join.GetRaftId()
+		all := []*raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: &id}}
+		if old := e.s.GetLearners()[c.Join.GetNode()]; old != nil {
+			all = append(all, remove(old.GetRaftId()))
+		}
+		return all
+	case *statepb.Command_Promote:
+		id := c.Promote.GetRaftId()
+		return []*raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: &id}}
+	}
+	return nil
+}
+
+// handOver leadership where that is better: before leaving, before an
+// announced silence, and when only this leader suspects some member (a leader
+// that can't reach a member which everybody else reaches would keep that
+// member without news).
+func (e *Engine) handOver(st consensus.Status) bool {
+	leaving := e.s.GetNodeStatus()[e.node].GetPhase() == statepb.NodePhase_NODE_PHASE_LEAVING
+	_, _, peerinact := e.timers()
+	alone := false
+	for _, m := range e.s.GetView().GetMembers() {
+		who := e.keeper.Suspecting(m.GetNode())
+		alone = alone || len(who) == 1 && who[0] == e.node
+	}
+	switch {
+	case !alone:
+		e.lead.aloneSince = 0
+	case e.lead.aloneSince == 0:
+		e.lead.aloneSince = e.now
+	}
+	if alone {
+		e.lead.wake = e.lead.aloneSince + aloneLimit*peerinact
+	}
+	lonely := alone && e.now >= e.lead.aloneSince+aloneLimit*peerinact
+	if !leaving && e.groups.silence == nil && !lonely {
+		return false
+	}
+	if e.now < e.lead.transferAt+retryChange {
+		return e.groups.silence != nil
+	}
+	var best uint64
+	var bestMatch uint64
+	for _, m := range e.s.GetView().GetMembers() {
+		name := m.GetNode()
+		if name == e.node || !e.guard.heard(name) || e.suspects(name) || e.s.GetNodeStatus()[name].GetPhase() != statepb.NodePhase_NODE_PHASE_RUNNING {
+			continue
+		}
+		if match, _, known := e.raft.Match(m.GetRaftId()); known && match >= bestMatch {
+			best, bestMatch = m.GetRaftId(), match
+		}
+	}
+	if best == 0 || bestMatch+50 < st.LastIndex {
+		return false
+	}
+	e.logf("engine: leadership moves to %s", e.nameOf(best))
+	e.lead.transferAt = e.now
+	e.raft.TransferLeader(best)
+	return true
+}
+
+// suspects: the node itself suspects some member.
+func (e *Engine) suspects(voter string) bool {
+	for _, m := range e.s.GetView().GetMembers() {
+		if slices.Contains(e.keeper.Suspecting(m.GetNode()), voter) {
+			return true
+		}
+	}
+	return false
+}
+
+// viewApplied: the applied state has another view, other learners, other
+// guards or other timers.
+func (e *Engine) viewApplied() {
+	e.keeper.State(e.now, e.s)
+	e.guard.forgetVoid(e.s)
+	e.election.announced = 0
+	e.out.Peers = e.nodes()
+	e.everyone(e.hello())
+	for _, name := range e.connected() {
+		e.checkMember(name, e.peers[name].hello)
+	}
+	if e.raft != nil && e.self() == nil && e.s.GetLearners()[e.node].GetRaftId() != e.RaftID() && e.RaftID() < e.s.GetNextRaftId() {
+		e.removed("this node is not in view " + fmt.Sprint(e.s.GetView().GetEpoch()))
+	}
+}
