@@ -227,6 +227,9 @@ func (k *Keeper) evict(now time.Duration, s *pb.State, sight Sight, sooner func(
 	trouble := false
 	for _, m := range s.GetView().GetMembers() {
 		node := m.GetNode()
+		if node == sight.Self {
+			continue // those who suspect the leader elect another first (package engine)
+		}
 		var mine []*pb.Statement
 		var newest time.Duration
 		for _, voter := range state.SortedKeys(k.statements[node]) {
