@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -36,9 +37,8 @@ func (r *Runtime) Done(now time.Duration, wallMs int64, d Done) {
 		if x.again && x.phase != cleaning {
 			r.look(x, now)
 		}
-	case x.flushed:
-		r.settleDown(x, now)
-		r.look(x, now)
+	case x.flushed && !d.TimedOut:
+		r.breakOff(x, now)
 	case u.entry == Online:
 		r.broughtOnline(x, now, d.Result)
 	case u.entry == Offline:
@@ -48,6 +48,9 @@ func (r *Runtime) Done(now time.Duration, wallMs int64, d Done) {
 		x.failure = d.failure(x, Clean)
 		x.cleanOK = x.failure == ""
 		r.setDue(x, now)
+		if x.cleanOK && x.reason == MonitorHung {
+			r.cleanSucceeded(x, now) // the monitor would only hang once more
+		}
 	}
 	x.again = false
 	r.mark(x)
@@ -150,7 +153,10 @@ func (r *Runtime) monitoredAppearing(x *resource, now time.Duration, found v1.Re
 		if why == "" {
 			why = "online had no effect"
 		}
-		r.needClean(x, now, OnlineIneffective, thenRetry, withDetail(why, x.detail(res)))
+		if detail := cmp.Or(x.notice, res.Message); detail != "" {
+			why += ": " + detail
+		}
+		r.needClean(x, now, OnlineIneffective, thenRetry, why)
 	default:
 		r.lookAgainSoon(x, now)
 	}
@@ -210,6 +216,9 @@ func (r *Runtime) monitoredSteady(x *resource, now time.Duration, found v1.Resou
 		x.tries = 0
 	}
 	if x.state == online && now-x.calmSince >= x.limits.confInterval {
+		if x.restarts > 0 {
+			x.message = ""
+		}
 		x.restarts, x.tolerated, x.hung = 0, 0, 0
 	}
 	if !res.TimedOut {
@@ -332,13 +341,6 @@ func (x *resource) detail(res Result) string {
 	return "the monitor found it offline"
 }
 
-func withDetail(why, detail string) string {
-	if detail == "" || detail == why {
-		return why
-	}
-	return why + ": " + detail
-}
-
 func (r *Runtime) becomeOnline(x *resource, now time.Duration) {
 	x.phase, x.restarting, x.attempts = steady, false, 0
 	x.tolerated, x.hung, x.notice, x.failure = 0, 0, "", ""
@@ -360,6 +362,7 @@ func (r *Runtime) becomeOffline(x *resource, now time.Duration) {
 // needClean has the resource forced down, or remembers to do so once that is allowed.
 func (r *Runtime) needClean(x *resource, now time.Duration, reason CleanReason, after then, why string) {
 	x.reason, x.then, x.cleanFails, x.message, x.note = reason, after, 0, why, ""
+	x.flushed = false
 	x.phase = cleaning
 	r.setDue(x, now)
 	if !r.allowed(x) {

@@ -234,7 +234,7 @@ func (x *resource) refresh() {
 	}
 	for _, n := range x.needs {
 		switch {
-		case n.managed() && n.state == faulted && n.phase == steady:
+		case n.managed() && n.state == faulted && n.phase == steady && !n.uncleaned:
 			x.pulledBy = n.name + ", which is faulted"
 		case n.want == v1.Want_WANT_OFFLINE:
 			x.pulledBy = n.name + ", which is to be offline"
@@ -270,8 +270,6 @@ func (x *resource) waitsFor(mayAct bool) string {
 	switch {
 	case x.g.unprobed > 0:
 		return "waits until all resources of the group have been probed"
-	case x.g.Config.GetFrozen():
-		return "waits until the group is unfrozen"
 	case !mayAct:
 		return "waits for this node's lease"
 	}
@@ -296,6 +294,9 @@ func (x *resource) status(mayAct bool) status {
 	if x.note != "" {
 		s.message = x.note
 	}
+	if !x.probed && x.state != online {
+		s.state = unknown // what was known is too old to be told again (A4)
+	}
 	switch {
 	case !x.enabled:
 		s.state, s.message = unknown, "not enabled: neither monitored nor managed"
@@ -307,7 +308,7 @@ func (x *resource) status(mayAct bool) status {
 	switch x.phase {
 	case steady:
 		switch {
-		case !x.probed:
+		case !x.probed, x.g.Config.GetFrozen():
 		case x.want == v1.Want_WANT_ONLINE && x.state == offline:
 			s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_ONLINE
 			if w := x.waitsFor(mayAct); w != "" {

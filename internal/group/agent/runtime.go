@@ -282,8 +282,7 @@ func (r *Runtime) Flush(now time.Duration, groupName string) {
 		switch {
 		case !x.managed():
 		case x.phase == appearing, x.phase == vanishing, x.phase == starting && x.call == 0, x.phase == stopping && x.call == 0:
-			r.settleDown(x, now)
-			r.look(x, now)
+			r.breakOff(x, now)
 		case x.phase == starting, x.phase == stopping:
 			x.flushed = true
 		}
@@ -433,7 +432,7 @@ func (r *Runtime) protect(name string, g *group) {
 	case g.active > 0 && !told:
 		r.protected[name] = true
 		r.out.Protect = append(r.out.Protect, name)
-	case g.active == 0 && g.unheard == 0 && (told || !known):
+	case g.active == 0 && g.unprobed == 0 && (told || !known):
 		r.protected[name] = false
 		r.out.Gone = append(r.out.Gone, name)
 	}

@@ -115,7 +115,7 @@ func (r *Runtime) step(x *resource, now time.Duration) {
 func (r *Runtime) turn(x *resource, now time.Duration) {
 	switch {
 	case r.startsNow(x):
-		x.phase, x.attempts, x.restarting = starting, 0, false
+		x.phase, x.attempts, x.restarting, x.message = starting, 0, false, ""
 		r.setDue(x, never)
 	case r.stopsNow(x):
 		x.phase = stopping
@@ -170,6 +170,14 @@ func (r *Runtime) settleDown(x *resource, now time.Duration) {
 	x.phase, x.restarting, x.flushed = steady, false, false
 	x.scattered = true
 	r.schedule(x, now)
+}
+
+// breakOff ends going online or offline at a point where nobody knows how far it got: it is probed anew.
+func (r *Runtime) breakOff(x *resource, now time.Duration) {
+	r.settleDown(x, now)
+	x.probed, x.expect, x.tries = false, offline, 0
+	r.count(x)
+	r.look(x, now)
 }
 
 // look has the resource monitored as soon as possible.

@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+)
+
+// world is a node with scripted resources under virtual time: it carries out what a Runtime asks for, and checks the
+// invariants of the package comment at each step.
+type world struct {
+	t       failer
+	r       *Runtime
+	now     time.Duration
+	desired Desired
+	things  map[key]*thing
+	pending []completion
+	trace   *strings.Builder
+	// committed statuses and intents, as the cluster would have them.
+	committed map[string]map[string]*v1.ResourceStatus
+	intents   map[string]uint64
+	guarded   map[string]bool
+	wake      time.Duration
+	calls     int
+	// quiet leaves monitors that find nothing new out of the trace.
+	quiet bool
+	// checkIdle has reports compared with what was found out last (A4).
+	checkIdle bool
+	// voided intents must start nothing (A5).
+	voided map[string]uint64
+}
+
+// failer is what testing.T and rapid.T have in common.
+type failer interface {
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// thing is a scripted resource: whether it runs, and how its entry points behave: "ok", "err", "hang" (until the time
+// limit), "noeffect" (succeeds and does nothing), "unknown" (monitor only).
+type thing struct {
+	running bool
+	how     map[EntryPoint]string
+	takes   map[EntryPoint]time.Duration
+	// shows: running becomes true so long after online has returned.
+	shows   time.Duration
+	watched bool
+	busy    EntryPoint
+	visible time.Duration
+	// told: a monitor or clean that was not cancelled has told something; gone: the last one said that nothing runs.
+	told, gone bool
+}
+
+type completion struct {
+	at   time.Duration
+	seq  int
+	call Call
+	how  string
+}
+
+func newWorld(t failer) *world {
+	return &world{
+		t: t, r: New("n1"), things: map[key]*thing{}, trace: &strings.Builder{},
+		committed: map[string]map[string]*v1.ResourceStatus{}, intents: map[string]uint64{}, guarded: map[string]bool{}, voided: map[string]uint64{},
+	}
+}
+
+func (w *world) thing(g, r string) *thing {
+	k := key{g, r}
+	if w.things[k] == nil {
+		w.things[k] = &thing{
+			how:   map[EntryPoint]string{},
+			takes: map[EntryPoint]time.Duration{Monitor: time.Millisecond, Online: 5 * time.Millisecond, Offline: 5 * time.Millisecond, Clean: 2 * time.Millisecond},
+		}
+	}
+	return w.things[k]
+}
+
+func (w *world) printf(format string, args ...any) {
+	fmt.Fprintf(w.trace, "%-8s ", w.now)
+	fmt.Fprintf(w.trace, format, args...)
+	w.trace.WriteByte('\n')
+}
+
+func (w *world) wall() int64 { return w.now.Milliseconds() }
+
+func (w *world) desire() {
+	for i := range w.desired.Groups {
+		w.desired.Groups[i].Known = w.committed[w.desired.Groups[i].Config.Name]
+	}
+	w.r.Desire(w.now, w.wall(), w.desired)
+	w.act()
+}
+
+func (w *world) config(group, resource string) *v1.Resource {
+	for _, g := range w.desired.Groups {
+		if g.Config.Name == group {
+			for _, r := range g.Config.Resources {
+				if r.Name == resource {
+					return r
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (w *world) act() {
+	a := w.r.Take()
+	w.wake = a.Wake
+	for _, g := range a.Protect {
+		w.guarded[g] = true
+		w.printf("protect %s", g)
+	}
+	for _, token := range a.Cancel {
+		for i := range w.pending {
+			if p := &w.pending[i]; p.call.Token == token {
+				w.printf("cancel %s %s", p.call.Resource, p.call.Entry)
+				p.at, p.how = w.now, "cancelled"
+			}
+		}
+	}
+	for _, rep := range a.Reports {
+		w.printf("report %s intent=%d", rep.Group, rep.Intent)
+		w.intents[rep.Group] = rep.Intent
+		if w.committed[rep.Group] == nil {
+			w.committed[rep.Group] = map[string]*v1.ResourceStatus{}
+		}
+		for _, name := range slices.Sorted(maps.Keys(rep.Resources)) {
+			s := rep.Resources[name]
+			w.committed[rep.Group][name] = s
+			fmt.Fprintf(w.trace, "           %s\n", describe(name, s))
+			w.checkReport(rep.Group, name, s)
+		}
+	}
+	for _, c := range a.Calls {
+		w.calls++
+		w.start(c)
+	}
+	for _, g := range a.Gone {
+		w.guarded[g] = false
+		w.printf("gone %s", g)
+	}
+}
+
+func describe(name string, s *v1.ResourceStatus) string {
+	out := name + " " + strings.TrimPrefix(s.State.String(), "RESOURCE_STATE_")
+	if s.Activity != v1.ResourceActivity_RESOURCE_ACTIVITY_NONE {
+		out += "/" + strings.TrimPrefix(s.Activity.String(), "RESOURCE_ACTIVITY_")
+	}
+	if s.UnableToOffline {
+		out += " unable-to-offline"
+	}
+	if s.MonitorTimedOut {
+		out += " monitor-timed-out"
+	}
+	if s.Restarts > 0 {
+		out += fmt.Sprintf(" restarts=%d", s.Restarts)
+	}
+	if s.Message != "" {
+		out += fmt.Sprintf(" %q", s.Message)
+	}
+	return out
+}
+
+// start checks A1, A2, A3 and A5 from outside and begins the call.
+func (w *world) start(c Call) {
+	th := w.thing(c.Group, c.Resource)
+	if th.busy != 0 {
+		w.t.Errorf("%s: A1: %s of %s while %s is under way\n%s", w.now, c.Entry, c.Resource, th.busy, w.trace)
+	}
+	th.busy = c.Entry
+	switch c.Entry {
+	case Online:
+		if !w.desired.MayAct {
+			w.t.Errorf("%s: A2: online of %s without MayAct\n%s", w.now, c.Resource, w.trace)
+		}
+		for _, g := range w.desired.Groups {
+			if g.Config.Name == c.Group && g.Intent <= w.voided[c.Group] {
+				w.t.Errorf("%s: A5: online of %s by intent %d\n%s", w.now, c.Resource, g.Intent, w.trace)
+			}
+		}
+		if !c.Starts || !w.guarded[c.Group] {
+			w.t.Errorf("%s: online of %s, but guard does not protect %s\n%s", w.now, c.Resource, c.Group, w.trace)
+		}
+		for _, n := range w.config(c.Group, c.Resource).GetRequires() {
+			if s := w.committed[c.Group][n]; s.GetState() != online {
+				w.t.Errorf("%s: A2: online of %s, which requires %s, which is %s\n%s", w.now, c.Resource, n, s, w.trace)
+			}
+		}
+	case Offline:
+		for _, g := range w.desired.Groups {
+			for _, p := range g.Config.Resources {
+				if g.Config.Name == c.Group && slices.Contains(p.Requires, c.Resource) && !w.leaves(c.Group, p) {
+					w.t.Errorf("%s: A3: offline of %s before %s\n%s", w.now, c.Resource, p.Name, w.trace)
+				}
+			}
+		}
+	}
+	how := th.how[c.Entry]
+	at := w.now + th.takes[c.Entry]
+	if how == "hang" {
+		at = w.now + c.Timeout
+	}
+	extra := ""
+	if c.Entry == Clean {
+		extra = fmt.Sprintf(" (%s)", c.CleanReason)
+	}
+	if c.Takeover {
+		extra += " takeover"
+	}
+	if c.Entry != Monitor || !w.quiet {
+		w.printf("call %s %s%s", c.Resource, c.Entry, extra)
+	}
+	w.pending = append(w.pending, completion{at: at, seq: int(c.Token), call: c, how: how})
+}
+
+// leaves: by the reports nothing keeps what p requires from going offline.
+func (w *world) leaves(group string, p *v1.Resource) bool {
+	s := w.committed[group][p.Name]
+	return p.Type != "on-off" || p.Enabled != nil && !p.GetEnabled() || isIdle(s) && s.GetState() != online && s.GetState() != unknown
+}
+
+// isIdle: by its report nothing is done with it.
+func isIdle(s *v1.ResourceStatus) bool {
+	return s.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE || s.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_ONLINE
+}
+
+// set lets it start or die by itself; nobody has been told yet.
+func (w *world) set(th *thing, running bool) { th.running, th.visible = running, w.now }
+
+func (w *world) checkReport(group, name string, s *v1.ResourceStatus) {
+	th := w.thing(group, name)
+	if w.checkIdle && isIdle(s) && (s.State == offline || s.State == faulted) && w.config(group, name).GetType() != "none" && !(th.told && th.gone) {
+		w.t.Errorf("%s: A4: %s is reported %s, but nothing has said so\n%s", w.now, name, s.State, w.trace)
+	}
+	if isIdle(s) && s.State != unknown && th.busy != 0 && th.busy != Monitor {
+		w.t.Errorf("%s: %s is reported idle during %s\n%s", w.now, name, th.busy, w.trace)
+	}
+}
+
+// complete lets one call end.
+func (w *world) complete(p completion) {
+	th := w.thing(p.call.Group, p.call.Resource)
+	th.busy = 0
+	var res Result
+	ok := p.how == "" || p.how == "ok"
+	switch {
+	case p.how == "cancelled":
+		res.Err = "cancelled"
+	case p.how == "hang":
+		res.TimedOut = true
+	case p.how == "err":
+		res.Err = "exit status 1"
+	case p.call.Entry == Online && ok:
+		th.running, th.visible = true, w.now+th.shows
+	case (p.call.Entry == Offline || p.call.Entry == Clean) && ok:
+		th.running = false
+	case p.call.Entry == Monitor && ok:
+		res.State, res.Watched = offline, th.watched
+		if th.running && w.now >= th.visible {
+			res.State = online
+		}
+	}
+	if p.how != "" && p.how != "ok" && p.how != "noeffect" && !(w.quiet && p.how == "unknown") {
+		w.printf("done %s %s: %s", p.call.Resource, p.call.Entry, p.how)
+	}
+	switch {
+	case p.call.Entry == Monitor && ok:
+		th.told, th.gone = true, res.State == offline
+	case p.call.Entry == Clean && (ok || p.how == "noeffect"):
+		th.told, th.gone = true, true // whether clean tells the truth is its own business
+	case p.call.Entry == Online:
+		th.told, th.gone = true, false
+	}
+	w.r.Done(w.now, w.wall(), Done{Token: p.call.Token, Result: res})
+	w.act()
+}
+
+// advance lets time pass until at, event by event.
+func (w *world) advance(d time.Duration) {
+	end := w.now + d
+	for steps := 0; ; steps++ {
+		if steps > 2_000_000 {
+			w.t.Fatalf("%s: no end of events", w.now)
+		}
+		sort.SliceStable(w.pending, func(i, j int) bool {
+			a, b := w.pending[i], w.pending[j]
+			return a.at < b.at || a.at == b.at && a.seq < b.seq
+		})
+		next := end
+		if w.wake != 0 {
+			next = min(next, max(w.wake, w.now))
+		}
+		if len(w.pending) > 0 {
+			next = min(next, w.pending[0].at)
+		}
+		w.now = max(w.now, next)
+		switch {
+		case len(w.pending) > 0 && w.pending[0].at <= w.now:
+			p := w.pending[0]
+			w.pending = w.pending[1:]
+			w.complete(p)
+		case w.wake != 0 && w.wake <= w.now:
+			before := w.wake
+			w.r.Tick(w.now)
+			w.act()
+			if w.wake == before && len(w.pending) == 0 {
+				w.t.Fatalf("%s: Wake stays in the past", w.now)
+			}
+		case w.now >= end:
+			return
+		}
+	}
+}
