@@ -940,7 +940,7 @@ func (x *Protect) GetGone() bool {
 	return false
 }
 
-// Leaving: all is stopped; say goodbye, and end when the call is answered.
+// Leaving: all is stopped and nothing will be started; say goodbye, and end when the call is answered.
 type Leaving struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1046,7 +1046,9 @@ type Peers struct {
 	// So many nodes have been seen together, or a seeded one was heard.
 	Seeded bool `protobuf:"varint,2,opt,name=seeded,proto3" json:"seeded,omitempty"`
 	// Seeded by counting: no seeded node was heard, the cluster starts from cold.
-	Cold          bool `protobuf:"varint,3,opt,name=cold,proto3" json:"cold,omitempty"`
+	Cold bool `protobuf:"varint,3,opt,name=cold,proto3" json:"cold,omitempty"`
+	// As in Welcome.
+	Conditions    []string `protobuf:"bytes,4,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1102,13 @@ func (x *Peers) GetCold() bool {
 		return x.Cold
 	}
 	return false
+}
+
+func (x *Peers) GetConditions() []string {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
 }
 
 // PeerState as heartbeats show it.
@@ -1528,9 +1537,10 @@ func (*StatsRequest) Descriptor() ([]byte, []int) {
 
 // Stats of all links.
 type Stats struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Links         []*LinkStats           `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
-	Call          uint64                 `protobuf:"varint,2,opt,name=call,proto3" json:"call,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By node and link. An empty node stands for packets of nobody that is configured.
+	Links         []*LinkStats `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	Call          uint64       `protobuf:"varint,2,opt,name=call,proto3" json:"call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1601,6 +1611,8 @@ type LinkStats struct {
 	ArrivalCounts []uint64               `protobuf:"varint,16,rep,packed,name=arrival_counts,json=arrivalCounts,proto3" json:"arrival_counts,omitempty"`
 	LocalAddress  string                 `protobuf:"bytes,17,opt,name=local_address,json=localAddress,proto3" json:"local_address,omitempty"`
 	PeerAddress   string                 `protobuf:"bytes,18,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// Of another cluster, or for another node.
+	Foreign       uint64 `protobuf:"varint,19,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1761,6 +1773,226 @@ func (x *LinkStats) GetPeerAddress() string {
 	return ""
 }
 
+func (x *LinkStats) GetForeign() uint64 {
+	if x != nil {
+		return x.Foreign
+	}
+	return 0
+}
+
+// Saved is what a guard keeps for the next one of the same boot (guard.state).
+type Saved struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation uint64                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Configured  *Configure             `protobuf:"bytes,2,opt,name=configured,proto3" json:"configured,omitempty"`
+	Protected   []*Protect             `protobuf:"bytes,3,rep,name=protected,proto3" json:"protected,omitempty"`
+	Suspicions  []*Suspicion           `protobuf:"bytes,4,rep,name=suspicions,proto3" json:"suspicions,omitempty"`
+	Seeded      bool                   `protobuf:"varint,5,opt,name=seeded,proto3" json:"seeded,omitempty"`
+	Cold        bool                   `protobuf:"varint,6,opt,name=cold,proto3" json:"cold,omitempty"`
+	// Newest view in this node's log, as Appended told.
+	Appended uint64 `protobuf:"varint,7,opt,name=appended,proto3" json:"appended,omitempty"`
+	// Number of the newest announced silence that was used, and the end of the lease by it (CLOCK_BOOTTIME).
+	ExtendNumber  uint64               `protobuf:"varint,8,opt,name=extend_number,json=extendNumber,proto3" json:"extend_number,omitempty"`
+	ExtendedUntil *durationpb.Duration `protobuf:"bytes,9,opt,name=extended_until,json=extendedUntil,proto3" json:"extended_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Saved) Reset() {
+	*x = Saved{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Saved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Saved) ProtoMessage() {}
+
+func (x *Saved) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Saved.ProtoReflect.Descriptor instead.
+func (*Saved) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Saved) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Saved) GetConfigured() *Configure {
+	if x != nil {
+		return x.Configured
+	}
+	return nil
+}
+
+func (x *Saved) GetProtected() []*Protect {
+	if x != nil {
+		return x.Protected
+	}
+	return nil
+}
+
+func (x *Saved) GetSuspicions() []*Suspicion {
+	if x != nil {
+		return x.Suspicions
+	}
+	return nil
+}
+
+func (x *Saved) GetSeeded() bool {
+	if x != nil {
+		return x.Seeded
+	}
+	return false
+}
+
+func (x *Saved) GetCold() bool {
+	if x != nil {
+		return x.Cold
+	}
+	return false
+}
+
+func (x *Saved) GetAppended() uint64 {
+	if x != nil {
+		return x.Appended
+	}
+	return 0
+}
+
+func (x *Saved) GetExtendNumber() uint64 {
+	if x != nil {
+		return x.ExtendNumber
+	}
+	return 0
+}
+
+func (x *Saved) GetExtendedUntil() *durationpb.Duration {
+	if x != nil {
+		return x.ExtendedUntil
+	}
+	return nil
+}
+
+// Suspicion of a peer: it is not acknowledged until that has ended.
+type Suspicion struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Node            string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId          uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Stays           uint64                 `protobuf:"varint,3,opt,name=stays,proto3" json:"stays,omitempty"`
+	Reason          string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	GoodbyeSequence uint64                 `protobuf:"varint,5,opt,name=goodbye_sequence,json=goodbyeSequence,proto3" json:"goodbye_sequence,omitempty"`
+	// Newest heartbeat of it that may have been acknowledged, and when it arrived (CLOCK_BOOTTIME).
+	AboutGuardIncarnation uint64               `protobuf:"varint,6,opt,name=about_guard_incarnation,json=aboutGuardIncarnation,proto3" json:"about_guard_incarnation,omitempty"`
+	YoungestSequence      uint64               `protobuf:"varint,7,opt,name=youngest_sequence,json=youngestSequence,proto3" json:"youngest_sequence,omitempty"`
+	YoungestAt            *durationpb.Duration `protobuf:"bytes,8,opt,name=youngest_at,json=youngestAt,proto3" json:"youngest_at,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Suspicion) Reset() {
+	*x = Suspicion{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspicion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspicion) ProtoMessage() {}
+
+func (x *Suspicion) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
+func (*Suspicion) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Suspicion) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Suspicion) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *Suspicion) GetStays() uint64 {
+	if x != nil {
+		return x.Stays
+	}
+	return 0
+}
+
+func (x *Suspicion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Suspicion) GetGoodbyeSequence() uint64 {
+	if x != nil {
+		return x.GoodbyeSequence
+	}
+	return 0
+}
+
+func (x *Suspicion) GetAboutGuardIncarnation() uint64 {
+	if x != nil {
+		return x.AboutGuardIncarnation
+	}
+	return 0
+}
+
+func (x *Suspicion) GetYoungestSequence() uint64 {
+	if x != nil {
+		return x.YoungestSequence
+	}
+	return 0
+}
+
+func (x *Suspicion) GetYoungestAt() *durationpb.Duration {
+	if x != nil {
+		return x.YoungestAt
+	}
+	return nil
+}
+
 var File_internal_cluster_guard_guardpb_guard_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
@@ -1837,11 +2069,14 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x06Extend\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x121\n" +
-	"\x06length\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06length\"g\n" +
+	"\x06length\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06length\"\x87\x01\n" +
 	"\x05Peers\x122\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.PeerStateR\x05peers\x12\x16\n" +
 	"\x06seeded\x18\x02 \x01(\bR\x06seeded\x12\x12\n" +
-	"\x04cold\x18\x03 \x01(\bR\x04cold\"\xdb\x02\n" +
+	"\x04cold\x18\x03 \x01(\bR\x04cold\x12\x1e\n" +
+	"\n" +
+	"conditions\x18\x04 \x03(\tR\n" +
+	"conditions\"\xdb\x02\n" +
 	"\tPeerState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.guard.v1.LinkStateR\x05state\x122\n" +
@@ -1875,7 +2110,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\fStatsRequest\"O\n" +
 	"\x05Stats\x122\n" +
 	"\x05links\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.LinkStatsR\x05links\x12\x12\n" +
-	"\x04call\x18\x02 \x01(\x04R\x04call\"\xa7\x05\n" +
+	"\x04call\x18\x02 \x01(\x04R\x04call\"\xc1\x05\n" +
 	"\tLinkStats\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04link\x18\x02 \x01(\tR\x04link\x122\n" +
@@ -1897,7 +2132,32 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x0earrival_bounds\x18\x0f \x03(\v2\x19.google.protobuf.DurationR\rarrivalBounds\x12%\n" +
 	"\x0earrival_counts\x18\x10 \x03(\x04R\rarrivalCounts\x12#\n" +
 	"\rlocal_address\x18\x11 \x01(\tR\flocalAddress\x12!\n" +
-	"\fpeer_address\x18\x12 \x01(\tR\vpeerAddress*\x9b\x01\n" +
+	"\fpeer_address\x18\x12 \x01(\tR\vpeerAddress\x12\x18\n" +
+	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\x8e\x03\n" +
+	"\x05Saved\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12<\n" +
+	"\n" +
+	"configured\x18\x02 \x01(\v2\x1c.holdfast.guard.v1.ConfigureR\n" +
+	"configured\x128\n" +
+	"\tprotected\x18\x03 \x03(\v2\x1a.holdfast.guard.v1.ProtectR\tprotected\x12<\n" +
+	"\n" +
+	"suspicions\x18\x04 \x03(\v2\x1c.holdfast.guard.v1.SuspicionR\n" +
+	"suspicions\x12\x16\n" +
+	"\x06seeded\x18\x05 \x01(\bR\x06seeded\x12\x12\n" +
+	"\x04cold\x18\x06 \x01(\bR\x04cold\x12\x1a\n" +
+	"\bappended\x18\a \x01(\x04R\bappended\x12#\n" +
+	"\rextend_number\x18\b \x01(\x04R\fextendNumber\x12@\n" +
+	"\x0eextended_until\x18\t \x01(\v2\x19.google.protobuf.DurationR\rextendedUntil\"\xb2\x02\n" +
+	"\tSuspicion\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12\x14\n" +
+	"\x05stays\x18\x03 \x01(\x04R\x05stays\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12)\n" +
+	"\x10goodbye_sequence\x18\x05 \x01(\x04R\x0fgoodbyeSequence\x126\n" +
+	"\x17about_guard_incarnation\x18\x06 \x01(\x04R\x15aboutGuardIncarnation\x12+\n" +
+	"\x11youngest_sequence\x18\a \x01(\x04R\x10youngestSequence\x12:\n" +
+	"\vyoungest_at\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"youngestAt*\x9b\x01\n" +
 	"\tLinkState\x12\x1a\n" +
 	"\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15LINK_STATE_CONNECTING\x10\x01\x12\x11\n" +
@@ -1919,7 +2179,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_guard_guardpb_guard_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(LinkState)(0),              // 0: holdfast.guard.v1.LinkState
 	(*ToGuard)(nil),             // 1: holdfast.guard.v1.ToGuard
@@ -1942,8 +2202,10 @@ var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(*StatsRequest)(nil),        // 18: holdfast.guard.v1.StatsRequest
 	(*Stats)(nil),               // 19: holdfast.guard.v1.Stats
 	(*LinkStats)(nil),           // 20: holdfast.guard.v1.LinkStats
-	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
-	(*statepb.Statement)(nil),   // 22: holdfast.state.v1.Statement
+	(*Saved)(nil),               // 21: holdfast.guard.v1.Saved
+	(*Suspicion)(nil),           // 22: holdfast.guard.v1.Suspicion
+	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
+	(*statepb.Statement)(nil),   // 24: holdfast.state.v1.Statement
 }
 var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	4,  // 0: holdfast.guard.v1.ToGuard.configure:type_name -> holdfast.guard.v1.Configure
@@ -1963,30 +2225,35 @@ var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	19, // 14: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
 	8,  // 15: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
 	4,  // 16: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
-	21, // 17: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
-	21, // 18: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
-	21, // 19: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
-	21, // 20: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
+	23, // 17: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
+	23, // 18: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
+	23, // 19: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
+	23, // 20: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
 	5,  // 21: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
-	21, // 22: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
-	21, // 23: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
-	21, // 24: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
+	23, // 22: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
+	23, // 23: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
+	23, // 24: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
 	12, // 25: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
 	0,  // 26: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
 	0,  // 27: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
-	21, // 28: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
-	22, // 29: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
+	23, // 28: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
+	24, // 29: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
 	20, // 30: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
 	0,  // 31: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
-	21, // 32: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
-	21, // 33: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
-	21, // 34: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
-	21, // 35: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	23, // 32: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
+	23, // 33: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
+	23, // 34: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
+	23, // 35: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
+	4,  // 36: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
+	8,  // 37: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
+	22, // 38: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
+	23, // 39: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
+	23, // 40: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_guard_guardpb_guard_proto_init() }
@@ -2019,7 +2286,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_guard_guardpb_guard_proto_rawDesc), len(file_internal_cluster_guard_guardpb_guard_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
