@@ -1,0 +1,325 @@
+package planner
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+const (
+	wantOnline  = v1.Want_WANT_ONLINE
+	wantOffline = v1.Want_WANT_OFFLINE
+	wantNothing = v1.Want_WANT_NOTHING
+)
+
+// resource is a managed resource of a group, as the configuration has it.
+type resource struct {
+	name     string
+	kind     v1.Operations
+	critical bool
+	// Positions in work.res of what must be online first.
+	requires []int
+}
+
+// counts: the group runs on a node as long as this resource does. Persistent
+// resources and those that a group going offline leaves behind do not count.
+func (r *resource) counts() bool {
+	return r.kind != v1.Operations_OPERATIONS_NONE && r.kind != v1.Operations_OPERATIONS_ON_ONLY
+}
+
+func (r *resource) persistent() bool { return r.kind == v1.Operations_OPERATIONS_NONE }
+
+// work is what is known and decided of one group during one pass.
+type work struct {
+	*pass
+	g *v1.Group
+	// Enabled resources, in the order of the configuration.
+	res []resource
+	st  *statepb.GroupStatus
+	// The notebook as it will be.
+	book *statepb.GroupChange
+	// Nodes of the system list in its order, then others that know the group, sorted.
+	spots []*spot
+	// The operation that is being carried out, nil: none.
+	op *v1.Operation
+	// Number within the plan of this group's latest decision.
+	decision uint64
+}
+
+// spot is a group on one node.
+type spot struct {
+	node   string
+	on     *statepb.GroupOnNode // nil: it has no place there
+	listed bool
+	member bool
+	fence  *statepb.Fence
+	status []*v1.ResourceStatus // as work.res; entries may be nil
+	order  *statepb.Order       // decided in this pass
+	facts
+}
+
+// facts are positions in work.res, of resources that count unless said otherwise.
+type facts struct {
+	online  []int
+	moving  []int // an entry point is running or awaited
+	unknown []int
+	stuck   []int // unable to offline
+	faulted []int // all but persistent ones
+	down    []int // persistent ones
+}
+
+func (p *pass) newWork(g *v1.Group) *work {
+	w := &work{pass: p, g: g, st: p.s.GetGroupStatus()[g.GetName()]}
+	index := make(map[string]int, len(g.GetResources()))
+	w.res = make([]resource, 0, len(g.GetResources()))
+	for _, r := range g.GetResources() {
+		if !state.Enabled(r) {
+			continue
+		}
+		index[r.GetName()] = len(w.res)
+		w.res = append(w.res, resource{
+			name:     r.GetName(),
+			kind:     p.s.GetTypes()[r.GetType()].GetOperations(),
+			critical: r.Critical == nil || r.GetCritical(),
+		})
+	}
+	for _, r := range g.GetResources() {
+		i, ok := index[r.GetName()]
+		if !ok {
+			continue
+		}
+		for _, name := range r.GetRequires() {
+			if j, ok := index[name]; ok { // what is not managed cannot be waited for
+				w.res[i].requires = append(w.res[i].requires, j)
+			}
+		}
+	}
+	listed := make(map[string]bool, len(g.GetSystemList()))
+	for _, n := range g.GetSystemList() {
+		listed[n] = true
+		w.spots = append(w.spots, w.newSpot(n, true))
+	}
+	for _, n := range state.SortedKeys(w.st.GetNodes()) {
+		if !listed[n] {
+			w.spots = append(w.spots, w.newSpot(n, false))
+		}
+	}
+	w.book = notebook(g.GetName(), w.st)
+	return w
+}
+
+func (w *work) newSpot(node string, listed bool) *spot {
+	sp := &spot{
+		node:   node,
+		on:     w.st.GetNodes()[node],
+		listed: listed,
+		member: w.members[node],
+		fence:  w.s.GetNodeStatus()[node].GetFence(),
+	}
+	if sp.on == nil {
+		return sp
+	}
+	sp.status = make([]*v1.ResourceStatus, len(w.res))
+	for i := range w.res {
+		st := sp.on.GetResources()[w.res[i].name]
+		sp.status[i] = st
+		sp.note(i, &w.res[i], st)
+	}
+	return sp
+}
+
+func (sp *spot) note(i int, r *resource, st *v1.ResourceStatus) {
+	if r.persistent() {
+		if s := st.GetState(); s == v1.ResourceState_RESOURCE_STATE_OFFLINE || s == v1.ResourceState_RESOURCE_STATE_FAULTED {
+			sp.down = append(sp.down, i)
+		}
+		return
+	}
+	if st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED {
+		sp.faulted = append(sp.faulted, i)
+	}
+	if !r.counts() {
+		return
+	}
+	if st.GetUnableToOffline() {
+		sp.stuck = append(sp.stuck, i)
+	}
+	if !idle(st) {
+		sp.moving = append(sp.moving, i)
+	}
+	switch st.GetState() {
+	case v1.ResourceState_RESOURCE_STATE_ONLINE:
+		sp.online = append(sp.online, i)
+	case v1.ResourceState_RESOURCE_STATE_OFFLINE, v1.ResourceState_RESOURCE_STATE_FAULTED:
+	default:
+		sp.unknown = append(sp.unknown, i)
+	}
+}
+
+func idle(st *v1.ResourceStatus) bool {
+	a := st.GetActivity()
+	return a == v1.ResourceActivity_RESOURCE_ACTIVITY_UNSPECIFIED || a == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE
+}
+
+// want is what is wanted of the group there, this pass included.
+func (sp *spot) want() v1.Want {
+	if sp.order != nil {
+		return sp.order.GetWant()
+	}
+	return sp.on.GetWant()
+}
+
+func (sp *spot) resourceWants() map[string]v1.Want {
+	if sp.order != nil {
+		return sp.order.GetResourceWants()
+	}
+	return sp.on.GetResourceWants()
+}
+
+// held are the resources that stay offline there until an administrator says otherwise.
+func (sp *spot) held() []string {
+	if sp.order != nil {
+		return sp.order.GetHeldResources()
+	}
+	return sp.on.GetHeldResources()
+}
+
+// alone returns a resource that is wanted online there though the group is not; empty: none.
+func (sp *spot) alone() string {
+	if sp.want() == wantOnline {
+		return ""
+	}
+	wants := sp.resourceWants()
+	for _, name := range state.SortedKeys(wants) {
+		if wants[name] == wantOnline {
+			return name
+		}
+	}
+	return ""
+}
+
+// confirmed: the node has seen its newest order, and what it reported came after that.
+func (sp *spot) confirmed() bool {
+	return sp.order == nil && sp.on.GetReportedIntent() == sp.on.GetIntent()
+}
+
+// running are the resources that are online there or on their way.
+func (sp *spot) running() []int {
+	at := append(slices.Clone(sp.online), sp.moving...)
+	slices.Sort(at)
+	return slices.Compact(at)
+}
+
+// runs: something of the group is online there, or may be.
+func (sp *spot) runs() bool { return len(sp.online)+len(sp.moving)+len(sp.stuck) > 0 }
+
+// home is the node on which the group is ordered online (P1: there is one at most).
+func (w *work) home() *spot {
+	for _, sp := range w.spots {
+		if sp.want() == wantOnline && (sp.member || sp.fence != nil) {
+			return sp
+		}
+	}
+	return nil
+}
+
+func (w *work) spot(node string) *spot {
+	for _, sp := range w.spots {
+		if sp.node == node {
+			return sp
+		}
+	}
+	return nil
+}
+
+func (w *work) position(name string) int {
+	for i := range w.res {
+		if w.res[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// notClear says why something of the group may run on that node, or be
+// started there by an order that is on its way; empty: the node is clear (P2).
+func (w *work) notClear(sp *spot) string {
+	switch {
+	case sp.fence != nil:
+		return notProven(sp.node, sp.fence)
+	case !sp.member:
+		return ""
+	case sp.on == nil || !sp.on.GetProbed():
+		return fmt.Sprintf("%s has not yet found out what of %s runs there", sp.node, w.g.GetName())
+	case len(sp.stuck) > 0:
+		return w.stuckSentence(sp)
+	case sp.want() == wantOnline:
+		return fmt.Sprintf("%s is wanted online on %s", w.g.GetName(), sp.node)
+	case sp.alone() != "":
+		return fmt.Sprintf("%s is wanted online on %s by itself", sp.alone(), sp.node)
+	case sp.want() == wantOffline && (sp.runs() || !sp.confirmed()):
+		// One sentence for the whole way down: each new one costs a commit just when time matters.
+		return fmt.Sprintf("%s is going offline on %s", w.g.GetName(), sp.node)
+	case sp.runs():
+		return fmt.Sprintf("%s running on %s", w.areNames(sp.running()), sp.node)
+	case len(sp.unknown) > 0:
+		return fmt.Sprintf("%s cannot tell the state of %s", sp.node, w.names(sp.unknown))
+	case !sp.confirmed():
+		return fmt.Sprintf("%s has not yet confirmed its newest order about %s", sp.node, w.g.GetName())
+	}
+	return ""
+}
+
+func notProven(node string, f *statepb.Fence) string {
+	return fmt.Sprintf("%s was evicted in epoch %d and is not yet proven to have stopped", node, f.GetEpoch())
+}
+
+func (w *work) stuckSentence(sp *spot) string {
+	return fmt.Sprintf("%s on %s could not be taken offline; something of it may still run", w.res[sp.stuck[0]].name, sp.node)
+}
+
+// blocked returns the first reason for which no node may be ordered online,
+// not counting except.
+func (w *work) blocked(except *spot) string {
+	for _, sp := range w.spots {
+		if sp == except {
+			continue
+		}
+		if why := w.notClear(sp); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+// names joins up to three names of resources.
+func (w *work) names(at []int) string {
+	var s []string
+	for _, i := range at {
+		s = append(s, w.res[i].name)
+	}
+	return list(s)
+}
+
+func (w *work) areNames(at []int) string {
+	if len(at) == 1 {
+		return w.names(at) + " is"
+	}
+	return w.names(at) + " are"
+}
+
+// list joins up to three names as a sentence has them.
+func list(names []string) string {
+	switch n := len(names); {
+	case n <= 1:
+		return strings.Join(names, "")
+	case n <= 3:
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	default:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), n-3)
+	}
+}

@@ -1,0 +1,353 @@
+package planner
+
+import (
+	"fmt"
+	"slices"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+)
+
+const (
+	opOnline          = v1.OperationKind_OPERATION_KIND_GROUP_ONLINE
+	opOffline         = v1.OperationKind_OPERATION_KIND_GROUP_OFFLINE
+	opSwitch          = v1.OperationKind_OPERATION_KIND_GROUP_SWITCH
+	opResourceOnline  = v1.OperationKind_OPERATION_KIND_RESOURCE_ONLINE
+	opResourceOffline = v1.OperationKind_OPERATION_KIND_RESOURCE_OFFLINE
+)
+
+// takeOperation picks the operation that is carried out on the group. One at a
+// time: a later one is refused while an earlier one runs, but for offline,
+// which supersedes it. The state remembers by number which one was begun.
+func (w *work) takeOperation(ops []*v1.Operation) {
+	for _, op := range ops {
+		if op.GetId() == w.book.Operation {
+			w.op = op
+		}
+	}
+	if w.op == nil {
+		w.book.Operation = 0
+	}
+	for _, op := range ops {
+		if op == w.op {
+			continue
+		}
+		if w.op != nil && op.GetKind() != opOffline {
+			w.endOperation(op, failed, fmt.Sprintf("operation %d (%s) is being carried out: wait until it has ended, or take the group offline with holdfast group offline %s",
+				w.op.GetId(), w.describe(w.op), w.g.GetName()))
+			continue
+		}
+		if why := w.refuse(op); why != "" {
+			w.endOperation(op, failed, why)
+			continue
+		}
+		if w.op != nil {
+			w.end(failed, fmt.Sprintf("superseded by operation %d (%s)", op.GetId(), w.describe(op)))
+		}
+		w.op = op
+		w.begin()
+	}
+}
+
+// describe names an operation for people.
+func (w *work) describe(op *v1.Operation) string {
+	g := op.GetGroup()
+	at := ""
+	if op.GetNode() != "" {
+		at = " on " + op.GetNode()
+	}
+	switch op.GetKind() {
+	case opOnline:
+		return "online " + g + at
+	case opOffline:
+		return "offline " + g + at
+	case opSwitch:
+		if op.GetNode() == "" {
+			return "switch " + g
+		}
+		return "switch " + g + " to " + op.GetNode()
+	case opResourceOnline:
+		return "online " + op.GetResource() + at
+	case opResourceOffline:
+		return "offline " + op.GetResource() + at
+	}
+	return "operation on " + g
+}
+
+// refuse says why an operation cannot be begun, and what to do; empty: it can.
+func (w *work) refuse(op *v1.Operation) string {
+	switch op.GetKind() {
+	case opOnline:
+		return w.refuseOnline(op)
+	case opSwitch:
+		return w.refuseSwitch(op)
+	case opOffline:
+		return w.refuseOffline(op)
+	case opResourceOnline, opResourceOffline:
+		return w.refuseResource(op)
+	}
+	return fmt.Sprintf("operation kind %d is not known to this version", op.GetKind())
+}
+
+func (w *work) refuseOnline(op *v1.Operation) string {
+	g, h := w.g.GetName(), w.home()
+	if h != nil && (op.GetNode() == "" || op.GetNode() == h.node) {
+		if !h.member {
+			return fmt.Sprintf("%s: %s moves by itself when that is proven", w.notClear(h), g)
+		}
+		if _, leaving := w.leaving[h.node]; leaving {
+			return h.node + " is being stopped, and " + g + " runs there"
+		}
+		return ""
+	}
+	if h != nil {
+		return fmt.Sprintf("%s is wanted online on %s already: to move it, holdfast group switch %s --to %s", g, h.node, g, op.GetNode())
+	}
+	for _, sp := range w.spots {
+		if len(sp.stuck) > 0 {
+			return w.stuckSentence(sp) + w.stuckAdvice(sp)
+		}
+		if sp.member && len(sp.online) > 0 && sp.want() != wantOffline && op.GetNode() != "" && sp.node != op.GetNode() {
+			return fmt.Sprintf("%s online on %s: take that offline first with holdfast group offline %s", w.areNames(sp.online), sp.node, g)
+		}
+		if r := sp.alone(); sp.member && r != "" && sp.node != op.GetNode() {
+			return fmt.Sprintf("%s is wanted online on %s by itself: take it offline first with holdfast resource offline %s --node %s", r, sp.node, r, sp.node)
+		}
+	}
+	return w.refuseTarget(op, "")
+}
+
+func (w *work) refuseSwitch(op *v1.Operation) string {
+	g, h := w.g.GetName(), w.home()
+	switch {
+	case h == nil:
+		return fmt.Sprintf("%s is not online: holdfast group online %s", g, g)
+	case !h.member || h.fence != nil:
+		return fmt.Sprintf("%s: %s moves by itself when that is proven", w.notClear(h), g)
+	case op.GetNode() == h.node:
+		return fmt.Sprintf("%s is wanted online on %s already", g, h.node)
+	case len(h.stuck) > 0:
+		return w.stuckSentence(h) + w.stuckAdvice(h)
+	}
+	return w.refuseTarget(op, h.node)
+}
+
+// refuseTarget: no node, or not the one that was asked for, can take the group.
+func (w *work) refuseTarget(op *v1.Operation, source string) string {
+	if c := w.choose(w.targets(op, source), true); c.to == nil {
+		if op.GetNode() != "" {
+			return c.rejections[0].GetReason()
+		}
+		if len(c.rejections) == 0 {
+			return fmt.Sprintf("%s has no other node on its system list", w.g.GetName())
+		}
+		return fmt.Sprintf("no node can run %s: %s", w.g.GetName(), sentence(c.rejections))
+	}
+	return ""
+}
+
+// targets are the nodes to which an operation may bring the group.
+func (w *work) targets(op *v1.Operation, source string) []string {
+	if op.GetNode() != "" {
+		return []string{op.GetNode()}
+	}
+	return slices.DeleteFunc(slices.Clone(w.g.GetSystemList()), func(n string) bool { return n == source })
+}
+
+func (w *work) refuseOffline(op *v1.Operation) string {
+	g := w.g.GetName()
+	if op.GetNode() == "" {
+		return ""
+	}
+	sp := w.spot(op.GetNode())
+	if sp == nil {
+		return w.notListed(op.GetNode())
+	}
+	if h := w.home(); h != nil && h != sp && !sp.runs() {
+		return fmt.Sprintf("%s is not online on %s: it is wanted online on %s", g, sp.node, h.node)
+	}
+	return ""
+}
+
+func (w *work) stuckAdvice(sp *spot) string {
+	r := w.res[sp.stuck[0]].name
+	return fmt.Sprintf(": see to it on %s that nothing of it runs, then holdfast resource clear %s --node %s", sp.node, r, sp.node)
+}
+
+// begin does what an operation does once.
+func (w *work) begin() {
+	b := w.book
+	b.Operation = w.op.GetId()
+	h := w.home()
+	switch w.op.GetKind() {
+	case opOffline:
+		if w.op.GetNode() == "" || h == nil || h.node == w.op.GetNode() {
+			w.unwant()
+			b.Tried, b.WaitsForNode, b.Waiting = nil, "", ""
+		}
+	case opSwitch:
+		source := h.node
+		b.Cause = fmt.Sprintf("an administrator switched %s away from %s", w.g.GetName(), source)
+		w.takeOff(h, b.Cause)
+		b.Active, b.Tried = source, nil // the source is known by that until a target has been ordered
+	case opOnline:
+		b.Tried = nil
+		if h != nil {
+			w.complement(h)
+		}
+	case opResourceOnline, opResourceOffline:
+		w.orderResource()
+	}
+}
+
+// complement brings online what was left out where the group runs already.
+func (w *work) complement(h *spot) {
+	wants, held := w.exceptions(h, nil)
+	if sameWants(wants, h.on.GetResourceWants()) && slices.Equal(held, h.on.GetHeldResources()) {
+		return
+	}
+	w.order(h, wantOnline, wants, held)
+	w.decide("online "+w.g.GetName()+" on "+h.node, h.node, nil, "an administrator brought it online, with all that had been left out")
+}
+
+// operate carries the operation on, and says whether what happens by itself
+// may happen too.
+func (w *work) operate() bool {
+	if w.op == nil {
+		return true
+	}
+	switch w.op.GetKind() {
+	case opOffline:
+		return w.operateOffline()
+	case opOnline, opSwitch:
+		return w.operateOnline()
+	default:
+		return w.operateResource()
+	}
+}
+
+func (w *work) operateOffline() bool {
+	op, g := w.op, w.g.GetName()
+	var wait, stuck string
+	for _, sp := range w.spots {
+		if op.GetNode() != "" && sp.node != op.GetNode() {
+			continue
+		}
+		up := sp.want() == wantOnline || sp.alone() != "" || sp.want() == wantNothing && len(sp.running()) > 0
+		if up && sp.member && sp.on != nil && sp.fence == nil {
+			w.takeOff(sp, "an administrator took it offline")
+		}
+		why := w.notClear(sp)
+		switch {
+		case why == "":
+		case sp.fence == nil && len(sp.stuck) > 0 && len(sp.moving) == 0 && sp.order == nil:
+			stuck = why + w.stuckAdvice(sp)
+		case wait == "":
+			wait = why
+		}
+	}
+	others := op.GetNode() != "" && w.home() != nil
+	switch {
+	case wait != "":
+		w.progress(wait)
+		return others
+	case stuck != "":
+		w.end(failed, stuck)
+	default:
+		message := g + " is offline"
+		if op.GetNode() != "" {
+			message += " on " + op.GetNode()
+		}
+		w.event(v1.Severity_SEVERITY_INFORMATION, "group.offline", op.GetNode(), message)
+		w.end(done, message)
+	}
+	return true
+}
+
+// operateOnline carries online and switch on: take off the source (begun
+// already), wait until all is clear, order the target, wait until it is online.
+func (w *work) operateOnline() bool {
+	if w.home() != nil {
+		w.operateArrival()
+		return false
+	}
+	op, b, g := w.op, w.book, w.g.GetName()
+	source := ""
+	if op.GetKind() == opSwitch {
+		source = b.Active
+	}
+	if f := w.bestFound(); f != nil && op.GetNode() != "" && f.node != op.GetNode() {
+		w.giveUp(fmt.Sprintf("%s found online on %s", w.wereNames(f.online), f.node))
+		return true
+	}
+	for _, sp := range w.spots {
+		if sp.fence == nil && sp.member && len(sp.stuck) > 0 && len(sp.moving) == 0 {
+			w.giveUp(w.stuckSentence(sp) + w.stuckAdvice(sp))
+			return true
+		}
+	}
+	c := w.choose(w.targets(op, source), true)
+	if c.to == nil {
+		w.giveUp(sentence(c.rejections))
+		return true
+	}
+	if f := w.bestFound(); f != nil && w.blocked(f) == "" { // partly online where it is asked for
+		c.to = f
+	} else if why := w.blocked(w.ownParts(c.to)); why != "" {
+		b.Waiting = ""
+		w.progress(why)
+		return false
+	}
+	b.Tried = nil
+	why := fmt.Sprintf("an administrator brought %s online", g)
+	if op.GetKind() == opSwitch {
+		why = fmt.Sprintf("an administrator switched %s", g)
+	}
+	second := "it was asked for on " + c.to.node
+	if op.GetNode() == "" {
+		second = fmt.Sprintf("%s is the first node of its system list that can run it", c.to.node)
+	}
+	w.bring(c.to, c.rejections, why, second)
+	w.progress(fmt.Sprintf("bringing %s online on %s", g, c.to.node))
+	return false
+}
+
+// ownParts returns sp if single resources are online there by order: they may
+// stay when the whole group comes to that node.
+func (w *work) ownParts(sp *spot) *spot {
+	if sp.alone() != "" && sp.confirmed() && len(sp.moving)+len(sp.stuck)+len(sp.unknown) == 0 {
+		return sp
+	}
+	return nil
+}
+
+// giveUp ends an online or switch that has no target any more. A switched
+// group then finds a node as after a fault, its source included.
+func (w *work) giveUp(why string) {
+	if w.op.GetKind() == opSwitch {
+		w.book.Active = ""
+	}
+	w.end(failed, why)
+}
+
+// operateArrival watches the target of online and switch.
+func (w *work) operateArrival() {
+	g, h := w.g.GetName(), w.home()
+	node := h.node
+	w.automatic()
+	why := w.book.Cause
+	if why == "" {
+		why = w.book.Waiting
+	}
+	switch now := w.home(); {
+	case now == nil || now.node != node:
+		w.end(failed, fmt.Sprintf("%s could not be brought online on %s: %s", g, node, why))
+	case !h.member || h.fence != nil:
+		w.end(failed, fmt.Sprintf("%s was lost while %s was being brought online there", node, g))
+	case h.order == nil && w.complete(h):
+		w.end(done, g+" is online on "+node)
+	case w.book.Waiting != "":
+		w.progress(w.book.Waiting)
+	default:
+		w.progress(fmt.Sprintf("bringing %s online on %s", g, node))
+	}
+}

@@ -1,0 +1,117 @@
+package planner
+
+import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+const (
+	running = v1.OperationState_OPERATION_STATE_RUNNING
+	done    = v1.OperationState_OPERATION_STATE_DONE
+	failed  = v1.OperationState_OPERATION_STATE_FAILED
+)
+
+// notebook is what the state remembers of a group for the planner.
+func notebook(group string, st *statepb.GroupStatus) *statepb.GroupChange {
+	b := &statepb.GroupChange{
+		Group:        group,
+		Tried:        slices.Clone(st.GetTried()),
+		LastOnline:   st.GetLastOnline(),
+		AutoStarted:  st.GetAutoStarted(),
+		HeldOffline:  st.GetHeldOffline(),
+		IntentOnline: st.GetIntentOnline(),
+		Active:       st.GetActive(),
+		Online:       st.GetOnline(),
+		Waiting:      st.GetWaiting(),
+		Cause:        st.GetCause(),
+		WaitsForNode: st.GetWaitsForNode(),
+		NoTarget:     st.GetNoTarget(),
+		Operation:    st.GetOperation(),
+	}
+	for _, node := range state.SortedKeys(st.GetNodes()) {
+		if st.GetNodes()[node].GetFaulted() {
+			b.Faulted = append(b.Faulted, node)
+		}
+	}
+	return b
+}
+
+// write puts what was decided of the group into the plan.
+func (w *work) write() {
+	for _, sp := range w.spots {
+		if sp.order != nil {
+			w.plan.Orders = append(w.plan.Orders, sp.order)
+		}
+	}
+	if !proto.Equal(w.book, notebook(w.g.GetName(), w.st)) {
+		w.plan.GroupChanges = append(w.plan.GroupChanges, w.book)
+	}
+}
+
+// order replaces what is wanted of the group on a node. A later order of the
+// same pass replaces an earlier one.
+func (w *work) order(sp *spot, want v1.Want, wants map[string]v1.Want, held []string) {
+	sp.order = &statepb.Order{Group: w.g.GetName(), Node: sp.node, Want: want, ResourceWants: wants, HeldResources: held}
+}
+
+// decide writes down a decision; reasons are full sentences, the deciding one first.
+func (w *work) decide(action, node string, rejections []*v1.Rejection, reasons ...string) {
+	w.plan.Decisions = append(w.plan.Decisions, &v1.Decision{
+		TimeMs:     w.env.NowMs,
+		Epoch:      w.s.GetView().GetEpoch(),
+		Group:      w.g.GetName(),
+		Action:     action,
+		Node:       node,
+		Reasons:    slices.DeleteFunc(reasons, func(r string) bool { return r == "" }),
+		Rejections: rejections,
+	})
+	w.decision = uint64(len(w.plan.Decisions))
+}
+
+// event tells the world, in connection with the group's latest decision of this plan.
+func (w *work) event(sev v1.Severity, code, node, message string) {
+	w.plan.Events = append(w.plan.Events, &v1.Event{
+		TimeMs: w.env.NowMs, Severity: sev, Code: code, Group: w.g.GetName(), Node: node, Message: message, Decision: w.decision,
+	})
+}
+
+// endOperation, with the state running, only tells how far it is.
+func (p *pass) endOperation(op *v1.Operation, st v1.OperationState, message string) {
+	if st == running && op.GetMessage() == message {
+		return
+	}
+	p.plan.Operations = append(p.plan.Operations, &statepb.OperationChange{Id: op.GetId(), State: st, Message: message})
+}
+
+// end ends the operation that is being carried out on the group.
+func (w *work) end(st v1.OperationState, message string) {
+	w.endOperation(w.op, st, message)
+	w.op, w.book.Operation = nil, 0
+}
+
+// progress says what the operation waits for.
+func (w *work) progress(message string) { w.endOperation(w.op, running, message) }
+
+// bring orders the group online on a node. The caller has seen to P2.
+func (w *work) bring(sp *spot, rejections []*v1.Rejection, reasons ...string) {
+	wants, held := w.exceptions(sp, nil)
+	w.order(sp, wantOnline, wants, held)
+	w.decide("online "+w.g.GetName()+" on "+sp.node, sp.node, rejections, reasons...)
+	b := w.book
+	b.IntentOnline, b.AutoStarted, b.HeldOffline = true, true, false
+	b.Active, b.Online, b.Waiting, b.WaitsForNode, b.NoTarget = sp.node, false, "", "", false
+}
+
+// takeOff orders the group offline on a node. What happens then is in the notebook.
+func (w *work) takeOff(sp *spot, reasons ...string) {
+	w.order(sp, wantOffline, nil, nil)
+	w.decide("offline "+w.g.GetName()+" on "+sp.node, sp.node, nil, reasons...)
+	if sp.node == w.book.Active {
+		w.book.Active, w.book.Online = "", false
+	}
+}
