@@ -92,7 +92,19 @@ func Unmarshal(b []byte) (*pb.State, error) {
 	if s.GetFormat() == 0 || s.GetFormat() > Format {
 		return nil, fmt.Errorf("state: format %d is not known to this version (it knows 1 to %d): upgrade this node", s.GetFormat(), Format)
 	}
-	// A map without entries is decoded as nil; Apply writes to all of them.
+	fillMaps(s)
+	return s, nil
+}
+
+// Clone a state. (proto.Clone would lose the empty maps that Apply writes to.)
+func Clone(s *pb.State) *pb.State {
+	c := proto.CloneOf(s)
+	fillMaps(c)
+	return c
+}
+
+// fillMaps: a map without entries is decoded, and cloned, as nil.
+func fillMaps(s *pb.State) {
 	if s.Nodes == nil {
 		s.Nodes = map[string]*v1.Node{}
 	}
@@ -117,7 +129,6 @@ func Unmarshal(b []byte) (*pb.State, error) {
 	if s.View == nil {
 		s.View = &pb.View{}
 	}
-	return s, nil
 }
 
 // Digest is a short name for the content of a state.
