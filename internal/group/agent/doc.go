@@ -25,11 +25,13 @@
 // Kept at all times; the labels reappear in comments and tests:
 //
 //	A1  at most one call per resource is under way, across incarnations and changes of the configuration too
-//	A2  online is called only when MayAct, the group is not frozen, all of its enabled resources have been probed,
-//	    and all that the resource requires is online
+//	A2  online is called, also to restart in place, only when MayAct, the group is wanted online, is not frozen, all of
+//	    its enabled resources have been probed, and all that the resource requires is online
 //	A3  offline is called only when nothing that requires the resource is online or on its way
-//	A4  FAULTED and OFFLINE are reported only of resources whose last monitor or clean says that nothing runs;
-//	    one whose clean fails stays unable to offline, and clean is repeated
+//	A4  FAULTED and OFFLINE with activity NONE or WAITING_ONLINE are reported only of resources whose last monitor or
+//	    clean says that nothing runs (with any other activity something may); one whose clean fails stays unable to
+//	    offline, and clean is repeated. An order is reported as seen only once all resources have been looked at since
+//	    the runtime started or guard stopped everything
 //	A5  after Stopped nothing is brought online by the intent that was current
 //	A6  a notice never changes a state; the monitor that it causes does
 package agent

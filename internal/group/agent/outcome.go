@@ -398,7 +398,7 @@ func (r *Runtime) cleanFailed(x *resource, now time.Duration) {
 
 func (r *Runtime) cleanSucceeded(x *resource, now time.Duration) {
 	x.unable, x.uncleaned, x.cleanFails, x.note = false, false, 0, ""
-	wanted := x.want != v1.Want_WANT_OFFLINE
+	wanted := x.mayRun()
 	switch {
 	case x.then == thenOffline:
 		r.becomeOffline(x, now)

@@ -196,7 +196,7 @@ func (x *resource) quiet() bool {
 	if !x.managed() || x.operations() != v1.Operations_OPERATIONS_ON_OFF {
 		return true
 	}
-	return x.probed && x.phase == steady && (x.state == offline || x.state == faulted) && !x.unable
+	return x.probed && x.phase == steady && (x.state == offline || x.state == faulted) && !x.unable && !x.uncleaned
 }
 
 // active: something of it runs, or may run.
@@ -247,6 +247,13 @@ func (x *resource) refresh() {
 		}
 		return
 	}
+}
+
+// mayRun: an order that still counts lets it be started or restarted here. An on-only resource is restarted even when its
+// group is wanted offline.
+func (x *resource) mayRun() bool {
+	return x.want == v1.Want_WANT_ONLINE ||
+		x.want == v1.Want_WANT_NOTHING && x.operations() == v1.Operations_OPERATIONS_ON_ONLY && x.g.Intent > x.g.voidOnline
 }
 
 func (x *resource) outlook() outlook {

@@ -50,7 +50,7 @@ func (r *Runtime) allowed(x *resource) bool { return r.mayAct && !x.g.Config.Get
 
 // mayStart is A2.
 func (r *Runtime) mayStart(x *resource) bool {
-	if x.want == v1.Want_WANT_OFFLINE || !r.allowed(x) || x.g.unprobed > 0 || x.missing != "" {
+	if !x.mayRun() || !r.allowed(x) || x.g.unprobed > 0 || x.missing != "" {
 		return false
 	}
 	for _, n := range x.needs {
@@ -126,8 +126,8 @@ func (r *Runtime) turn(x *resource, now time.Duration) {
 			x.message = ""
 		}
 		r.setDue(x, never)
-	case x.phase == starting && x.want == v1.Want_WANT_OFFLINE:
-		r.settleDown(x, now)
+	case x.phase == starting && (!x.mayRun() || x.want != v1.Want_WANT_ONLINE && !r.mayStart(x)):
+		r.settleDown(x, now) // what is not wanted online does not wait to be restarted
 	case x.phase == stopping && !r.allowed(x):
 		r.settleDown(x, now)
 		r.setDue(x, now)
