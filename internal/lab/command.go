@@ -1,9 +1,22 @@
 package lab
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
 )
 
 // Hidden subcommands: processes that a lab starts from its own binary.
@@ -13,10 +26,35 @@ const (
 	webCommand   = "web"
 )
 
+// A command line, as far as all subcommands share it.
+type commandLine struct{ name, dir string }
+
+func (c *commandLine) open() (*Lab, error) { return Open(c.name, c.dir) }
+
 // Command is `holdfast lab`.
 func Command() *cobra.Command {
-	c := &cobra.Command{Use: "lab", Short: "Run a whole cluster on this machine", SilenceUsage: true}
-	c.AddCommand(
+	c := &commandLine{}
+	root := &cobra.Command{
+		Use:   "lab",
+		Short: "Run a whole cluster on this machine",
+		Long: `Run a whole cluster on this machine, to try it, test it or measure it.
+
+As root each node gets a network, processes, mounts and a host name of its own,
+and links between nodes can be cut. Without root the nodes are plain processes
+on loopback addresses.`,
+		Example: `  holdfast lab up
+  eval "$(holdfast lab env n1)"
+  holdfast status
+  holdfast lab kill n1
+  holdfast lab down`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&c.name, "name", DefaultName, "name of the lab")
+	root.PersistentFlags().StringVar(&c.dir, "dir", "", "directory of the lab (default "+DefaultDir("NAME")+")")
+	root.AddCommand(c.up(), c.status(), c.down(), c.kill(), c.start(), c.cut(), c.heal(), c.pause(), c.resume(),
+		c.exec(), c.env(), c.logs(), c.demo(), c.bench())
+	root.AddCommand(
 		&cobra.Command{Use: initCommand + " SPEC", Hidden: true, Args: cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error { return runInit(args[0]) }},
 		&cobra.Command{Use: probeCommand + " HOST:PORT", Hidden: true, Args: cobra.ExactArgs(1),
@@ -26,5 +64,406 @@ func Command() *cobra.Command {
 		&cobra.Command{Use: webCommand + " HOST:PORT", Hidden: true, Args: cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error { return runWeb(args[0]) }},
 	)
-	return c
+	return root
 }
+
+// interruptible ends the context on Ctrl-C and SIGTERM, so that what was begun
+// is removed.
+func interruptible(cmd *cobra.Command) (context.Context, func()) {
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+}
+
+// progress prints steps for people.
+func progress(w io.Writer) func(string) {
+	return func(s string) { fmt.Fprintln(w, s) }
+}
+
+func (c *commandLine) options(cmd *cobra.Command) Options {
+	return Options{Name: c.name, Dir: c.dir, Progress: progress(cmd.ErrOrStderr())}
+}
+
+func (c *commandLine) up() *cobra.Command {
+	var nodes int
+	var file string
+	cmd := &cobra.Command{
+		Use:   "up [--nodes N | -f CLUSTER.yaml]",
+		Short: "Make a lab, start its nodes and wait until its groups are online",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd)
+			defer stop()
+			ctx, cancel := context.WithTimeoutCause(ctx, upLimit, fmt.Errorf("it took more than %v", upLimit))
+			defer cancel()
+			o := c.options(cmd)
+			if cmd.Flags().Changed("nodes") {
+				if o.Nodes = nodes; nodes < 1 {
+					return fmt.Errorf("--nodes must be 1 to %d", MaxNodes)
+				}
+			}
+			if file != "" {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					return err
+				}
+				if o.Config = text; len(text) == 0 {
+					return fmt.Errorf("%s is empty", file)
+				}
+			}
+			l, err := Bring(ctx, o)
+			if err != nil {
+				return err
+			}
+			for _, missing := range l.Mode().Missing() {
+				fmt.Fprintln(cmd.ErrOrStderr(), missing)
+			}
+			if l.Service() != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "The group %s answers at http://%s/ (seen from the nodes).\n", defaultGroup, l.Service())
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "Next: eval \"$(holdfast lab env %s%s)\"; holdfast status\n", l.Nodes()[0], c.flags())
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&nodes, "nodes", 3, "number of nodes of the default cluster")
+	cmd.Flags().StringVarP(&file, "file", "f", "", "configuration of the cluster, instead of the default one")
+	return cmd
+}
+
+// flags that find this lab again, for hints.
+func (c *commandLine) flags() string {
+	s := ""
+	if c.name != DefaultName {
+		s += " --name " + c.name
+	}
+	if c.dir != "" {
+		s += " --dir " + c.dir
+	}
+	return s
+}
+
+func (c *commandLine) down() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Remove the lab and all that it has made",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			say := progress(cmd.ErrOrStderr())
+			if err := Sweep(say); err != nil {
+				return err
+			}
+			l, err := c.open()
+			if errors.Is(err, errNoLab) {
+				if c.dir == "" {
+					err = removeNamed(c.name)
+				} else {
+					err = nil
+				}
+				if err == nil {
+					say("there is no lab " + c.name)
+				}
+				return err
+			}
+			if err != nil {
+				return err
+			}
+			if err := l.Down(); err != nil {
+				return err
+			}
+			say("removed lab " + l.Name())
+			return nil
+		},
+	}
+}
+
+// StatusSchema names the form of `holdfast lab status -o json`.
+const StatusSchema = "holdfast-lab-status/1"
+
+// A Status is what `holdfast lab status` tells.
+type Status struct {
+	Schema  string       `json:"schema"`
+	Name    string       `json:"name"`
+	Dir     string       `json:"dir"`
+	Mode    Mode         `json:"mode"`
+	Phase   Phase        `json:"phase"`
+	Service string       `json:"service,omitempty"`
+	Nodes   []NodeStatus `json:"nodes"`
+}
+
+// NodeStatus of one node.
+type NodeStatus struct {
+	Name      string    `json:"name"`
+	State     NodeState `json:"state"`
+	Init      int       `json:"init,omitempty"`
+	Addresses []string  `json:"addresses"`
+	Boots     int       `json:"boots"`
+	// Links (from 0) whose port is off, and who is not heard on a link.
+	Cut     []int            `json:"cut,omitempty"`
+	Blocked map[int][]string `json:"blocked,omitempty"`
+	// What the node says of the cluster, in one sentence.
+	Cluster string `json:"cluster,omitempty"`
+}
+
+// Status of the lab and, in a word each, of the cluster as its nodes see it.
+func (l *Lab) Status(ctx context.Context) Status {
+	s := Status{Schema: StatusSchema, Name: l.Name(), Dir: l.Dir(), Mode: l.Mode(), Phase: l.rec.Phase, Service: l.Service()}
+	for i := range l.rec.Nodes {
+		p, r := &l.rec.Plan.Nodes[i], &l.rec.Nodes[i]
+		n := NodeStatus{Name: p.Name, State: l.state(p, r), Boots: r.Boots, Cut: r.Cut, Blocked: r.Blocked}
+		for _, port := range p.Ports {
+			n.Addresses = append(n.Addresses, port.Address.Addr().String())
+		}
+		if n.State != Off {
+			n.Init = r.Init.PID
+		}
+		if c, err := l.Client(p.Name); n.State == Running && err == nil {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			if st, err := c.Status(ctx); err != nil {
+				n.Cluster = "its API does not answer"
+			} else if n.Cluster = st.Verdict; n.Cluster == "" {
+				n.Cluster = word(st.Health.String(), "HEALTH_")
+			}
+			cancel()
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	return s
+}
+
+func (c *commandLine) status() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the lab and its nodes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			l, err := c.open()
+			if err != nil {
+				return err
+			}
+			s := l.Status(cmd.Context())
+			w := cmd.OutOrStdout()
+			if output == "json" {
+				return json.NewEncoder(w).Encode(s)
+			}
+			fmt.Fprintf(w, "lab %s, %s, %s, in %s\n", s.Name, s.Mode, s.Phase, s.Dir)
+			if s.Service != "" {
+				fmt.Fprintf(w, "service %s at http://%s/\n", defaultGroup, s.Service)
+			}
+			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(t, "NODE\tSTATE\tNETWORK\tADDRESSES\tCLUSTER")
+			for _, n := range s.Nodes {
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", n.Name, n.State, n.network(), strings.Join(n.Addresses, " "), n.Cluster)
+			}
+			return t.Flush()
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func checkOutput(o string) error {
+	if o != "table" && o != "json" {
+		return fmt.Errorf("-o %s is unknown here: table or json", o)
+	}
+	return nil
+}
+
+func (n *NodeStatus) network() string {
+	var cuts []string
+	if len(n.Cut) == len(n.Addresses) {
+		cuts = append(cuts, "cut")
+	} else {
+		for _, link := range n.Cut {
+			cuts = append(cuts, fmt.Sprintf("link%d cut", link))
+		}
+	}
+	for link := range n.Addresses {
+		if from := n.Blocked[link]; len(from) > 0 {
+			cuts = append(cuts, fmt.Sprintf("link%d deaf to %s", link, strings.Join(from, " ")))
+		}
+	}
+	if n.State == Off {
+		return "-"
+	}
+	return cmpOr(strings.Join(cuts, ", "), "ok")
+}
+
+// onNode is a subcommand that does one thing to one node.
+func (c *commandLine) onNode(use, short string, do func(*Lab, string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " NODE", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeNode,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := c.open()
+			if err != nil {
+				return err
+			}
+			return do(l, args[0])
+		},
+	}
+}
+
+func (c *commandLine) completeNode(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	l, err := c.open()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return l.Nodes(), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (c *commandLine) kill() *cobra.Command {
+	return c.onNode("kill", "Cut a node's network and kill all that it runs, at once", func(l *Lab, n string) error {
+		_, err := l.Kill(n)
+		return err
+	})
+}
+
+func (c *commandLine) start() *cobra.Command {
+	return c.onNode("start", "Boot a node that is off; on one that runs, start guard if it was stopped", (*Lab).Start)
+}
+
+func (c *commandLine) pause() *cobra.Command {
+	return c.onNode("pause", "Stop every process of a node where it is", (*Lab).Pause)
+}
+
+func (c *commandLine) resume() *cobra.Command {
+	return c.onNode("resume", "Let a paused node go on", (*Lab).Resume)
+}
+
+func (c *commandLine) heal() *cobra.Command {
+	return c.onNode("heal", "End all cuts of a node", (*Lab).Heal)
+}
+
+func (c *commandLine) cut() *cobra.Command {
+	var from string
+	var oneWay bool
+	var links []int
+	cmd := &cobra.Command{
+		Use:   "cut NODE [--from NODE [--one-way]] [--link N]",
+		Short: "Cut a node's network, or what it and one other node send each other",
+		Long: `Cut a node's network: its ports in the switch go down.
+With --from only these two nodes don't hear each other any more; with --one-way
+too, only what --from sends does not reach NODE. Neighbour discovery still works
+between such a pair.`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeNode,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := c.open()
+			if err != nil {
+				return err
+			}
+			switch {
+			case from != "":
+				return l.CutPair(from, args[0], oneWay, links...)
+			case oneWay:
+				return errors.New("--one-way needs --from NODE")
+			}
+			_, err = l.Cut(args[0], links...)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the other node of the pair")
+	cmd.Flags().BoolVar(&oneWay, "one-way", false, "NODE does not hear --from, which still hears NODE")
+	cmd.Flags().IntSliceVar(&links, "link", nil, "only these links, from 0 (default all)")
+	_ = cmd.RegisterFlagCompletionFunc("from", c.completeNode)
+	return cmd
+}
+
+func (c *commandLine) exec() *cobra.Command {
+	return &cobra.Command{
+		Use:     "exec NODE -- COMMAND [ARGUMENT…]",
+		Short:   "Run a command on a node",
+		Example: "  holdfast lab exec n1 -- ip addr",
+		Args:    cobra.MinimumNArgs(2), ValidArgsFunction: c.completeNode,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := c.open()
+			if err != nil {
+				return err
+			}
+			run := l.Command(context.Background(), args[1:]...)
+			run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
+			if err := l.StartOn(args[0], run); err != nil {
+				return err
+			}
+			// Ctrl-C goes to the command, which shares the terminal.
+			signal.Ignore(unix.SIGINT, unix.SIGQUIT)
+			err = run.Wait()
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				os.Exit(max(1, exit.ExitCode())) // the command has said why
+			}
+			return err
+		},
+	}
+}
+
+func (c *commandLine) env() *cobra.Command {
+	return c.onNode("env", "Print shell exports with which plain holdfast commands talk to a node", func(l *Lab, n string) error {
+		p, err := l.rec.Plan.node(n)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("export %s=%s\n", apiVariable, shellQuote(apiAddress(p)))
+		return nil
+	})
+}
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+func (c *commandLine) logs() *cobra.Command {
+	var follow bool
+	var lines int
+	cmd := c.onNode("logs", "Show what guard and clusterd of a node have logged", func(l *Lab, n string) error {
+		p, err := l.rec.Plan.node(n)
+		if err != nil {
+			return err
+		}
+		argv := []string{"tail", "-n", "+1", p.LogFile()}
+		if lines > 0 {
+			argv[2] = strconv.Itoa(lines)
+		}
+		if follow {
+			argv = append(argv, "-F")
+		}
+		tail := exec.Command(argv[0], argv[1:]...)
+		tail.Stdout, tail.Stderr = os.Stdout, os.Stderr
+		return tail.Run()
+	})
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what is logged")
+	cmd.Flags().IntVarP(&lines, "lines", "n", 0, "only the last lines (default all)")
+	return cmd
+}
+
+func (c *commandLine) demo() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Show a service that survives the loss of its node; leaves the lab to play with",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := interruptible(cmd)
+			defer stop()
+			o := c.options(cmd)
+			o.Progress = nil
+			w := cmd.OutOrStdout()
+			return Demo(ctx, w, o, func(node string, args ...string) error {
+				l, err := c.open()
+				if err != nil {
+					return err
+				}
+				p, err := l.rec.Plan.node(node)
+				if err != nil {
+					return err
+				}
+				run := exec.CommandContext(ctx, l.rec.Binary, args...)
+				run.Env = append(os.Environ(), apiVariable+"="+apiAddress(p))
+				run.Stdout, run.Stderr = w, w
+				return run.Run()
+			})
+		},
+	}
+}
+

@@ -243,13 +243,11 @@ func (l *Lab) make(ctx context.Context, o Options, cluster *clusterSpec) error {
 			return err
 		}
 	}
-	for _, name := range l.Nodes() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := l.boot(name); err != nil {
-			return fmt.Errorf("start node %s: %w", name, err)
-		}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if err := l.bootAll(); err != nil {
+		return err
 	}
 	l.rec.Phase = Up
 	return l.rec.save()
@@ -384,6 +382,23 @@ func Sweep(progress func(string)) error {
 		lock.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// removeNamed removes what carries the name of a lab that is not registered.
+func removeNamed(name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	reg, err := openRegistry()
+	if err != nil {
+		return err
+	}
+	lock, err := reg.lock(name, "lock", true)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return forgetLost(reg, name)
 }
 
 // forgetLost removes a lab whose directory is gone.

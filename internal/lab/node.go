@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -226,6 +227,29 @@ func (l *Lab) Start(name string) error {
 		}
 		return nil
 	})
+}
+
+// StartAll boots all nodes that are off, at once.
+func (l *Lab) StartAll() error {
+	return l.change(func() error { return l.bootAll() })
+}
+
+// bootAll boots all nodes that are off, side by side.
+func (l *Lab) bootAll() error {
+	errs := make([]error, len(l.rec.Nodes))
+	var boots sync.WaitGroup
+	for i, name := range l.Nodes() {
+		if l.rec.Nodes[i].Init.alive() {
+			continue
+		}
+		boots.Go(func() {
+			if err := l.boot(name); err != nil {
+				errs[i] = fmt.Errorf("start node %s: %w", name, err)
+			}
+		})
+	}
+	boots.Wait()
+	return errors.Join(errs...)
 }
 
 // Pause stops every process of a node where it is.

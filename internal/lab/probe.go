@@ -200,12 +200,13 @@ func (p *Prober) Since(from time.Duration) []Probe {
 	return out
 }
 
-// Forget drops the probes that began before a time.
-func (p *Prober) Forget(before time.Duration) {
-	kept := p.Since(before)
+// Take returns all probes that have ended, and forgets them.
+func (p *Prober) Take() []Probe {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.probes = kept
+	out := p.probes
+	p.probes = nil
+	return out
 }
 
 // Await waits until ok is true of the probes that began at or after a time.
