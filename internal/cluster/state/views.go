@@ -62,6 +62,10 @@ func (a *applier) guardStarted(c *pb.GuardStarted) *Refused {
 	m.GuardIncarnation = c.GetGuardIncarnation()
 	a.out.ViewChanged = true // what guards count acknowledgements by has changed
 	if c.GetRebooted() {
+		if st := a.status(c.GetNode()); st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING {
+			st.Phase, st.Evacuate = pb.NodePhase_NODE_PHASE_RUNNING, false
+			a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_FAILED, c.GetNode()+" was started again before it had left")
+		}
 		a.forgetGroups(c.GetNode())
 		a.planChanged()
 		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.started", c.GetNode(), "%s has started", c.GetNode())
@@ -141,6 +145,7 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 		st.Phase = pb.NodePhase_NODE_PHASE_FAULTED
 		st.Silence = nil
 		st.Evacuate = false
+		a.endNodeStops(v.Node, v1.OperationState_OPERATION_STATE_DONE, v.Node+" was lost while it was being stopped")
 		id := memberIn(old, v.Node).GetRaftId()
 		if v.Proof == pb.Proof_PROOF_UNSPECIFIED {
 			st.Fence = &pb.Fence{RaftId: id, Epoch: a.s.View.GetEpoch(), Wait: durationpb.New(v.Wait)}
@@ -214,17 +219,21 @@ func (a *applier) leave(c *pb.Leave) *Refused {
 	for _, gs := range a.s.GroupStatus {
 		delete(gs.Nodes, c.GetNode())
 	}
-	for _, op := range a.s.Operations {
-		if op.GetKind() == v1.OperationKind_OPERATION_KIND_NODE_STOP && op.GetNode() == c.GetNode() && op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {
-			a.endOperation(op, v1.OperationState_OPERATION_STATE_DONE, c.GetNode()+" has left the cluster")
-		}
-	}
+	a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_DONE, c.GetNode()+" has left the cluster")
 	if c.GetResignedRaftId() != 0 {
 		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "node.resigned", c.GetNode(), "%s has lost its log, runs nothing and will join as new", c.GetNode())
 	} else {
 		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.left", c.GetNode(), "%s has left the cluster", c.GetNode())
 	}
 	return nil
+}
+
+func (a *applier) endNodeStops(node string, st v1.OperationState, message string) {
+	for _, op := range a.s.Operations {
+		if op.GetKind() == v1.OperationKind_OPERATION_KIND_NODE_STOP && op.GetNode() == node && op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {
+			a.endOperation(op, st, message)
+		}
+	}
 }
 
 // BusyGroups returns the groups that are not known to be stopped on node, sorted.

@@ -117,9 +117,18 @@ func (k *Keeper) Confirmed(raftID, epoch, revision uint64) {
 	k.confirmed[raftID] = confirmation{epoch, revision}
 }
 
-// Suspecting returns the voters that suspect node, as far as it is known here.
-func (k *Keeper) Suspecting(node string) []string {
-	return state.SortedKeys(k.statements[node])
+// Suspecting returns the voters that suspect the present incarnation of node,
+// as far as it is known here, sorted.
+func (k *Keeper) Suspecting(s *pb.State, node string) []string {
+	var who []string
+	m, stays := state.MemberOf(s, node), s.GetNodeStatus()[node].GetStays()
+	for _, voter := range state.SortedKeys(k.statements[node]) {
+		st := k.statements[node][voter].statement
+		if st.GetAboutRaftId() == m.GetRaftId() && st.GetStays() == stays && state.MemberOf(s, voter).GetRaftId() == st.GetVoterRaftId() {
+			who = append(who, voter)
+		}
+	}
+	return who
 }
 
 // Sight is what the leader's own guard and raft see, beyond the state.
@@ -171,7 +180,7 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 		if sight.Resigned(node, m.GetRaftId()) {
 			return &pb.Command{Format: state.Format, Change: &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node, ResignedRaftId: m.GetRaftId()}}}, 0
 		}
-		if len(k.statements[node]) > 0 && sight.HeardAgain(node) {
+		if len(k.Suspecting(s, node)) > 0 && sight.HeardAgain(node) {
 			return &pb.Command{Format: state.Format, Change: &pb.Command_Stays{Stays: &pb.Stays{Node: node, RaftId: m.GetRaftId()}}}, 0
 		}
 		if sil := st.GetSilence(); sil != nil {

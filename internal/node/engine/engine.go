@@ -235,6 +235,9 @@ func (e *Engine) Step(now time.Duration, wallMs int64, in Input) {
 		e.propose(in.Token, in.Command)
 	case Forget:
 		e.waiting.forget(in.Token)
+		if sil := e.groups.silence; sil != nil && sil.token == in.Token && !sil.asked {
+			e.groups.silence = nil
+		}
 	case Silence:
 		e.askSilence(in.Token, in.Length)
 	case CallDone:

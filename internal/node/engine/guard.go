@@ -121,7 +121,7 @@ func (e *Engine) guardConn(up bool) {
 	g := &e.guard
 	g.connected = up
 	g.incarnation, g.configured, g.runsEpoch, g.runsRevision = 0, nil, 0, 0
-	g.peers, g.lease = nil, nil
+	g.peers, g.lease, g.quiet = nil, nil, false
 }
 
 func (e *Engine) fromGuard(f *guardpb.FromGuard) {
@@ -255,15 +255,11 @@ func (e *Engine) passOnHeardAgain() {
 // leaveOn ends guard once this node is out by an administrator's wish.
 func (e *Engine) leaveOn() {
 	g := &e.guard
-	phase := e.s.GetNodeStatus()[e.node].GetPhase()
-	if phase == statepb.NodePhase_NODE_PHASE_LEAVING {
-		g.sawLeaving = true
-	}
-	if g.leaveCall != 0 || !g.sawLeaving {
+	if g.leaveCall != 0 || !e.leaving() {
 		return
 	}
 	out := e.outside.removed || e.self() == nil
-	last := e.self() != nil && len(e.s.GetView().GetMembers()) == 1 && phase == statepb.NodePhase_NODE_PHASE_LEAVING && len(state.BusyGroups(e.s, e.node)) == 0
+	last := e.self() != nil && len(e.s.GetView().GetMembers()) == 1 && len(state.BusyGroups(e.s, e.node)) == 0
 	if out || last {
 		g.leaveCall = g.newCall()
 		e.toGuard(&guardpb.ToGuard{Call: g.leaveCall, Body: &guardpb.ToGuard_Leaving{Leaving: &guardpb.Leaving{}}})

@@ -3,8 +3,6 @@ package engine
 import (
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/holdfast-ha/holdfast/internal/cluster/consensus"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
@@ -46,15 +44,14 @@ func (e *Engine) notMember(from string, m *peerpb.NotMember) {
 	e.removed("this node was removed from the cluster by view " + itoa(m.GetEpoch()) + ", as " + from + " says")
 }
 
-// leaving: an administrator wants this node out.
+// leaving: an administrator wants this node out. What an earlier guard was told
+// does not count: a node that was started again is wanted in.
 func (e *Engine) leaving() bool {
-	switch e.s.GetNodeStatus()[e.node].GetPhase() {
-	case statepb.NodePhase_NODE_PHASE_LEAVING:
-		return true
-	case statepb.NodePhase_NODE_PHASE_DOWN:
-		return e.guard.sawLeaving
+	m := state.MemberOf(e.s, e.node)
+	if m.GetGuardIncarnation() == e.guard.incarnation && m != nil && e.s.GetNodeStatus()[e.node].GetPhase() == statepb.NodePhase_NODE_PHASE_LEAVING {
+		e.guard.sawLeaving = true
 	}
-	return false
+	return e.guard.sawLeaving
 }
 
 func (e *Engine) joinOn() {
@@ -139,8 +136,5 @@ func (e *Engine) resetDone() {
 	e.guard.statements = map[string]stated{}
 	e.groups.reset()
 	e.dropProposals()
-	for _, p := range e.peers {
-		p.hello = proto.CloneOf(p.hello)
-	}
 	e.everyone(e.hello())
 }

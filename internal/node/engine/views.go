@@ -178,7 +178,7 @@ func (e *Engine) handOver(st consensus.Status) bool {
 	_, _, peerinact := e.timers()
 	alone := false
 	for _, m := range e.s.GetView().GetMembers() {
-		who := e.keeper.Suspecting(m.GetNode())
+		who := e.keeper.Suspecting(e.s, m.GetNode())
 		alone = alone || len(who) == 1 && who[0] == e.node
 	}
 	switch {
@@ -220,7 +220,7 @@ func (e *Engine) handOver(st consensus.Status) bool {
 // suspects: the node itself suspects some member.
 func (e *Engine) suspects(voter string) bool {
 	for _, m := range e.s.GetView().GetMembers() {
-		if slices.Contains(e.keeper.Suspecting(m.GetNode()), voter) {
+		if slices.Contains(e.keeper.Suspecting(e.s, m.GetNode()), voter) {
 			return true
 		}
 	}
