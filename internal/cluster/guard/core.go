@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -244,9 +245,26 @@ func (c *Core) Take() Out {
 		c.saveDue = false
 		c.out.Save = c.saved()
 	}
+	c.assert()
 	out := c.out
 	c.out = Out{Engine: c.out.Engine[:0:0], Send: c.out.Send[:0], Wake: c.out.Wake}
 	return out
+}
+
+// assert what must hold between any two calls. A guard that finds itself wrong
+// ends, and the next one starts without a lease of its own.
+func (c *Core) assert() {
+	if c.lease.state != leaseHeld {
+		return
+	}
+	switch {
+	case c.now >= c.lease.until:
+		panic(fmt.Sprintf("guard: L4: lease until %v is held at %v", c.lease.until, c.now))
+	case c.bye.said:
+		panic(fmt.Sprintf("guard: L7: lease is held after the goodbye of number %d", c.bye.sequence))
+	case c.raftID == 0:
+		panic("guard: lease is held by no voter")
+	}
 }
 
 // schedule finds the earliest time at which anything changes by itself.
