@@ -105,7 +105,8 @@ func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
 	for _, name := range SortedKeys(a.s.GroupStatus) {
 		gs := a.s.GroupStatus[name]
 		if !active(gs) {
-			gs.AutoStarted, gs.Tried = false, nil
+			gs.AutoStarted, gs.IntentOnline, gs.Online, gs.NoTarget = false, false, false, false
+			gs.Tried, gs.Active, gs.Cause, gs.Waiting, gs.WaitsForNode = nil, "", "", "", ""
 			gs.IntentOnline, gs.NoTarget, gs.Active, gs.Cause, gs.WaitsForNode = false, false, "", "", ""
 		}
 	}
