@@ -89,7 +89,7 @@ func (w *work) dependants(roots []int) []bool {
 func (w *work) faultSentence(sp *spot, i, critical int) string {
 	verb := "faulted"
 	if w.res[i].persistent() {
-		verb = "is down"
+		verb = "went down"
 	}
 	s := fmt.Sprintf("%s %s on %s", w.res[i].name, verb, sp.node)
 	if m := sp.status[i].GetMessage(); m != "" {

@@ -289,7 +289,7 @@ func (w *work) found() bool {
 		return true
 	}
 	if best.on.GetFlushed() && !w.wholly(best) {
-		b.Waiting = fmt.Sprintf("%s partly online on %s since it was flushed: holdfast group online %s, or holdfast group offline %s", g, best.node, g, g)
+		b.Waiting = fmt.Sprintf("%s is partly online on %s since it was flushed: holdfast group online %s, or holdfast group offline %s", g, best.node, g, g)
 		w.unwant()
 		return true
 	}
@@ -378,6 +378,9 @@ func (w *work) place() {
 		cause := b.Cause
 		if cause == "" {
 			cause = g + " shall be online and is online nowhere"
+			if !b.IntentOnline {
+				cause = g + " starts by itself when the cluster has started"
+			}
 		}
 		w.bring(c.to, c.rejections, cause, fmt.Sprintf("%s is the first node of its %s that can run it", c.to.node, reason))
 	case b.IntentOnline:

@@ -271,6 +271,10 @@ func (w *work) operateOnline() bool {
 		return false
 	}
 	op, b, g := w.op, w.book, w.g.GetName()
+	if sp := w.departed(); sp != nil && w.st.GetOperation() == op.GetId() {
+		w.endArrival(sp.node)
+		return true
+	}
 	source := ""
 	if op.GetKind() == opSwitch {
 		source = b.Active
@@ -329,18 +333,33 @@ func (w *work) giveUp(why string) {
 	w.end(failed, why)
 }
 
+// departed is the node from which the group is taken off in this pass.
+func (w *work) departed() *spot {
+	for _, sp := range w.spots {
+		if sp.on.GetWant() == wantOnline && sp.want() != wantOnline {
+			return sp
+		}
+	}
+	return nil
+}
+
+// endArrival ends an online or switch whose target could not be held.
+func (w *work) endArrival(node string) {
+	why := w.book.Cause
+	if why == "" {
+		why = w.book.Waiting
+	}
+	w.end(failed, fmt.Sprintf("%s could not be brought online on %s: %s", w.g.GetName(), node, why))
+}
+
 // operateArrival watches the target of online and switch.
 func (w *work) operateArrival() {
 	g, h := w.g.GetName(), w.home()
 	node := h.node
 	w.automatic()
-	why := w.book.Cause
-	if why == "" {
-		why = w.book.Waiting
-	}
-	switch now := w.home(); {
-	case now == nil || now.node != node:
-		w.end(failed, fmt.Sprintf("%s could not be brought online on %s: %s", g, node, why))
+	switch {
+	case w.home() != h:
+		w.endArrival(node)
 	case !h.member || h.fence != nil:
 		w.end(failed, fmt.Sprintf("%s was lost while %s was being brought online there", node, g))
 	case h.order == nil && w.complete(h):

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
@@ -48,11 +46,8 @@ func groups(n int) string {
 
 // copyState leaves out what planning does not look at.
 func copyState(s *statepb.State) *statepb.State {
-	c := proto.CloneOf(s)
-	c.Events, c.Decisions, c.Requests = nil, nil, map[string]*statepb.Requests{}
-	if c.NodeStatus == nil {
-		c.NodeStatus = map[string]*statepb.NodeStatus{}
-	}
+	c := state.Clone(s)
+	c.Events, c.Decisions = nil, nil
 	for n := range c.GetNodes() {
 		if c.NodeStatus[n] == nil {
 			c.NodeStatus[n] = &statepb.NodeStatus{}

@@ -1,0 +1,487 @@
+package planner
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+// TestRules runs the corpus: one rule per file, its title in the first line.
+//
+//	cluster nodes=(n1,n2,n3)        the members; agents have probed nothing yet
+//	group web list=(n1,n2) auto=(n1) [no-failover]
+//	  NAME [nic|once] [requires=(a,b)] [uncritical] [disabled]       one resource per line
+//	plan                            plan and apply once
+//	agents [n1 ...]                 agents of these nodes (all) do all that is wanted of them
+//	run                             agents and plans in turn until nothing changes
+//	report n1 web [ip=STATE[/ACTIVITY]] ... [msg="..."] [old]         old: made before the newest order was seen
+//	stuck n1 web ip
+//	evict n1 ... | proven n1 | join n1 | reboot n1 | start            as the log has them; start is a cold start
+//	online|offline|switch web [n2], resource-online|resource-offline web ip [n1], stop n1 [evacuate]
+//	freeze|unfreeze web|n1, clear web [n1], flush web
+//	config web [list=()] [auto=()]
+//	unseeded | seeded
+//	state, explain web, simulate    (one step per line: fail n1 n2, join n1, ...)
+func TestRules(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		b := &bench{env: Env{Seeded: true}}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			b.out.Reset()
+			b.do(t, d)
+			if b.out.Len() == 0 {
+				return "nothing\n"
+			}
+			return b.out.String()
+		})
+	})
+}
+
+// bench is a cluster on paper.
+type bench struct {
+	cfg *v1.Configuration
+	s   *statepb.State
+	env Env
+	out strings.Builder
+	// Number of the last report.
+	reports uint64
+}
+
+func (b *bench) do(t *testing.T, d *datadriven.TestData) {
+	var words []string
+	for _, a := range d.CmdArgs {
+		if len(a.Vals) == 0 {
+			words = append(words, a.Key)
+		}
+	}
+	word := func(i int) string {
+		if i < len(words) {
+			return words[i]
+		}
+		return ""
+	}
+	node := word(1)
+	switch d.Cmd {
+	case "cluster":
+		b.cfg = &v1.Configuration{Cluster: &v1.Cluster{Name: "test"}, Types: []*v1.ResourceType{
+			{Name: "any", Operations: v1.Operations_OPERATIONS_ON_OFF},
+			{Name: "nic", Operations: v1.Operations_OPERATIONS_NONE},
+			{Name: "once", Operations: v1.Operations_OPERATIONS_ON_ONLY},
+		}}
+		for _, n := range vals(d, "nodes") {
+			b.cfg.Nodes = append(b.cfg.Nodes, &v1.Node{Name: n})
+		}
+	case "group":
+		b.cfg.Groups = append(b.cfg.Groups, parseGroup(t, d, word(0)))
+		b.init(t)
+	case "config":
+		b.configure(d, word(0))
+	case "plan":
+		b.plan()
+	case "agents":
+		b.agents(words)
+	case "run":
+		for range 50 {
+			was := proto.CloneOf(b.s)
+			b.agents(nil)
+			b.plan()
+			if proto.Equal(was, b.s) {
+				return
+			}
+		}
+		t.Fatal("the cluster does not come to rest")
+	case "report":
+		b.report(t, d, words)
+	case "stuck":
+		st := b.s.GroupStatus[word(1)].Nodes[word(0)].Resources[word(2)]
+		st.State, st.UnableToOffline, st.Activity = v1.ResourceState_RESOURCE_STATE_ONLINE, true, v1.ResourceActivity_RESOURCE_ACTIVITY_NONE
+		b.s.PlanRevision++
+	case "evict":
+		b.evict(words)
+	case "proven":
+		b.must(&statepb.Command{Change: &statepb.Command_Proven{Proven: &statepb.Proven{Node: word(0), RaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId(), Proof: statepb.Proof_PROOF_TIME}}})
+	case "join":
+		id := b.s.NextRaftId
+		b.must(&statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{Node: word(0), RaftId: id, GuardIncarnation: 7}}})
+		if word(1) != "learner" {
+			b.must(&statepb.Command{Change: &statepb.Command_Promote{Promote: &statepb.Promote{BaseEpoch: b.s.View.Epoch, Node: word(0), RaftId: id}}})
+		}
+	case "promote":
+		b.must(&statepb.Command{Change: &statepb.Command_Promote{Promote: &statepb.Promote{BaseEpoch: b.s.View.Epoch, Node: word(0), RaftId: b.s.Learners[word(0)].GetRaftId()}}})
+	case "leave":
+		b.must(&statepb.Command{Change: &statepb.Command_Leave{Leave: &statepb.Leave{BaseEpoch: b.s.View.Epoch, Node: word(0)}}})
+	case "reboot":
+		m := state.MemberOf(b.s, word(0))
+		b.must(&statepb.Command{Change: &statepb.Command_GuardStarted{GuardStarted: &statepb.GuardStarted{Node: m.Node, RaftId: m.RaftId, GuardIncarnation: m.GuardIncarnation + 1, Rebooted: true}}})
+	case "start":
+		m := b.s.View.Members[0]
+		b.must(&statepb.Command{Change: &statepb.Command_ClusterStarted{ClusterStarted: &statepb.ClusterStarted{Node: m.Node, RaftId: m.RaftId, GuardIncarnation: m.GuardIncarnation}}})
+	case "online", "offline", "switch":
+		kinds := map[string]v1.OperationKind{"online": opOnline, "offline": opOffline, "switch": opSwitch}
+		b.operate(&v1.Operation{Kind: kinds[d.Cmd], Group: word(0), Node: node})
+	case "resource-online", "resource-offline":
+		kinds := map[string]v1.OperationKind{"resource-online": opResourceOnline, "resource-offline": opResourceOffline}
+		b.operate(&v1.Operation{Kind: kinds[d.Cmd], Group: word(0), Resource: word(1), Node: word(2)})
+	case "stop":
+		b.operate(&v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: word(0), Evacuate: word(1) == "evacuate"})
+	case "freeze", "unfreeze":
+		f := &statepb.SetFrozen{Group: word(0), Frozen: d.Cmd == "freeze"}
+		if b.s.Nodes[word(0)] != nil {
+			f.Group, f.Node = "", word(0)
+		}
+		b.must(&statepb.Command{Change: &statepb.Command_SetFrozen{SetFrozen: f}})
+	case "clear":
+		b.must(&statepb.Command{Change: &statepb.Command_Clear{Clear: &statepb.Clear{Group: word(0), Node: node}}})
+	case "flush":
+		b.must(&statepb.Command{Change: &statepb.Command_Flush{Flush: &statepb.Flush{Group: word(0), Node: node}}})
+	case "unseeded", "seeded":
+		b.env.Seeded = d.Cmd == "seeded"
+	case "state":
+		b.state()
+	case "explain":
+		b.explain(word(0))
+	case "simulate":
+		b.simulate(t, d)
+	default:
+		d.Fatalf(t, "no verb %s", d.Cmd)
+	}
+	if b.s != nil && b.out.Len() == 0 && d.Cmd != "plan" && d.Cmd != "run" {
+		b.out.WriteString("ok\n")
+	} else if b.s == nil {
+		b.out.WriteString("ok\n")
+	}
+}
+
+func vals(d *datadriven.TestData, key string) []string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key {
+			return a.Vals
+		}
+	}
+	return nil
+}
+
+func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
+	g := &v1.Group{Name: name, SystemList: vals(d, "list"), AutoStartList: vals(d, "auto")}
+	if d.HasArg("no-failover") {
+		g.AutoFailOver = proto.Bool(false)
+	}
+	for line := range strings.Lines(d.Input) {
+		f := strings.Fields(line)
+		r := &v1.Resource{Name: f[0], Type: "any"}
+		for _, w := range f[1:] {
+			switch {
+			case w == "nic" || w == "once":
+				r.Type = w
+			case w == "uncritical":
+				r.Critical = proto.Bool(false)
+			case w == "disabled":
+				r.Enabled = proto.Bool(false)
+			case strings.HasPrefix(w, "requires="):
+				r.Requires = strings.Split(strings.Trim(w[len("requires="):], "()"), ",")
+			default:
+				d.Fatalf(t, "no word %s", w)
+			}
+		}
+		g.Resources = append(g.Resources, r)
+	}
+	return g
+}
+
+func (b *bench) init(t *testing.T) {
+	s, err := state.Initial(b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.s = s
+	for _, m := range s.View.Members {
+		b.must(&statepb.Command{Change: &statepb.Command_GuardStarted{GuardStarted: &statepb.GuardStarted{Node: m.Node, RaftId: m.RaftId, GuardIncarnation: 1}}})
+	}
+}
+
+func (b *bench) configure(d *datadriven.TestData, group string) {
+	c := state.Configuration(b.s)
+	for _, g := range c.Groups {
+		if g.Name == group && d.HasArg("list") {
+			g.SystemList = vals(d, "list")
+		}
+		if g.Name == group && d.HasArg("auto") {
+			g.AutoStartList = vals(d, "auto")
+		}
+		if g.Name == group && d.HasArg("add") {
+			g.Resources = append(g.Resources, &v1.Resource{Name: vals(d, "add")[0], Type: "any"})
+		}
+	}
+	b.must(&statepb.Command{Change: &statepb.Command_Configure{Configure: &statepb.Configure{BaseRevision: c.Revision, Configuration: c}}})
+}
+
+func (b *bench) must(c *statepb.Command) {
+	c.Format = 1
+	if r := state.Apply(b.s, c).Refused; r != nil {
+		fmt.Fprintf(&b.out, "refused: %s\n", r.Message)
+	}
+}
+
+func (b *bench) operate(op *v1.Operation) {
+	b.must(&statepb.Command{Change: &statepb.Command_Operate{Operate: &statepb.Operate{Operation: op}}})
+}
+
+func (b *bench) evict(nodes []string) {
+	e := &statepb.Evict{BaseEpoch: b.s.View.Epoch}
+	for _, n := range nodes {
+		e.Evictees = append(e.Evictees, &statepb.Evictee{Node: n, ConfirmedView: true})
+		about := state.MemberOf(b.s, n)
+		for _, v := range b.s.View.Members {
+			if v.Node != n && (!slices.Contains(nodes, v.Node)) {
+				e.Statements = append(e.Statements, &statepb.Statement{Voter: v.Node, VoterRaftId: v.RaftId, VoterGuardIncarnation: v.GuardIncarnation,
+					About: n, AboutRaftId: about.GetRaftId(), Stays: b.s.NodeStatus[n].GetStays()})
+			}
+		}
+	}
+	b.must(&statepb.Command{Change: &statepb.Command_Evict{Evict: e}})
+}
+
+func (b *bench) agents(nodes []string) {
+	changed := false
+	for _, name := range state.SortedKeys(b.s.GroupStatus) {
+		for _, n := range state.SortedKeys(b.s.GroupStatus[name].Nodes) {
+			if (len(nodes) == 0 || slices.Contains(nodes, n)) && state.MemberOf(b.s, n) != nil {
+				on := b.s.GroupStatus[name].Nodes[n]
+				was := proto.CloneOf(on)
+				succeedAt(b.s, b.s.Groups[name], on)
+				changed = changed || !proto.Equal(was, on)
+			}
+		}
+	}
+	if changed {
+		b.s.PlanRevision++
+	}
+}
+
+func (b *bench) report(t *testing.T, d *datadriven.TestData, words []string) {
+	on := b.s.GroupStatus[words[1]].Nodes[words[0]]
+	r := &statepb.GroupReport{Group: words[1], Intent: on.Intent, Resources: map[string]*v1.ResourceStatus{}}
+	if slices.Contains(words, "old") {
+		r.Intent = on.ReportedIntent
+	}
+	for _, a := range d.CmdArgs {
+		if len(a.Vals) == 0 || a.Key == "msg" {
+			continue
+		}
+		st, act, _ := strings.Cut(a.Vals[0], "/")
+		n, ok := v1.ResourceState_value["RESOURCE_STATE_"+st]
+		m, ok2 := v1.ResourceActivity_value["RESOURCE_ACTIVITY_"+act]
+		if !ok || act != "" && !ok2 {
+			d.Fatalf(t, "no state %s", a.Vals[0])
+		}
+		r.Resources[a.Key] = &v1.ResourceStatus{State: v1.ResourceState(n), Activity: v1.ResourceActivity(m), Message: strings.Join(vals(d, "msg"), " ")}
+	}
+	m := state.MemberOf(b.s, words[0])
+	b.reports++
+	b.must(&statepb.Command{Request: b.reports, Change: &statepb.Command_Report{Report: &statepb.Report{Node: words[0], RaftId: m.RaftId, Groups: []*statepb.GroupReport{r}}}})
+}
+
+// plan prints and applies a plan, and holds it to P1 to P4.
+func (b *bench) plan() {
+	was := proto.CloneOf(b.s)
+	p := Plan(b.s, b.env)
+	if !proto.Equal(was, b.s) {
+		b.out.WriteString("P3: planning changed the state\n")
+	}
+	if p == nil {
+		return
+	}
+	b.print(p)
+	if err := checkPlan(b.s, p); err != nil {
+		fmt.Fprintf(&b.out, "%v\n", err)
+	}
+	b.must(&statepb.Command{Change: &statepb.Command_Plan{Plan: proto.CloneOf(p)}})
+	if again := Plan(b.s, b.env); again != nil {
+		b.out.WriteString("P4: planning again decided more:\n")
+		b.print(again)
+	}
+	if err := checkState(b.s); err != nil {
+		fmt.Fprintf(&b.out, "%v\n", err)
+	}
+}
+
+func (b *bench) print(p *statepb.Plan) {
+	for _, d := range p.Decisions {
+		fmt.Fprintf(&b.out, "%s: because %s\n", d.Action, strings.Join(d.Reasons, "; "))
+		for _, r := range d.Rejections {
+			fmt.Fprintf(&b.out, "  not %s: %s\n", r.Node, r.Reason)
+		}
+	}
+	for _, o := range p.Orders {
+		fmt.Fprintf(&b.out, "-> %s on %s: %s", o.Group, o.Node, strings.TrimPrefix(o.Want.String(), "WANT_"))
+		for _, r := range state.SortedKeys(o.ResourceWants) {
+			fmt.Fprintf(&b.out, " %s=%s", r, strings.TrimPrefix(o.ResourceWants[r].String(), "WANT_"))
+		}
+		if len(o.HeldResources) > 0 {
+			fmt.Fprintf(&b.out, " held=%s", strings.Join(o.HeldResources, ","))
+		}
+		b.out.WriteString("\n")
+	}
+	for _, c := range p.GroupChanges {
+		if was := b.s.GroupStatus[c.Group].GetWaiting(); was != c.Waiting && c.Waiting != "" {
+			fmt.Fprintf(&b.out, "%s waits: %s\n", c.Group, c.Waiting)
+		} else if was != "" && c.Waiting == "" {
+			fmt.Fprintf(&b.out, "%s waits no more\n", c.Group)
+		}
+	}
+	for _, e := range p.Events {
+		fmt.Fprintf(&b.out, "event %s %s: %s\n", strings.ToLower(strings.TrimPrefix(e.Severity.String(), "SEVERITY_")), e.Code, e.Message)
+	}
+	for _, o := range p.Operations {
+		fmt.Fprintf(&b.out, "operation %d %s: %s\n", o.Id, strings.ToLower(strings.TrimPrefix(o.State.String(), "OPERATION_STATE_")), o.Message)
+	}
+}
+
+func (b *bench) state() {
+	for _, name := range state.SortedKeys(b.s.GroupStatus) {
+		gs := b.s.GroupStatus[name]
+		fmt.Fprintf(&b.out, "%s intent=%v tried=%v\n", name, gs.IntentOnline, gs.Tried)
+		for _, n := range state.SortedKeys(gs.Nodes) {
+			on := gs.Nodes[n]
+			fmt.Fprintf(&b.out, "  %s want=%s faulted=%v:", n, strings.TrimPrefix(on.Want.String(), "WANT_"), on.Faulted)
+			for _, r := range state.SortedKeys(on.Resources) {
+				fmt.Fprintf(&b.out, " %s=%s", r, strings.TrimPrefix(on.Resources[r].State.String(), "RESOURCE_STATE_"))
+			}
+			b.out.WriteString("\n")
+		}
+	}
+}
+
+func (b *bench) explain(group string) {
+	e := Explain(b.s, b.env, group)
+	fmt.Fprintf(&b.out, "%s\n", e.Summary)
+	for _, r := range e.Reasons {
+		fmt.Fprintf(&b.out, "because %s\n", r)
+	}
+	for _, r := range e.NotThere {
+		fmt.Fprintf(&b.out, "not %s: %s\n", r.Node, r.Reason)
+	}
+	for _, r := range e.WhatIf {
+		fmt.Fprintf(&b.out, "%s\n", r)
+	}
+}
+
+func (b *bench) simulate(t *testing.T, d *datadriven.TestData) {
+	req := &v1.SimulateRequest{}
+	for line := range strings.Lines(d.Input) {
+		req.Steps = append(req.Steps, parseStep(t, d, strings.Fields(line)))
+	}
+	was := proto.CloneOf(b.s)
+	resp := Simulate(b.s, b.env, req)
+	if !proto.Equal(was, b.s) {
+		b.out.WriteString("simulating changed the state\n")
+	}
+	for _, st := range resp.Steps {
+		fmt.Fprintf(&b.out, "%s\n", st.Step)
+		if st.Note != "" {
+			fmt.Fprintf(&b.out, "  note: %s\n", st.Note)
+		}
+		for _, m := range st.Moves {
+			fmt.Fprintf(&b.out, "  %s: %s -> %s: %s\n", m.Group, or(m.Before), or(m.After), m.Reason)
+		}
+	}
+	fmt.Fprintf(&b.out, "%s\n", resp.Verdict)
+}
+
+func or(node string) string {
+	if node == "" {
+		return "offline"
+	}
+	return node
+}
+
+func parseStep(t *testing.T, d *datadriven.TestData, f []string) *v1.SimulateStep {
+	at := func(i int) string {
+		if i < len(f) {
+			return f[i]
+		}
+		return ""
+	}
+	on := &v1.GroupOnNodeName{Group: at(1), Node: at(2)}
+	switch f[0] {
+	case "fail":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_FailNodes{FailNodes: &v1.NodeNames{Nodes: f[1:]}}}
+	case "join":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_JoinNode{JoinNode: at(1)}}
+	case "online":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Online{Online: on}}
+	case "offline":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Offline{Offline: on}}
+	case "switch":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Switch{Switch: on}}
+	case "clear":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Clear{Clear: on}}
+	case "fault":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Fault{Fault: &v1.ResourceOnNodeName{Group: at(1), Resource: at(2), Node: at(3)}}}
+	case "stop":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_StopNode{StopNode: &v1.StopNodeName{Node: at(1), Evacuate: at(2) == "evacuate"}}}
+	case "freeze", "unfreeze":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Freeze{Freeze: &v1.FreezeName{Group: at(1), Frozen: f[0] == "freeze"}}}
+	case "freeze-node":
+		return &v1.SimulateStep{Step: &v1.SimulateStep_Freeze{Freeze: &v1.FreezeName{Node: at(1), Frozen: true}}}
+	}
+	d.Fatalf(t, "no step %s", strconv.Quote(f[0]))
+	return nil
+}
+
+// checkPlan holds a plan against P1, P2 and P5, by the state that it was made
+// from and by package state's notion of a group that is settled.
+func checkPlan(s *statepb.State, p *statepb.Plan) error {
+	for _, o := range p.GetOrders() {
+		g, gs := s.Groups[o.Group], s.GroupStatus[o.Group]
+		if g.Frozen {
+			return fmt.Errorf("P5: an order of the frozen group %s", o.Group)
+		}
+		if o.Want != wantOnline || gs.Nodes[o.Node].GetWant() == wantOnline {
+			continue
+		}
+		if s.Nodes[o.Node].GetFrozen() && len(gs.Nodes[o.Node].GetResources()) == 0 {
+			return fmt.Errorf("P5: %s is brought to the frozen node %s", o.Group, o.Node)
+		}
+		for n, on := range gs.Nodes {
+			if n != o.Node && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
+				return fmt.Errorf("P2: %s is ordered online on %s while %s is not clear of it", o.Group, o.Node, n)
+			}
+		}
+	}
+	for _, op := range p.GetOperations() {
+		if op.Message == "" {
+			return fmt.Errorf("P7: operation %d gets no sentence", op.Id)
+		}
+	}
+	for _, d := range p.GetDecisions() {
+		if len(d.Reasons) == 0 {
+			return fmt.Errorf("P7: no reason for %q", d.Action)
+		}
+	}
+	return nil
+}
+
+// checkState holds a state that a plan was applied to against P1.
+func checkState(s *statepb.State) error {
+	for name, gs := range s.GroupStatus {
+		var online []string
+		for n, on := range gs.Nodes {
+			if on.Want == wantOnline {
+				online = append(online, n)
+			}
+		}
+		if len(online) > 1 {
+			return fmt.Errorf("P1: %s is ordered online on %v", name, online)
+		}
+	}
+	return nil
+}
