@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ import (
 type Tuning struct {
 	// 0: the cluster's default.
 	PeerInact time.Duration
+	// Restarts in place of the web server; 0: as often as it dies, -1: none.
+	RestartLimit int
 	// Resources of a second group on each node, for the idle bench.
 	Resources int
 	// Use the binary's own web server even if nginx is installed.
@@ -174,8 +177,8 @@ func defaultCluster(o Options, p *plan, web webService) string {
 		fmt.Fprintf(&b, "- name: web-ip\n  type: IP\n  attributes: {Address: %s/24, Device: eth0}\n", p.service().Addr())
 		requires = "  requires: [web-ip]\n"
 	}
-	fmt.Fprintf(&b, "- name: web-server\n  type: Process\n%s  attributes:\n    PathName: %s\n    Arguments: %s\n  limits: {restartLimit: 1000}\n",
-		requires, web.program, web.arguments)
+	fmt.Fprintf(&b, "- name: web-server\n  type: Process\n%s  attributes:\n    PathName: %s\n    Arguments: %s\n  limits: {restartLimit: %d}\n",
+		requires, web.program, web.arguments, max(0, cmp.Or(o.Tune.RestartLimit, 1000)))
 	if o.Tune.Resources > 0 {
 		for _, name := range names {
 			idleGroup(&b, name, o.Tune.Resources)

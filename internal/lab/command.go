@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-
 )
 
 // Hidden subcommands: processes that a lab starts from its own binary.
@@ -291,7 +291,7 @@ func (n *NodeStatus) network() string {
 	if n.State == Off {
 		return "-"
 	}
-	return cmpOr(strings.Join(cuts, ", "), "ok")
+	return cmp.Or(strings.Join(cuts, ", "), "ok")
 }
 
 // onNode is a subcommand that does one thing to one node.
@@ -466,4 +466,3 @@ func (c *commandLine) demo() *cobra.Command {
 		},
 	}
 }
-

@@ -18,6 +18,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,7 +165,7 @@ func newRecord(o Options, reg registry) (*record, *clusterSpec, error) {
 			return nil, nil, err
 		}
 	}
-	dir := cmpOr(o.Dir, DefaultDir(o.Name))
+	dir := cmp.Or(o.Dir, DefaultDir(o.Name))
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, nil, err
 	}
@@ -185,6 +186,11 @@ func newRecord(o Options, reg registry) (*record, *clusterSpec, error) {
 			break
 		}
 		rec.MadeDirs = append([]string{d}, rec.MadeDirs...)
+	}
+	if o.Dir == "" {
+		if err := privateDir(filepath.Dir(dir)); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "lab" {
 		switch os.Args[2] { // for use on a node
 		case "get": // one probe
-			fmt.Println(cmpOr(probeOnce(os.Args[3], 300*time.Millisecond), "-"))
+			fmt.Println(cmp.Or(probeOnce(os.Args[3], 300*time.Millisecond), "-"))
 			return
 		case "hold": // a connection, and tell how it ends
 			hold(os.Args[3])
@@ -81,6 +82,9 @@ func hold(addr string) {
 // testLab makes a lab whose nodes run a web server each and no cluster.
 func testLab(t *testing.T, o Options) *Lab {
 	t.Helper()
+	if os.Getuid() != 0 && !o.Loopback {
+		t.Fatal("this test makes namespaces: run it as root")
+	}
 	me, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,6 @@ func (l *Lab) boot(name string) error {
 		return fmt.Errorf("its first process has ended: %w; see %s", err, p.LogFile())
 	}
 	r.Boots++
-	r.Cut, r.Blocked = nil, nil
 	if err := awaitReady(ready, bootLimit); err != nil {
 		return fmt.Errorf("%w; see %s", err, p.LogFile())
 	}
@@ -131,7 +131,7 @@ func (l *Lab) bootSpec(p *nodePlan) *bootSpec {
 	if len(s.Command) == 0 {
 		s.Command = []string{l.rec.Binary, "guard", "--state-dir", state, "--run-dir", s.RunDir}
 	}
-	s.Env = []string{"PATH=" + cmpOr(os.Getenv("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME=/", marker(l.Name(), p.Name)}
+	s.Env = []string{"PATH=" + cmp.Or(os.Getenv("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME=/", marker(l.Name(), p.Name)}
 	return s
 }
 
@@ -143,7 +143,7 @@ func (l *Lab) powerOff(p *nodePlan, r *nodeRecord) error {
 	} else {
 		errs = append(errs, l.killPlain(p, r))
 	}
-	r.Init = process{}
+	r.Init, r.Cut, r.Blocked = process{}, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -169,11 +169,11 @@ func (l *Lab) killPlain(p *nodePlan, r *nodeRecord) error {
 }
 
 // Kill cuts the node's network and then kills all that it runs, as a machine
-// that loses power: nobody hears of it. It returns the time (CLOCK_MONOTONIC)
-// just before the cut.
+// that loses power: nobody hears of it. What it had in memory is gone, its
+// devices too. It returns the time (CLOCK_MONOTONIC) just before the cut.
 func (l *Lab) Kill(name string) (time.Duration, error) {
 	var at time.Duration
-	return at, l.change(func() error {
+	err := l.change(func() error {
 		p, r, err := l.rec.node(name)
 		if err != nil {
 			return err
@@ -185,19 +185,15 @@ func (l *Lab) Kill(name string) (time.Duration, error) {
 		if _, err := os.Stat(netnsPath(p.Netns)); errors.Is(err, fs.ErrNotExist) {
 			return nil // off already
 		}
-		r.Cut = allLinks(p)
-		if err := setPorts(&l.rec.Plan, p, r.Cut, false); err != nil {
+		if err := setPorts(&l.rec.Plan, p, allLinks(p), false); err != nil {
 			return err
 		}
 		if err := cgroup(p.Cgroup).kill(); err != nil {
 			return fmt.Errorf("kill node %s: %w", name, err)
 		}
-		err = cgroup(p.Cgroup).await("populated", false, 10*time.Second)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return err
+		return l.powerOff(p, r)
 	})
+	return at, err
 }
 
 func allLinks(p *nodePlan) []int {
@@ -288,7 +284,7 @@ func (l *Lab) errLoopback() error {
 // (numbers from 0). It returns the time (CLOCK_MONOTONIC) just before.
 func (l *Lab) Cut(name string, links ...int) (time.Duration, error) {
 	var at time.Duration
-	return at, l.port(name, links, func(p *nodePlan, r *nodeRecord, links []int) error {
+	err := l.port(name, links, func(p *nodePlan, r *nodeRecord, links []int) error {
 		at = monotonic()
 		if err := setPorts(&l.rec.Plan, p, links, false); err != nil {
 			return err
@@ -296,6 +292,7 @@ func (l *Lab) Cut(name string, links ...int) (time.Duration, error) {
 		r.Cut = slices.Compact(slices.Sorted(slices.Values(append(r.Cut, links...))))
 		return nil
 	})
+	return at, err
 }
 
 // Heal ends all cuts of a node: its ports go on, and nobody's frames to or

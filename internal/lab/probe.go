@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func probeAndTell(mu *sync.Mutex, w io.Writer, addr string, timeout time.Duratio
 	end := monotonic()
 	mu.Lock()
 	defer mu.Unlock()
-	fmt.Fprintln(w, int64(begin), int64(end), cmpOr(node, "-"))
+	fmt.Fprintln(w, int64(begin), int64(end), cmp.Or(node, "-"))
 }
 
 // parseProbe reads one line of the prober.

@@ -19,48 +19,42 @@ import (
 // recognised.
 type registry string
 
-// openRegistry makes the registry if needed. Its directory must belong to
-// this user alone, since what it says is removed.
+// openRegistry makes the registry if needed.
 func openRegistry() (registry, error) {
-	return privateDir(cmpOr(os.Getenv("HOLDFAST_LAB_REGISTRY"), filepath.Join(runtimeDir(), "holdfast-labs")))
+	dir := userPath("holdfast-labs", "/run")
+	return registry(dir), privateDir(dir)
 }
 
-func privateDir(dir string) (registry, error) {
+// privateDir makes a directory that only this user can write: what is found in
+// it is believed, and removed.
+func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
-		return "", fmt.Errorf("%s: %w", dir, err)
+		return fmt.Errorf("%s: %w", dir, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Getuid() || st.Mode&0o022 != 0 {
-		return "", fmt.Errorf("%s is not a directory that only you can write: remove it or choose another with --dir", dir)
+		return fmt.Errorf("%s is not a directory that only you can write: somebody else has made it; remove it", dir)
 	}
-	return registry(dir), nil
+	return nil
 }
 
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
-// runtimeDir is where this user's short-lived things go.
-func runtimeDir() string {
+// userPath is where a short-lived directory of this user goes; root's is below
+// the given one.
+func userPath(name, root string) string {
 	if os.Getuid() == 0 {
-		return "/run"
+		return filepath.Join(root, name)
 	}
-	return cmpOr(os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/tmp/holdfast-%d", os.Getuid()))
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, name)
+	}
+	return fmt.Sprintf("/tmp/%s-%d", name, os.Getuid())
 }
 
 // DefaultDir is the directory of a lab that was given none.
-func DefaultDir(name string) string {
-	if os.Getuid() == 0 {
-		return filepath.Join("/tmp/holdfast-lab", name)
-	}
-	return filepath.Join(runtimeDir(), "holdfast-lab", name)
-}
+func DefaultDir(name string) string { return filepath.Join(userPath("holdfast-lab", "/tmp"), name) }
 
 // dirOf finds a registered lab's directory.
 func (r registry) dirOf(name string) (string, bool) {
