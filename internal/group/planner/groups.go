@@ -130,10 +130,7 @@ func (w *work) watch(h *spot) {
 		return
 	}
 	if !h.member || h.fence != nil {
-		if b.Cause == "" {
-			b.Cause = w.loss(h.node)
-		}
-		b.Online, b.Waiting = false, w.notClear(h)
+		w.gone(h)
 		return
 	}
 	if l, leaving := w.leaving[h.node]; leaving {
@@ -167,6 +164,18 @@ func (w *work) watch(h *spot) {
 		}
 		b.Online, b.LastOnline, b.Tried, b.Cause = true, h.node, nil, ""
 	}
+}
+
+// gone: the group's node was evicted, and what ran there may still run.
+func (w *work) gone(h *spot) {
+	b := w.book
+	if b.IntentOnline {
+		if b.Cause == "" {
+			b.Cause = w.loss(h.node)
+		}
+		b.Waiting = w.notClear(h)
+	}
+	b.Online = false
 }
 
 // adjust takes offline what hangs on a fault that the group survives, and

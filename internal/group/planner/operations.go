@@ -109,7 +109,7 @@ func (w *work) refuseOnline(op *v1.Operation) string {
 		if sp.member && len(sp.online) > 0 && sp.want() != wantOffline && op.GetNode() != "" && sp.node != op.GetNode() {
 			return fmt.Sprintf("%s online on %s: take that offline first with holdfast group offline %s", w.areNames(sp.online), sp.node, g)
 		}
-		if r := sp.alone(); sp.member && r != "" && sp.node != op.GetNode() {
+		if r := sp.alone(); sp.member && r != "" && op.GetNode() != "" && sp.node != op.GetNode() {
 			return fmt.Sprintf("%s is wanted online on %s by itself: take it offline first with holdfast resource offline %s --node %s", r, sp.node, r, sp.node)
 		}
 	}
@@ -149,6 +149,11 @@ func (w *work) refuseTarget(op *v1.Operation, source string) string {
 func (w *work) targets(op *v1.Operation, source string) []string {
 	if op.GetNode() != "" {
 		return []string{op.GetNode()}
+	}
+	for _, sp := range w.spots {
+		if sp.member && sp.alone() != "" {
+			return []string{sp.node} // where some of it is online by itself
+		}
 	}
 	return slices.DeleteFunc(slices.Clone(w.g.GetSystemList()), func(n string) bool { return n == source })
 }

@@ -32,7 +32,7 @@ import (
 //	unseeded | seeded
 //	state, explain web, simulate    (one step per line: fail n1 n2, join n1, ...)
 func TestRules(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/rules", func(t *testing.T, path string) {
 		b := &bench{env: Env{Seeded: true}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			b.out.Reset()
