@@ -28,7 +28,7 @@ type path struct {
 
 // Sends of datagrams and messages end up in these.
 type netReceiver interface {
-	datagram(to, from, link int, payload []byte)
+	datagram(to, from, link int, payload any)
 	// streamUp tells a side of a new stream; what it sends from now on travels there.
 	streamUp(node, peer int)
 	streamDown(node, peer int)
@@ -56,7 +56,7 @@ func (n *network) path(from, to, link int) *path {
 }
 
 // send a datagram. It arrives late, twice, or not at all; jitter reorders.
-func (n *network) send(from, to, link int, payload []byte) {
+func (n *network) send(from, to, link int, payload any) {
 	p := n.path(from, to, link)
 	n.w.count("net.sent")
 	if p.cut > 0 || (p.loss > 0 && n.r.Float64() < p.loss) {

@@ -1,6 +1,9 @@
 package sim
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A process is one daemon of a node. Events for it are posted; while it is
 // frozen they wait, and when it ends they are forgotten. A later incarnation is
@@ -42,14 +45,16 @@ func (p *process) do(droppable bool, run func()) {
 
 func (p *process) freeze() { p.frozen++ }
 
-// thaw takes one reason away. What waited then happens in its order, at once.
+// thaw takes one reason away. What waited then happens at once: first what lies
+// in socket buffers, then the rest, each in its order.
 func (p *process) thaw() {
 	if p.frozen--; p.frozen > 0 || !p.alive {
 		return
 	}
 	for p.alive && p.frozen == 0 && len(p.waiting) > 0 {
-		next := p.waiting[0]
-		p.waiting = p.waiting[1:]
+		i := max(0, slices.IndexFunc(p.waiting, func(x posted) bool { return x.droppable }))
+		next := p.waiting[i]
+		p.waiting = slices.Delete(p.waiting, i, i+1)
 		next.run()
 	}
 }

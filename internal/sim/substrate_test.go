@@ -36,7 +36,7 @@ func newToy(seed uint64, nodes, links int) *toy {
 	return y
 }
 
-func (y *toy) datagram(to, from, link int, payload []byte) {
+func (y *toy) datagram(to, from, link int, payload any) {
 	y.grams[fmt.Sprintf("%d<-%d/%d %s", to, from, link, payload)]++
 	y.w.tell(fmt.Sprint(to), "datagram from %d: %s", from, payload)
 }
