@@ -154,7 +154,7 @@ func (l *Lab) killPlain(p *nodePlan, r *nodeRecord) error {
 		if r.Init.alive() {
 			signalTree(r.Init, unix.SIGKILL)
 		}
-		left := marked(marker(l.Name(), p.Name))
+		left := marked(append(serviceMarkers(p), marker(l.Name(), p.Name))...)
 		if len(left) == 0 && !r.Init.alive() {
 			return nil
 		}

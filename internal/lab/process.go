@@ -141,23 +141,31 @@ func signalTree(root process, sig unix.Signal) {
 }
 
 // marker is an entry in the environment of all that a node runs.
-func marker(lab, node string) string { return markerVariable + lab + "/" + node }
+func marker(lab, node string) string { return markerVariable + "=" + lab + "/" + node }
 
-const markerVariable = "HOLDFAST_LAB="
+const markerVariable = "HOLDFAST_LAB"
 
-// marked lists processes whose environment has an entry that starts so: what
-// a loopback node left behind when its first process is gone.
-func marked(prefix string) []int {
+// marked lists processes whose environment has an entry that starts with one
+// of the prefixes: what a loopback node left behind when its first process is gone.
+func marked(prefixes ...string) []int {
+	has := func(entry string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(entry, p) })
+	}
 	var out []int
 	for pid := range allProcesses() {
 		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
-		has := func(entry string) bool { return strings.HasPrefix(entry, prefix) }
 		if err == nil && pid != os.Getpid() && slices.ContainsFunc(strings.Split(string(b), "\x00"), has) {
 			out = append(out, pid)
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+// serviceMarkers are entries in the environment of what the agents of a node
+// run, which is not inherited.
+func serviceMarkers(p *nodePlan) []string {
+	return []string{"HOLDFAST_SERVICE=" + p.RunDir() + "//", "HOLDFAST_CALL=" + p.RunDir() + "//"}
 }
 
 // forkExec starts a program whose end only wait4 reports.
@@ -172,15 +180,4 @@ func forkExec(argv, env []string, stdin, out *os.File) (int, error) {
 	pid, _, err := syscall.StartProcess(path, argv, &syscall.ProcAttr{
 		Dir: "/", Env: env, Files: []uintptr{stdin.Fd(), out.Fd(), out.Fd()}, Sys: &syscall.SysProcAttr{Setsid: true}})
 	return pid, err
-}
-
-// splitMarker finds lab and node in the environment of what a node runs.
-func splitMarker(env []string) (lab, node string, ok bool) {
-	for _, e := range env {
-		if v, found := strings.CutPrefix(e, markerVariable); found {
-			lab, node, ok = strings.Cut(v, "/")
-			return lab, node, ok && node != ""
-		}
-	}
-	return "", "", false
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,9 +44,13 @@ func runWeb(addr string) error {
 	return nil
 }
 
-// webName is the lab node's name, which is also the host name in namespaces.
+// webName is the node's name: agents put it into the environment of what they
+// run, and in namespaces it is the host name too.
 func webName() (string, error) {
-	if _, node, ok := splitMarker(os.Environ()); ok {
+	if node := os.Getenv("HOLDFAST_NODE"); node != "" {
+		return node, nil
+	}
+	if _, node, ok := strings.Cut(os.Getenv(markerVariable), "/"); ok {
 		return node, nil
 	}
 	return os.Hostname()
