@@ -138,7 +138,7 @@ func (e *Engine) waitingOn() {
 			}
 			p.sentAt = e.now
 		}
-		if p.sent {
+		if p.sent && leader != 0 {
 			e.waiting.nextRetry = sooner(e.waiting.nextRetry, p.sentAt+retryProposal)
 		}
 	}
