@@ -67,9 +67,12 @@ type Out struct {
 	// Save replaces what was kept before. The rest waits for it.
 	Save *Saved
 	// Stop begins now, and is answered by [Core.Stopped].
-	Stop   *Stop
-	Engine []*guardpb.FromGuard
-	Send   []Send
+	Stop *Stop
+	// KillEngine, if not empty: the engine's process is to be killed, for this reason.
+	// The driver starts another one in any case when one has ended.
+	KillEngine string
+	Engine     []*guardpb.FromGuard
+	Send       []Send
 	// Exit: this guard has nothing more to do.
 	Exit bool
 	// Wake is when Tick is due at the latest.
@@ -122,6 +125,8 @@ type Core struct {
 	engineUp    bool
 	engineTick  uint64
 	engineAlive time.Duration // of the last tick
+	engineSince time.Duration // it connected, or was found dead
+	killed      bool          // asked for the end of this engine
 	leader      string
 
 	seeded, cold bool
@@ -202,6 +207,9 @@ func (c *Core) begin(now time.Duration) {
 	now = max(now, c.now)
 	if now-c.now > max(gapBeats*c.heartbeat, c.inact/4) {
 		c.graceEnd = now + graceBeats*c.heartbeat
+		if c.engineUp {
+			c.engineAlive += now - c.now // it could not have told either
+		}
 	}
 	c.now = now
 	if c.lease.state == leaseHeld && now >= c.lease.until {
@@ -229,6 +237,7 @@ func (c *Core) settle() {
 			c.watchPeer(p)
 		}
 	}
+	c.watchEngine()
 	c.endGoodbye()
 	c.seed()
 	c.updateLease()
@@ -291,6 +300,12 @@ func (c *Core) schedule() {
 	}
 	if c.lease.state == leaseHeld {
 		sooner(c.engineAlive + c.downLimit)
+	}
+	if c.engineUp && !c.killed {
+		sooner(c.killAt())
+		if c.stop.quietBy != 0 && !c.stop.quiet {
+			sooner(c.stop.quietBy)
+		}
 	}
 	c.out.Wake = max(wake, c.now)
 }

@@ -18,7 +18,8 @@ import (
 // the strength of it.)
 func (c *Core) EngineConn(now time.Duration, up bool) {
 	c.begin(now)
-	c.engineUp = up
+	c.engineUp, c.engineSince, c.killed = up, c.now, false
+	c.stop.quietBy = 0
 	if up {
 		w := &guardpb.Welcome{
 			GuardIncarnation: c.cfg.Incarnation,
@@ -37,7 +38,7 @@ func (c *Core) EngineConn(now time.Duration, up bool) {
 		c.peersDirty = true
 	} else {
 		c.leader = ""
-		c.stop.quiet = true
+		c.stop.quiet = c.lease.state != leaseHeld
 	}
 	c.settle()
 	c.schedule()
@@ -83,7 +84,7 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 		c.toEngine(&guardpb.FromGuard{Body: &guardpb.FromGuard_Stats{Stats: s}})
 		answered = true
 	case *guardpb.ToGuard_Quiet:
-		c.stop.quiet = c.stop.quiet || c.lease.state == leaseStopping
+		c.stop.quiet = c.lease.state != leaseHeld
 	default:
 		err = errors.New("guard: a frame of a kind that this guard does not know: guard and clusterd must be of the same release")
 	}
@@ -115,7 +116,30 @@ func (c *Core) tick(m *guardpb.Tick) error {
 }
 
 // engineSilence is how long an engine may be late before it counts as down.
-func (c *Core) engineSilence() time.Duration { return c.inact }
+// It ticks every second.
+func (c *Core) engineSilence() time.Duration { return max(c.inact, 3*time.Second) }
+
+// watchEngine asks for the end of an engine that does not tick, so that the next
+// one is there before the limit: and of one that does not become quiet, so that this
+// node can say goodbye.
+func (c *Core) watchEngine() {
+	if !c.engineUp || c.killed {
+		return
+	}
+	switch {
+	case c.now >= c.killAt():
+		c.killed = true
+		c.out.KillEngine = fmt.Sprintf("it has not ticked for %v", (c.now - c.engineAlive).Round(time.Millisecond))
+	case c.stop.quietBy != 0 && c.now >= c.stop.quietBy && !c.stop.quiet:
+		c.killed = true
+		c.out.KillEngine = "the lease has ended, and it does not say that it is quiet"
+	}
+}
+
+// killAt is when an engine that does not tick is ended.
+func (c *Core) killAt() time.Duration {
+	return max(c.engineAlive, c.engineSince) + max(c.downLimit/2, c.engineSilence())
+}
 
 func (c *Core) engineDown() bool {
 	return !c.engineUp || c.now-c.engineAlive >= c.engineSilence()

@@ -133,10 +133,15 @@ func (c *Core) mayTake() bool {
 
 // endLease begins the stop. Whatever arrives later renews nothing (L4).
 func (c *Core) endLease(reason string) {
+	if c.lease.state == leaseHeld {
+		c.stop.quiet = !c.engineUp || c.stop.left
+	}
 	c.lease.state, c.lease.reason = leaseStopping, reason
 	c.lease.until, c.lease.inherited, c.lease.carried, c.lease.extended = 0, 0, 0, 0
 	c.saveDue = true
-	c.stop.quiet = !c.engineUp || c.stop.left
+	if !c.stop.quiet {
+		c.stop.quietBy = c.now + max(timers.Stop(c.inact), minQuiet)
+	}
 	c.tellLease()
 	c.beginStop()
 }

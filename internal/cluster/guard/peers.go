@@ -34,6 +34,7 @@ type peer struct {
 	info      Heartbeat     // what its newest fresh heartbeat said
 	heardAt   time.Duration // newest fresh heartbeat on any link; at first: when this peer was configured
 	since     time.Duration // configured
+	backAt    time.Duration // its first link came up again
 	everHeard bool
 	down      bool // silent on all links for peerinact
 	state     guardpb.LinkState
@@ -107,6 +108,7 @@ func (c *Core) Receive(now time.Duration, linkIndex int, from string, hb Heartbe
 	if st.newer(p.infoStamp) {
 		c.take(p, st, &hb)
 	}
+	c.heardSuspect(p)
 }
 
 // echoLimit is how old the number that a packet echoes may be. It allows for what
@@ -131,10 +133,22 @@ func (c *Core) heard(p *peer, l *link) {
 		l.everHeard, p.everHeard = true, true
 		l.state = guardpb.LinkState_LINK_STATE_UP
 		c.peersDirty = true
+		if c.linksUp(p) == 1 {
+			p.backAt = c.now
+			c.soonest(c.now + graceBeats*c.heartbeat)
+		}
 		c.sumUp(p)
 		c.soonest(c.now + c.trouble)
 	}
-	c.heardSuspect(p)
+}
+
+func (c *Core) linksUp(p *peer) (n int) {
+	for i := range p.links {
+		if p.links[i].state == guardpb.LinkState_LINK_STATE_UP {
+			n++
+		}
+	}
+	return n
 }
 
 // take what the newest heartbeat of p says.
@@ -222,6 +236,9 @@ func (c *Core) peerState(p *peer) guardpb.LinkState {
 		if up == 0 {
 			return guardpb.LinkState_LINK_STATE_TROUBLE
 		}
+		if c.now < p.backAt+graceBeats*c.heartbeat {
+			return guardpb.LinkState_LINK_STATE_UP // the others may come right after it
+		}
 		return guardpb.LinkState_LINK_STATE_JEOPARDY
 	case up > 0:
 		return guardpb.LinkState_LINK_STATE_UP
@@ -251,6 +268,7 @@ func (p *peer) deadline(c *Core, sooner func(time.Duration)) {
 		}
 	}
 	after(p.heardAt + c.inact)
+	after(p.backAt + graceBeats*c.heartbeat)
 	after(p.silenceEnd)
 }
 

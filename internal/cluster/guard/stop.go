@@ -13,14 +13,18 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 )
 
+// minQuiet is the least time that an engine has to become quiet.
+const minQuiet = 2 * time.Second
+
 // stopping is the way from the end of a lease to nothing running.
 type stopping struct {
 	underWay bool          // the driver is at it
 	retryAt  time.Duration // after a failure; 0: no retry is due
-	// The engine starts nothing any more (Quiet, or it is dead). What it started
-	// before is stopped by a stop that began after.
+	// The engine starts nothing before the next lease (Quiet, or it is dead). What it
+	// started before is stopped by a stop that began after.
 	quiet      bool
-	beganQuiet bool // the running stop began after quiet
+	quietBy    time.Duration // 0: it need not say anything
+	beganQuiet bool          // the running stop began after quiet
 	// Groups that the running stop covers.
 	covered []*guardpb.Protect
 

@@ -19,7 +19,7 @@ type suspicion struct {
 	reason        string
 	at            time.Duration
 	goodbye       uint64 // number of its goodbye, 0: none
-	byGoodbye     bool   // its heartbeats never stopped
+	byGoodbye     bool   // said at the time at
 	heardAgain    bool   // told the engine so
 }
 
@@ -57,6 +57,7 @@ func (c *Core) heardGoodbye(p *peer, hb *Heartbeat) {
 	case q.raised && q.raftID == g.RaftID && q.stays <= g.Stays:
 		if q.goodbye == 0 {
 			q.goodbye, q.reason = g.Sequence, q.reason+"; then its guard said goodbye"
+			q.byGoodbye, q.at = true, c.now
 			c.acknowledgedUpTo(p, hb)
 			c.saveDue = true
 			c.state(p)
@@ -107,8 +108,9 @@ func (c *Core) age(p *peer) time.Duration {
 	return max(c.now-at, 0)
 }
 
-// heardSuspect tells the engine that a suspected peer is alive. One that said
-// goodbye never fell silent: it is given as much time to be evicted as a silent one.
+// heardSuspect tells the engine that a suspected peer is alive. After a goodbye
+// nothing runs there any more, and evicting it is the quickest way to start its groups
+// elsewhere: the engine hears of its heartbeats only when it is still a voter after peerinact.
 func (c *Core) heardSuspect(p *peer) {
 	q := &p.suspicion
 	if !q.raised || q.heardAgain || !c.engineUp || p.raftID != q.raftID || q.byGoodbye && c.now-q.at < c.inact {
