@@ -1,0 +1,387 @@
+package agents
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/group/agent"
+)
+
+const (
+	// So many monitors run at the same time, and so many other calls; the others are never kept waiting by monitors.
+	monitorsAtOnce = 32
+	actionsAtOnce  = 64
+	// stuckTime is how long after its time limit a call that does not return is given up.
+	stuckTime = 2 * killTime
+)
+
+// Options of a Host.
+type Options struct {
+	// Node is the name of this node.
+	Node string
+	// RunDir holds logs and records; it is gone after a reboot. No other node may use it.
+	RunDir string
+	// CgroupRoot is the control group (version 2) below which holdfast-NODE is made. Empty: that of this process.
+	CgroupRoot string
+	// Changed is called when the answer of Protect for a group has changed: without control groups the processes of a
+	// group are known only once they run. May be nil. It must not call the Host.
+	Changed func(group string)
+	Log     *slog.Logger
+}
+
+// Host carries out calls on this machine. It is safe for concurrent use.
+type Host struct {
+	node, runDir string
+	cgroup       string
+	log          *slog.Logger
+	onChange     func(string)
+	watcher      *watcher
+	net          *netWatch
+	announcer    *announcer
+	notices      *mailbox
+	monitors     chan struct{}
+	actions      chan struct{}
+	ctx          context.Context
+	stop         context.CancelFunc
+	running      sync.WaitGroup
+
+	mu     sync.Mutex
+	calls  map[uint64]context.CancelFunc
+	stuck  map[key]bool
+	closed bool
+}
+
+// NewHost returns a host that has undone what an earlier one on this node left unfinished. Services that run are left
+// alone: monitors find them.
+func NewHost(o Options) (*Host, error) {
+	if o.Node == "" || !filepath.IsAbs(o.RunDir) {
+		return nil, fmt.Errorf("agents: a host needs the node's name (%q) and an absolute run directory (%q)", o.Node, o.RunDir)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	h := &Host{
+		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, notices: newMailbox(),
+		monitors: make(chan struct{}, monitorsAtOnce), actions: make(chan struct{}, actionsAtOnce),
+		calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{},
+	}
+	for _, dir := range []string{"agents", "log"} {
+		if err := os.MkdirAll(filepath.Join(h.runDir, dir), 0o700); err != nil {
+			return nil, fmt.Errorf("agents: %w", err)
+		}
+	}
+	var why string
+	if h.cgroup, why = findCgroup(o.Node, o.CgroupRoot); h.cgroup == "" {
+		h.log.Warn("services run without control groups: what leaves its session and clears its environment can't be found", "reason", why)
+	}
+	var err error
+	if h.watcher, err = newWatcher(h.notice); err != nil {
+		return nil, fmt.Errorf("agents: %w", err)
+	}
+	h.net = newNetWatch(h.notice, h.log)
+	h.announcer = newAnnouncer(h.log)
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	h.undo()
+	return h, nil
+}
+
+// undo is H3.
+func (h *Host) undo() {
+	ctx, cancel := context.WithTimeout(h.ctx, 2*killTime)
+	defer cancel()
+	if h.cgroup != "" {
+		calls, err := filepath.Glob(filepath.Join(h.cgroup, "*", "*.call"))
+		if err != nil {
+			h.log.Error("calls of an earlier engine can't be listed", "error", err)
+		}
+		for _, dir := range calls {
+			if err := killCgroup(ctx, dir); err != nil {
+				h.log.Error("a call of an earlier engine can't be ended", "cgroup", dir, "error", err)
+			}
+		}
+	} else {
+		own := h.runDir + "//"
+		if err := eachProcess(func(st procStat) {
+			if strings.HasPrefix(environ(st.Pid, callVariable), own) {
+				if err := errors.Join(st.signal(9), st.waitGone(ctx)); err != nil {
+					h.log.Error("a call of an earlier engine can't be ended", "pid", st.Pid, "error", err)
+				}
+			}
+		}); err != nil {
+			h.log.Error("calls of an earlier engine can't be listed", "error", err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(h.recordsDir(), "*.json"))
+	if err != nil {
+		h.log.Error("records of services can't be listed", "error", err)
+	}
+	for _, f := range files {
+		group, resource, ok := strings.Cut(strings.TrimSuffix(filepath.Base(f), ".json"), ".")
+		p := place{h: h, group: plainName(group), resource: plainName(resource)}
+		if !ok || !p.record().Starting {
+			continue
+		}
+		h.log.Info("an unfinished online of an earlier engine is undone", "group", p.group, "resource", p.resource)
+		if err := errors.Join(p.kill(ctx), p.forgetRecord()); err != nil {
+			h.log.Error("an unfinished online can't be undone", "group", p.group, "resource", p.resource, "error", err)
+		}
+	}
+}
+
+// Run carries out a call and calls done once, from another goroutine. Monitors wait for each other, but never keep
+// other calls waiting.
+func (h *Host) Run(c agent.Call, done func(agent.Result)) {
+	slots := h.actions
+	if c.Entry == agent.Monitor {
+		slots = h.monitors
+	}
+	ctx, cancel := context.WithCancel(h.ctx)
+	k := key{c.Group, c.Resource}
+	h.mu.Lock()
+	switch {
+	case h.closed:
+		h.mu.Unlock()
+		cancel()
+		go done(agent.Result{Err: "the engine is stopping"})
+		return
+	case c.Entry == agent.Monitor && h.stuck[k]:
+		h.mu.Unlock()
+		cancel()
+		// As slow as a call that hangs, or the runtime would ask again at once.
+		time.AfterFunc(c.Timeout, func() {
+			done(agent.Result{TimedOut: true, Err: "an earlier call still hangs in the kernel"})
+		})
+		return
+	}
+	h.calls[c.Token] = cancel
+	h.running.Add(1)
+	h.mu.Unlock()
+	go func() {
+		defer h.running.Done()
+		var r agent.Result
+		select {
+		case slots <- struct{}{}:
+			r = h.carryOut(ctx, c)
+			<-slots
+		case <-ctx.Done():
+			r = agent.Result{Err: "cancelled before it began"}
+		}
+		h.mu.Lock()
+		delete(h.calls, c.Token)
+		h.mu.Unlock()
+		cancel()
+		done(r)
+	}()
+}
+
+// carryOut is H5: it returns even if the agent does not.
+func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
+	kind := kindOf(c.Type)
+	if kind == nil {
+		return agent.Result{Err: fmt.Sprintf("there is no agent for type %q", c.Type)}
+	}
+	if errs := kind.faults(c.Attributes); len(errs) > 0 && (c.Entry == agent.Monitor || c.Entry == agent.Online) {
+		return failed(errors.Join(errs...))
+	}
+	timed, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	result := make(chan agent.Result, 1)
+	k := key{c.Group, c.Resource}
+	go func() {
+		r := kind.run(timed, h, c)
+		result <- r
+		h.mu.Lock()
+		delete(h.stuck, k)
+		h.mu.Unlock()
+	}()
+	giveUp := time.NewTimer(c.Timeout + stuckTime)
+	defer giveUp.Stop()
+	select {
+	case r := <-result:
+		switch {
+		case r.Err == "":
+		case errors.Is(timed.Err(), context.DeadlineExceeded):
+			r.TimedOut = true
+		case timed.Err() != nil:
+			r.Err = "cancelled"
+		}
+		return r
+	case <-giveUp.C:
+		h.mu.Lock()
+		h.stuck[k] = true
+		h.mu.Unlock()
+		return agent.Result{TimedOut: true, Err: "the call hangs in the kernel"}
+	}
+}
+
+// Cancel ends a call early, with everything that it has started. It still gets its answer.
+func (h *Host) Cancel(token uint64) {
+	h.mu.Lock()
+	cancel := h.calls[token]
+	h.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+// Notices tells what process notification sees. It is closed by Close.
+func (h *Host) Notices() <-chan agent.Notice { return h.notices.out }
+
+func (h *Host) notice(k key, what string) {
+	h.notices.put(agent.Notice{Group: k.group, Resource: k.resource, What: what})
+}
+
+func (h *Host) changed(group string) {
+	if h.onChange != nil {
+		h.onChange(group)
+	}
+}
+
+// Protect returns what guard has to stop of a group with this configuration, and makes its control group.
+func (h *Host) Protect(group *v1.Group) (*guardpb.Protect, error) {
+	out := &guardpb.Protect{Group: group.GetName(), Cgroup: h.groupDir(group.GetName())}
+	if out.Cgroup != "" {
+		if err := os.MkdirAll(out.Cgroup, 0o755); err != nil {
+			return nil, fmt.Errorf("agents: control group of %s: %w", group.GetName(), err)
+		}
+	}
+	for _, r := range group.GetResources() {
+		switch {
+		case r.GetType() == ipKind.typ.GetName():
+			out.Addresses = append(out.Addresses, r.GetAttributes()["Address"]+" "+r.GetAttributes()["Device"])
+		case out.Cgroup == "":
+			p := place{h: h, group: group.GetName(), resource: r.GetName()}
+			members, err := p.members()
+			if err != nil {
+				return nil, fmt.Errorf("agents: processes of %s: %w", r.GetName(), err)
+			}
+			seen := map[int]bool{}
+			for _, m := range members {
+				if !seen[m.session] {
+					seen[m.session] = true
+					out.ProcessGroups = append(out.ProcessGroups, int32(m.session))
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// Release removes the control groups of a group of which nothing runs any more. What still runs keeps its own.
+func (h *Host) Release(group string) {
+	dir := h.groupDir(group)
+	if dir == "" {
+		return
+	}
+	below, err := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+	if err != nil {
+		return
+	}
+	for _, f := range below {
+		_ = os.Remove(filepath.Dir(f)) // refused while something runs there, which is right
+	}
+	_ = os.Remove(dir)
+}
+
+// Close ends calls under way and process notification. Services go on.
+func (h *Host) Close() {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return
+	}
+	h.closed = true
+	h.mu.Unlock()
+	h.stop()
+	h.running.Wait()
+	h.announcer.close()
+	h.net.close()
+	h.watcher.close()
+	h.notices.close()
+}
+
+// plainName undoes fileName.
+func plainName(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		var c byte
+		if s[i] == '%' && i+2 < len(s) {
+			if _, err := fmt.Sscanf(s[i+1:i+3], "%02X", &c); err == nil {
+				b.WriteByte(c)
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// mailbox holds notices until they are fetched, one per resource: a second one would only cause the same monitor.
+type mailbox struct {
+	out  chan agent.Notice
+	wake chan struct{}
+	done chan struct{}
+
+	mu      sync.Mutex
+	waiting []agent.Notice
+	closed  bool
+}
+
+func newMailbox() *mailbox {
+	m := &mailbox{out: make(chan agent.Notice), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go m.deliver()
+	return m
+}
+
+func (m *mailbox) put(n agent.Notice) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.waiting {
+		if w.Group == n.Group && w.Resource == n.Resource {
+			return
+		}
+	}
+	m.waiting = append(m.waiting, n)
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mailbox) deliver() {
+	defer close(m.out)
+	for {
+		select {
+		case <-m.wake:
+		case <-m.done:
+			return
+		}
+		for {
+			m.mu.Lock()
+			if len(m.waiting) == 0 {
+				m.mu.Unlock()
+				break
+			}
+			n := m.waiting[0]
+			m.waiting = m.waiting[1:]
+			m.mu.Unlock()
+			select {
+			case m.out <- n:
+			case <-m.done:
+				return
+			}
+		}
+	}
+}
+
+func (m *mailbox) close() { close(m.done) }

@@ -1,0 +1,65 @@
+package agents
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/group/agent"
+)
+
+var nicKind = kind{
+	typ: &v1.ResourceType{
+		Name: "NIC", Operations: v1.Operations_OPERATIONS_NONE, Bundled: true,
+		Description: "A network card, which is only monitored. A change of its link is noticed at once.",
+		Attributes: []*v1.Attribute{
+			{Name: "Device", Kind: text, Required: required, Description: "Name of the network card: eth0, bond0."},
+			{Name: "CheckCarrier", Kind: flag, Default: "true", Description: "Whether it must have a carrier, or only be up."},
+		},
+		Limits: &v1.Limits{MonitorInterval: seconds(10), OfflineMonitorInterval: seconds(10), MonitorTimeout: seconds(30)},
+	},
+	check: func(a map[string]string) []error { return checkDevice(a["Device"]) },
+	run: func(_ context.Context, h *Host, c agent.Call) agent.Result {
+		if c.Entry != agent.Monitor {
+			return agent.Result{}
+		}
+		return monitorNIC(h, c)
+	},
+}
+
+func checkDevice(name string) []error {
+	if len(name) >= unix.IFNAMSIZ || name == "." || name == ".." {
+		return []error{fmt.Errorf("Device: %q can't be the name of a network card", name)}
+	}
+	for _, r := range name {
+		if r == '/' || r == ':' || r <= ' ' {
+			return []error{fmt.Errorf("Device: %q can't be the name of a network card", name)}
+		}
+	}
+	return nil
+}
+
+func monitorNIC(h *Host, c agent.Call) agent.Result {
+	name := c.Attributes["Device"]
+	watched := h.net.device(key{c.Group, c.Resource}, name)
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &missing):
+		return found(false, watched, fmt.Sprintf("there is no network card %s", name))
+	case err != nil:
+		return failed(err)
+	}
+	flags := link.Attrs().RawFlags
+	switch {
+	case flags&unix.IFF_UP == 0:
+		return found(false, watched, fmt.Sprintf("%s is switched off", name))
+	case c.Attributes["CheckCarrier"] != "false" && !linkUp(flags):
+		return found(false, watched, fmt.Sprintf("%s has no carrier", name))
+	}
+	return found(true, watched, "")
+}
