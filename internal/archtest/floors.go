@@ -58,6 +58,8 @@ var floors = []floor{
 		why: "the engine joins the cores; it is a core itself"},
 	{packages: []string{"internal/api"},
 		why: "the API is a view of the engine"},
+	{packages: []string{"internal/api/apifake"},
+		why: "a node in memory, for tests of what speaks to the API"},
 	{packages: []string{"internal/node/..."},
 		why: "daemons wire cores to the machine"},
 	{packages: []string{"internal/cli"},

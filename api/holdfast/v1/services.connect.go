@@ -1275,7 +1275,7 @@ func (UnimplementedConfigServiceHandler) Diff(context.Context, *connect.Request[
 // EventServiceClient is a client for the holdfast.v1.EventService service.
 type EventServiceClient interface {
 	List(context.Context, *connect.Request[ListEventsRequest]) (*connect.Response[ListEventsResponse], error)
-	// Follow sends what List would, then what happens from then on, until the caller ends it.
+	// Follow sends what List would (at once, even if that is nothing), then what happens from then on, until the caller ends it.
 	Follow(context.Context, *connect.Request[FollowEventsRequest]) (*connect.ServerStreamForClient[FollowEventsResponse], error)
 }
 
@@ -1325,7 +1325,7 @@ func (c *eventServiceClient) Follow(ctx context.Context, req *connect.Request[Fo
 // EventServiceHandler is an implementation of the holdfast.v1.EventService service.
 type EventServiceHandler interface {
 	List(context.Context, *connect.Request[ListEventsRequest]) (*connect.Response[ListEventsResponse], error)
-	// Follow sends what List would, then what happens from then on, until the caller ends it.
+	// Follow sends what List would (at once, even if that is nothing), then what happens from then on, until the caller ends it.
 	Follow(context.Context, *connect.Request[FollowEventsRequest], *connect.ServerStream[FollowEventsResponse]) error
 }
 

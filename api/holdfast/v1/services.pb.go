@@ -331,7 +331,7 @@ func (ChangeKind) EnumDescriptor() ([]byte, []int) {
 // ErrorDetail goes with every refused call.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Stable: "HF1203"; listed in docs/codes.md.
+	// Stable: "HF2002"; listed in docs/codes.md.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What to do about it, one sentence; may be empty.
 	NextStep string `protobuf:"bytes,2,opt,name=next_step,json=nextStep,proto3" json:"next_step,omitempty"`

@@ -1,0 +1,309 @@
+package api
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
+)
+
+// This file sums up the applied state: what is of each node, group and resource.
+
+func sortedValues[V any](m map[string]V) []V {
+	var out []V
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[k])
+	}
+	return out
+}
+
+func (l *look) peer(node string) *guardpb.PeerState {
+	for _, p := range l.local.Peers.GetPeers() {
+		if p.GetNode() == node {
+			return p
+		}
+	}
+	return nil
+}
+
+// linkState of guard and of the API have the same numbers; a test holds that.
+func linkState(s guardpb.LinkState) v1.LinkState { return v1.LinkState(s) }
+
+func (l *look) nodeInfo(n *v1.Node) *v1.NodeInfo {
+	name := n.GetName()
+	st := l.GetNodeStatus()[name]
+	info := &v1.NodeInfo{
+		Name: name, Phase: v1.NodePhase(st.GetPhase()), Leader: l.local.Leader == name, Frozen: n.GetFrozen(),
+		Silence: st.GetSilence() != nil, Links: n.GetLinks(), Self: l.local.Node == name,
+	}
+	if m := state.MemberOf(l.State, name); m != nil {
+		info.RaftId, info.GuardIncarnation = m.GetRaftId(), m.GetGuardIncarnation()
+	} else if m := l.GetLearners()[name]; m != nil {
+		info.RaftId, info.GuardIncarnation = m.GetRaftId(), m.GetGuardIncarnation()
+	}
+	if f := st.GetFence(); f != nil {
+		info.WaitingForProof = "its groups are not started elsewhere before it is proven that it has stopped: its guard says so, or " +
+			protoyaml.Duration(f.GetWait().AsDuration()) + " have passed since its eviction"
+	}
+	for range n.GetLinks() {
+		info.LinkStates = append(info.LinkStates, v1.LinkState_LINK_STATE_UNSPECIFIED)
+	}
+	if p := l.peer(name); p != nil {
+		info.LinkState, info.EngineDown, info.Suspected = linkState(p.GetState()), p.GetEngineDown(), p.GetSuspected()
+		for i, s := range p.GetLinks() {
+			if i < len(info.LinkStates) {
+				info.LinkStates[i] = linkState(s)
+			}
+		}
+	}
+	if info.Self {
+		info.LinkState = v1.LinkState_LINK_STATE_UP
+	}
+	for _, g := range sortedValues(l.GetGroups()) {
+		if on := l.GetGroupStatus()[g.GetName()].GetNodes()[name]; on != nil && active(l.groupOnNode(g, name).GetState()) {
+			info.Groups = append(info.Groups, g.GetName())
+		}
+	}
+	return info
+}
+
+func (l *look) nodeInfos() (out []*v1.NodeInfo) {
+	for _, n := range sortedValues(l.GetNodes()) {
+		out = append(out, l.nodeInfo(n))
+	}
+	return out
+}
+
+// active says that something of a group runs, or is about to.
+func active(s v1.GroupState) bool {
+	switch s {
+	case v1.GroupState_GROUP_STATE_ONLINE, v1.GroupState_GROUP_STATE_PARTIAL, v1.GroupState_GROUP_STATE_STARTING, v1.GroupState_GROUP_STATE_STOPPING:
+		return true
+	}
+	return false
+}
+
+func (l *look) operations(r *v1.Resource) v1.Operations {
+	return l.GetTypes()[r.GetType()].GetOperations()
+}
+
+// counts says whether a resource makes its group online: persistent ones and
+// those that only start do not.
+func (l *look) counts(r *v1.Resource) bool {
+	op := l.operations(r)
+	return state.Enabled(r) && op != v1.Operations_OPERATIONS_NONE && op != v1.Operations_OPERATIONS_ON_ONLY
+}
+
+func online(st *v1.ResourceStatus) bool {
+	return st.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE
+}
+
+// wantOf a resource on a node: its own, else its group's.
+func wantOf(on *statepb.GroupOnNode, name string) v1.Want {
+	if w := on.GetResourceWants()[name]; w != v1.Want_WANT_UNSPECIFIED {
+		return w
+	}
+	if slices.Contains(on.GetHeldResources(), name) && on.GetWant() == v1.Want_WANT_ONLINE {
+		return v1.Want_WANT_OFFLINE
+	}
+	return on.GetWant()
+}
+
+func (l *look) groupOnNode(g *v1.Group, node string) *v1.GroupOnNodeInfo {
+	on := l.GetGroupStatus()[g.GetName()].GetNodes()[node]
+	info := &v1.GroupOnNodeInfo{Node: node, Want: on.GetWant(), Faulted: on.GetFaulted(), Probed: on.GetProbed()}
+	var missing, problems []string
+	for _, r := range g.GetResources() {
+		st := on.GetResources()[r.GetName()]
+		if problem := problemOf(st); problem != "" && state.Enabled(r) {
+			problems = append(problems, r.GetName()+" "+problem)
+		}
+		if !l.counts(r) {
+			continue
+		}
+		info.Total++
+		switch {
+		case online(st):
+			info.Online++
+		case wantOf(on, r.GetName()) == v1.Want_WANT_ONLINE:
+			missing = append(missing, r.GetName())
+		}
+	}
+	info.Message = strings.Join(problems, "; ")
+	switch phase := l.GetNodeStatus()[node].GetPhase(); {
+	case l.GetNodeStatus()[node].GetFence() != nil:
+		info.State = v1.GroupState_GROUP_STATE_UNKNOWN
+		info.Message = "it is not proven yet that " + node + " has stopped"
+		return info
+	case phase == statepb.NodePhase_NODE_PHASE_DOWN || phase == statepb.NodePhase_NODE_PHASE_FAULTED || on == nil:
+		info.State, info.Online = v1.GroupState_GROUP_STATE_OFFLINE, 0
+		return info
+	}
+	info.State = groupState(on, info, len(missing) > 0)
+	return info
+}
+
+// groupState of a group on a node that is up.
+func groupState(on *statepb.GroupOnNode, info *v1.GroupOnNodeInfo, missing bool) v1.GroupState {
+	all := info.Online == info.Total
+	switch {
+	case !on.GetProbed():
+		return v1.GroupState_GROUP_STATE_UNKNOWN
+	case on.GetWant() == v1.Want_WANT_ONLINE && missing:
+		return v1.GroupState_GROUP_STATE_STARTING
+	case on.GetWant() == v1.Want_WANT_OFFLINE && info.Online > 0:
+		return v1.GroupState_GROUP_STATE_STOPPING
+	case all && (info.Total > 0 || on.GetWant() == v1.Want_WANT_ONLINE):
+		return v1.GroupState_GROUP_STATE_ONLINE
+	case info.Online > 0:
+		return v1.GroupState_GROUP_STATE_PARTIAL
+	case on.GetFaulted():
+		return v1.GroupState_GROUP_STATE_FAULTED
+	}
+	return v1.GroupState_GROUP_STATE_OFFLINE
+}
+
+// problemOf a resource in words, "" if there is none.
+func problemOf(st *v1.ResourceStatus) string {
+	why := ""
+	if st.GetMessage() != "" {
+		why = ": " + st.GetMessage()
+	}
+	switch {
+	case st.GetUnableToOffline():
+		return "can't be taken offline" + why
+	case st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED:
+		return "faulted" + why
+	case st.GetMonitorTimedOut():
+		return "does not answer its monitor" + why
+	}
+	return ""
+}
+
+// placesOf a group: its system list, then other nodes that know something of it.
+func (l *look) placesOf(g *v1.Group) []string {
+	places := slices.Clone(g.GetSystemList())
+	for _, n := range slices.Sorted(maps.Keys(l.GetGroupStatus()[g.GetName()].GetNodes())) {
+		if !slices.Contains(places, n) {
+			places = append(places, n)
+		}
+	}
+	return places
+}
+
+func (l *look) groupInfo(g *v1.Group) *v1.GroupInfo {
+	gs := l.GetGroupStatus()[g.GetName()]
+	info := &v1.GroupInfo{
+		Name: g.GetName(), Frozen: g.GetFrozen(), HeldOffline: gs.GetHeldOffline(), LastOnline: gs.GetLastOnline(),
+		State: v1.GroupState_GROUP_STATE_OFFLINE, Operation: gs.GetOperation(), Message: gs.GetWaiting(),
+	}
+	for _, n := range l.placesOf(g) {
+		on := l.groupOnNode(g, n)
+		info.Nodes = append(info.Nodes, on)
+		// The node that matters most: where it runs, else where it failed, else where it is not known.
+		if rank(on.GetState()) > rank(info.State) || rank(on.GetState()) == rank(info.State) && n == gs.GetActive() {
+			info.State, info.Node = on.GetState(), n
+			if !active(on.GetState()) {
+				info.Node = ""
+			}
+		}
+		if info.Message == "" && on.GetMessage() != "" && !(active(info.State) && on.GetFaulted()) {
+			info.Message = on.GetMessage() + " (on " + n + ")"
+		}
+	}
+	if info.Message == "" && !active(info.State) && gs.GetIntentOnline() {
+		info.Message = "it should be online"
+	}
+	return info
+}
+
+func rank(s v1.GroupState) int {
+	return slices.Index([]v1.GroupState{
+		v1.GroupState_GROUP_STATE_OFFLINE, v1.GroupState_GROUP_STATE_UNKNOWN, v1.GroupState_GROUP_STATE_FAULTED, v1.GroupState_GROUP_STATE_PARTIAL,
+		v1.GroupState_GROUP_STATE_STOPPING, v1.GroupState_GROUP_STATE_STARTING, v1.GroupState_GROUP_STATE_ONLINE,
+	}, s)
+}
+
+func (l *look) groupInfos() (out []*v1.GroupInfo) {
+	for _, g := range sortedValues(l.GetGroups()) {
+		out = append(out, l.groupInfo(g))
+	}
+	return out
+}
+
+func (l *look) resourceInfo(g *v1.Group, r *v1.Resource) *v1.ResourceInfo {
+	info := &v1.ResourceInfo{Group: g.GetName(), Resource: r, Operations: l.operations(r)}
+	for _, n := range l.placesOf(g) {
+		on := l.GetGroupStatus()[g.GetName()].GetNodes()[n]
+		info.Nodes = append(info.Nodes, &v1.ResourceOnNode{Node: n, Status: on.GetResources()[r.GetName()], Want: wantOf(on, r.GetName())})
+	}
+	return info
+}
+
+// failed resources: what needs somebody's eyes, sorted by group, resource and node.
+func (l *look) failed() (out []*v1.FailedResource) {
+	for _, g := range sortedValues(l.GetGroups()) {
+		for _, r := range g.GetResources() {
+			for _, n := range l.placesOf(g) {
+				st := l.GetGroupStatus()[g.GetName()].GetNodes()[n].GetResources()[r.GetName()]
+				if problemOf(st) != "" && state.Enabled(r) {
+					out = append(out, &v1.FailedResource{Group: g.GetName(), Resource: r.GetName(), Type: r.GetType(), Node: n, Status: st})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// progress of an operation in words: what is being done where.
+func (l *look) progress(op *v1.Operation) string {
+	var groups []*v1.Group
+	if g := l.GetGroups()[op.GetGroup()]; g != nil {
+		groups = append(groups, g)
+	}
+	if op.GetKind() == v1.OperationKind_OPERATION_KIND_NODE_STOP {
+		for _, name := range state.BusyGroups(l.State, op.GetNode()) {
+			groups = append(groups, l.GetGroups()[name])
+		}
+	}
+	var parts []string
+	for _, g := range groups {
+		for _, n := range l.placesOf(g) {
+			on := l.groupOnNode(g, n)
+			verb := map[v1.GroupState]string{v1.GroupState_GROUP_STATE_STARTING: "starting", v1.GroupState_GROUP_STATE_STOPPING: "stopping"}[on.GetState()]
+			if verb == "" {
+				continue
+			}
+			part := fmt.Sprintf("%s %s on %s: %d of %d online", g.GetName(), verb, n, on.GetOnline(), on.GetTotal())
+			if busy := l.busy(g, n); len(busy) > 0 {
+				part += ", " + strings.Join(busy, ", ")
+			}
+			parts = append(parts, part)
+		}
+	}
+	return cmp.Or(strings.Join(parts, "; "), op.GetMessage())
+}
+
+// busy names resources that agents work on, and how.
+func (l *look) busy(g *v1.Group, node string) (out []string) {
+	words := map[v1.ResourceActivity]string{
+		v1.ResourceActivity_RESOURCE_ACTIVITY_ONLINE:     "going online",
+		v1.ResourceActivity_RESOURCE_ACTIVITY_OFFLINE:    "going offline",
+		v1.ResourceActivity_RESOURCE_ACTIVITY_CLEAN:      "being cleaned",
+		v1.ResourceActivity_RESOURCE_ACTIVITY_RESTARTING: "restarting",
+	}
+	for _, r := range g.GetResources() {
+		st := l.GetGroupStatus()[g.GetName()].GetNodes()[node].GetResources()[r.GetName()]
+		if w := words[st.GetActivity()]; w != "" {
+			out = append(out, r.GetName()+" "+w)
+		}
+	}
+	return out
+}

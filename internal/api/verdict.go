@@ -1,0 +1,260 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+)
+
+// This file says in words how the cluster is, and what the next failure would do.
+
+// finding is one thing that is not as it should be.
+type finding struct {
+	failed bool
+	text   string
+}
+
+// judge returns the verdict over what a status shows.
+func (l *look) judge(st *v1.StatusResponse) (v1.Health, string) {
+	found := slices.Concat(l.judgeNodes(st.GetNodes()), l.judgeGroups(st.GetGroups()), judgeLinks(st.GetNodes()))
+	if !l.quorum() {
+		text := "no quorum: " + l.local.Node + " runs nothing and changes nothing"
+		if l.local.Lease.Reason != "" {
+			text += " (" + l.local.Lease.Reason + ")"
+		}
+		if l.local.Lease.Held {
+			text = "no leader: nothing can be changed at the moment"
+		}
+		found = append([]finding{{!l.local.Lease.Held, text}}, found...)
+	}
+	failed := slices.ContainsFunc(found, func(f finding) bool { return f.failed })
+	// What has failed comes first.
+	slices.SortStableFunc(found, func(a, b finding) int {
+		switch {
+		case a.failed == b.failed:
+			return 0
+		case a.failed:
+			return -1
+		}
+		return 1
+	})
+	outlook := l.outlook(st.GetNodes())
+	switch {
+	case failed:
+		return v1.Health_HEALTH_FAILED, "failed: " + enumerate(found)
+	case len(found) > 0:
+		return v1.Health_HEALTH_DEGRADED, "degraded: " + enumerate(found) + "; " + outlook
+	default:
+		return v1.Health_HEALTH_HEALTHY, fmt.Sprintf("healthy: %s; %s", l.allWell(st), outlook)
+	}
+}
+
+func enumerate(found []finding) string {
+	const most = 3
+	var parts []string
+	for _, f := range found[:min(most, len(found))] {
+		parts = append(parts, f.text)
+	}
+	if n := len(found) - most; n > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", n))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (l *look) allWell(st *v1.StatusResponse) string {
+	up := 0
+	for _, g := range st.GetGroups() {
+		if g.GetState() == v1.GroupState_GROUP_STATE_ONLINE {
+			up++
+		}
+	}
+	text := fmt.Sprintf("all %s up", count(len(st.GetNodes()), "node"))
+	if n := len(st.GetGroups()); n > 0 {
+		text += fmt.Sprintf(", %d of %s online", up, count(n, "group"))
+		if up < n {
+			text += " (the others are not meant to be)"
+		}
+	}
+	return text
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func (l *look) judgeNodes(nodes []*v1.NodeInfo) (found []finding) {
+	for _, n := range nodes {
+		text := ""
+		switch {
+		case n.GetWaitingForProof() != "":
+			text = "node " + n.GetName() + " has failed, and it is not proven yet that it has stopped"
+		case n.GetPhase() == v1.NodePhase_NODE_PHASE_FAULTED:
+			text = "node " + n.GetName() + " has failed"
+		case n.GetPhase() == v1.NodePhase_NODE_PHASE_DOWN:
+			text = "node " + n.GetName() + " is stopped"
+		case n.GetPhase() == v1.NodePhase_NODE_PHASE_JOINING:
+			text = "node " + n.GetName() + " is joining"
+		case n.GetPhase() == v1.NodePhase_NODE_PHASE_LEAVING:
+			text = "node " + n.GetName() + " is leaving"
+		case n.GetSuspected():
+			text = "node " + n.GetName() + " is silent"
+		case n.GetEngineDown():
+			text = "the engine of node " + n.GetName() + " is down"
+		}
+		if text != "" {
+			found = append(found, finding{false, text})
+		}
+	}
+	return found
+}
+
+func (l *look) judgeGroups(groups []*v1.GroupInfo) (found []finding) {
+	for _, g := range groups {
+		gs := l.GetGroupStatus()[g.GetName()]
+		why := ""
+		if g.GetMessage() != "" {
+			why = ": " + g.GetMessage()
+		}
+		switch s := g.GetState(); {
+		case s == v1.GroupState_GROUP_STATE_ONLINE, g.GetHeldOffline() && s == v1.GroupState_GROUP_STATE_OFFLINE:
+			if g.GetMessage() != "" {
+				found = append(found, finding{false, "group " + g.GetName() + why})
+			}
+		case s == v1.GroupState_GROUP_STATE_STARTING, s == v1.GroupState_GROUP_STATE_STOPPING:
+			found = append(found, finding{false, fmt.Sprintf("group %s is %s on %s%s", g.GetName(), word(s), g.GetNode(), why)})
+		case s == v1.GroupState_GROUP_STATE_FAULTED, s == v1.GroupState_GROUP_STATE_PARTIAL, gs.GetNoTarget(), gs.GetIntentOnline():
+			where := ""
+			if g.GetNode() != "" {
+				where = " on " + g.GetNode()
+			}
+			found = append(found, finding{true, fmt.Sprintf("group %s is %s%s%s", g.GetName(), word(s), where, why)})
+		}
+	}
+	return found
+}
+
+func word(s v1.GroupState) string {
+	return strings.ToLower(strings.TrimPrefix(s.String(), "GROUP_STATE_"))
+}
+
+// judgeLinks lists links that are not up, of nodes that are members.
+func judgeLinks(nodes []*v1.NodeInfo) (found []finding) {
+	for _, n := range nodes {
+		if n.GetSelf() || n.GetPhase() != v1.NodePhase_NODE_PHASE_RUNNING {
+			continue
+		}
+		for i, s := range n.GetLinkStates() {
+			if s == v1.LinkState_LINK_STATE_DOWN || s == v1.LinkState_LINK_STATE_TROUBLE {
+				how := map[v1.LinkState]string{v1.LinkState_LINK_STATE_DOWN: "down", v1.LinkState_LINK_STATE_TROUBLE: "in trouble"}[s]
+				found = append(found, finding{false, fmt.Sprintf("link %s to %s is %s", n.GetLinks()[i].GetName(), n.GetName(), how)})
+			}
+		}
+	}
+	return found
+}
+
+// upLinks of a peer, and how many links it has.
+func upLinks(n *v1.NodeInfo) (up, all int) {
+	for _, s := range n.GetLinkStates() {
+		if s == v1.LinkState_LINK_STATE_UP || s == v1.LinkState_LINK_STATE_TROUBLE {
+			up++
+		}
+	}
+	return up, len(n.GetLinkStates())
+}
+
+// outlook says what the next failure would do.
+func (l *look) outlook(nodes []*v1.NodeInfo) string {
+	var last []string
+	for _, n := range nodes {
+		if up, all := upLinks(n); !n.GetSelf() && n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING && up == 1 && all > 1 {
+			last = append(last, n.GetName())
+		}
+	}
+	members := len(l.GetView().GetMembers())
+	switch {
+	case len(last) > 0:
+		return "the next link failure would lose " + strings.Join(last, ", ")
+	case members == 1:
+		return "this one node is all there is"
+	case members == 2:
+		return "the next node failure stops all groups: the other one can't tell who is left"
+	case l.tolerates() == 1:
+		return "any one node may fail"
+	default:
+		return fmt.Sprintf("any %d nodes may fail at once", l.tolerates())
+	}
+}
+
+// tolerates is how many members may fail at once.
+func (l *look) tolerates() int {
+	n := len(l.GetView().GetMembers())
+	return n - state.Majority(n)
+}
+
+func nextFailure(n *v1.NodeInfo) string {
+	up, all := upLinks(n)
+	switch {
+	case n.GetPhase() != v1.NodePhase_NODE_PHASE_RUNNING && up == 0:
+		return "it is not in the cluster, and not heard"
+	case up == 0:
+		return "it is not heard over any link"
+	case up == 1 && all == 1:
+		return "it has one link only: when that fails, the node is lost"
+	case up == 1:
+		return "jeopardy: when its last link fails, the node is lost"
+	case up == 2:
+		return "when one link fails it stays, in jeopardy"
+	default:
+		return fmt.Sprintf("when one link fails it stays, over %d others", up-1)
+	}
+}
+
+// conditions of this node and of what it sees.
+func (l *look) conditions(nodes []*v1.NodeInfo) (out []*v1.Condition) {
+	for _, c := range l.local.Conditions {
+		sev := v1.Severity_SEVERITY_INFORMATION
+		if c.Warning {
+			sev = v1.Severity_SEVERITY_WARNING
+		}
+		out = append(out, &v1.Condition{Code: c.Code, Severity: sev, Node: l.local.Node, Message: c.Message})
+	}
+	warn := func(code, node, format string, args ...any) {
+		out = append(out, &v1.Condition{Code: code, Severity: v1.Severity_SEVERITY_WARNING, Node: node, Message: fmt.Sprintf(format, args...)})
+	}
+	if l.local.Peers == nil {
+		warn("no-guard", l.local.Node, "guard is not connected: nothing is known of the links")
+	}
+	for _, n := range nodes {
+		switch {
+		case n.GetLinkState() == v1.LinkState_LINK_STATE_JEOPARDY:
+			warn("jeopardy", n.GetName(), "%s is reachable over its last link only", n.GetName())
+		case n.GetWaitingForProof() != "":
+			warn("unproven", n.GetName(), "%s", n.GetWaitingForProof())
+		}
+		if n.GetSilence() {
+			warn("silence", n.GetName(), "%s has announced a silence: nobody evicts it meanwhile", n.GetName())
+		}
+		if n.GetEngineDown() {
+			warn("engine-down", n.GetName(), "the engine of %s is down: its services go on, for a while", n.GetName())
+		}
+		if n.GetFrozen() {
+			warn("node-frozen", n.GetName(), "no group comes to %s: it is frozen (holdfast node unfreeze %s)", n.GetName(), n.GetName())
+		}
+	}
+	for _, g := range sortedValues(l.GetGroups()) {
+		if g.GetFrozen() {
+			warn("group-frozen", "", "nothing is done about group %s: it is frozen (holdfast group unfreeze %s)", g.GetName(), g.GetName())
+		}
+	}
+	if l.local.Peers != nil && !l.local.Peers.GetSeeded() {
+		warn("not-seeded", l.local.Node, "groups are not started before %d nodes have been seen together", l.seedNodes())
+	}
+	return out
+}
