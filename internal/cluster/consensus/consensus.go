@@ -179,8 +179,13 @@ func (n *Node) Dropped(m *raftpb.Message) {
 	}
 }
 
-// SnapshotSent tells that a snapshot was handed to the receiver's connection.
-func (n *Node) SnapshotSent(to uint64) { n.raw.ReportSnapshot(to, raft.SnapshotFinish) }
+// Disconnected tells that what was on its way to a node may be lost. A snapshot
+// that has arrived is known by the answer to it, never by having been sent: the
+// library would send the next one while the receiver still stores the first.
+func (n *Node) Disconnected(id uint64) {
+	n.raw.ReportUnreachable(id)
+	n.raw.ReportSnapshot(id, raft.SnapshotFailure)
+}
 
 // Ready returns what has to happen next; ok is false while a batch is
 // outstanding or when there is nothing to do.

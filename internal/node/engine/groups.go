@@ -78,7 +78,13 @@ func (e *Engine) groupsOn() {
 	}
 	e.desire()
 	g.runtime.Tick(e.now)
-	g.wake = e.takeActions()
+	for range 10 { // calls that are answered at once lead to others
+		g.wake = e.takeActions()
+		if g.wake == 0 || g.wake > e.now {
+			break
+		}
+		g.runtime.Tick(e.now)
+	}
 	e.report()
 	e.silenceOn()
 }

@@ -27,6 +27,9 @@ func (e *Engine) hello() *peerpb.Message {
 func (e *Engine) peerConn(node string, up bool) {
 	p := e.peer(node)
 	p.connected = up
+	if id := p.hello.GetRaftId(); e.raft != nil && id != 0 {
+		e.raft.Disconnected(id) // also when it is up again: the break may have gone unseen
+	}
 	if !up {
 		return
 	}

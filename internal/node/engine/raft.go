@@ -279,9 +279,6 @@ func (e *Engine) sendRaft(ms []*raftpb.Message) {
 			return
 		}
 		e.send(name, &peerpb.Message{Body: &peerpb.Message_Raft{Raft: raw}})
-		if m.GetType() == raftpb.MsgSnap {
-			e.raft.SnapshotSent(m.GetTo())
-		}
 	}
 }
 
