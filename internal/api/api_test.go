@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/api/apifake"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/group/agents"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write golden files instead of comparing with them")
@@ -31,12 +32,10 @@ var rewrite = flag.Bool("rewrite", false, "write golden files instead of compari
 func testConfig() *v1.Configuration {
 	cfg := &v1.Configuration{
 		Cluster: &v1.Cluster{Name: "shop"},
-		Types: []*v1.ResourceType{
-			{Name: "App", Operations: v1.Operations_OPERATIONS_ON_OFF, Bundled: true},
-			{Name: "NIC", Operations: v1.Operations_OPERATIONS_NONE, Bundled: true},
-		},
+		Types:   agents.Types(),
 		Groups: []*v1.Group{{Name: "web", SystemList: []string{"n1", "n2"}, AutoStartList: []string{"n1"}, Resources: []*v1.Resource{
-			{Name: "nic", Type: "NIC"}, {Name: "app", Type: "App", Requires: []string{"nic"}},
+			{Name: "nic", Type: "NIC", Attributes: map[string]string{"Device": "eth0"}},
+			{Name: "app", Type: "FileOnOff", Attributes: map[string]string{"PathName": "/run/app"}, Requires: []string{"nic"}},
 		}}},
 	}
 	for i := 1; i <= 3; i++ {

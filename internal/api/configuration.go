@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/group/agents"
 )
 
 // attempts of a change that names no base revision, when others change the
@@ -30,9 +31,9 @@ func (s *server) change(ctx context.Context, base uint64, dryRun bool, make func
 				"the change was made from revision %d of the configuration, and somebody has changed it since: it is at revision %d", base, l.GetConfigRevision())
 		}
 		cfg, faults := make(l)
-		types := bundledTypes(l)
+		types := agents.Types()
 		cfg = config.Complete(cfg, types)
-		faults = append(faults, config.Check(cfg, types)...)
+		faults = append(faults, config.Check(cfg, types, agents.Check)...)
 		if len(faults) > 0 {
 			return nil, badConfig(faults)
 		}
@@ -58,16 +59,6 @@ func (s *server) change(ctx context.Context, base uint64, dryRun bool, make func
 		resp.ConfigRevision = after.GetConfigRevision()
 		return resp, nil
 	}
-}
-
-// bundledTypes are the types that the cluster's nodes have agents for.
-func bundledTypes(l *look) (types []*v1.ResourceType) {
-	for _, t := range sortedValues(l.GetTypes()) {
-		if t.GetBundled() {
-			types = append(types, t)
-		}
-	}
-	return types
 }
 
 func wireFaults(faults []config.Fault) (out []*v1.Fault) {

@@ -29,8 +29,14 @@ const (
 	maxName = 63
 )
 
+// A Judge finds what is wrong with a resource beyond what its type declares:
+// its agent knows. Errors that begin with an attribute's name and a colon are
+// about that attribute. It is asked only about resources that are right so far.
+type Judge func(*v1.Resource) []error
+
 type checker struct {
 	cfg    *v1.Configuration
+	judges []Judge
 	types  map[string]*v1.ResourceType
 	faults []Fault
 	// taken addresses: what has them.
@@ -43,9 +49,9 @@ type checker struct {
 
 // Check returns all faults of a whole configuration. types are those that have
 // an agent; types of the configuration with the same name don't count.
-func Check(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
+func Check(cfg *v1.Configuration, types []*v1.ResourceType, judges ...Judge) []Fault {
 	c := &checker{
-		cfg: cfg, types: map[string]*v1.ResourceType{}, taken: map[netip.Addr]string{},
+		cfg: cfg, judges: judges, types: map[string]*v1.ResourceType{}, taken: map[netip.Addr]string{},
 		unique: map[[3]string]string{}, resources: map[string]string{},
 	}
 	for _, t := range types {

@@ -100,8 +100,12 @@ func (c *checker) resource(group protoyaml.Path, g *v1.Group, i int, r *v1.Resou
 		// Its attributes are judged as those of the type that it was probably meant to have.
 		t = c.types[protoyaml.Suggest(r.GetType(), c.typeNames())]
 	}
+	before := len(c.faults)
 	if t != nil {
 		c.attributes(p, r, t)
+	}
+	if len(c.faults) == before && t != nil {
+		c.judge(p.Field("attributes"), r)
 	}
 	c.requires(p, g, r, all)
 	c.limits(p.Field("limits"), r.GetLimits())
@@ -139,6 +143,20 @@ func (c *checker) attributes(p protoyaml.Path, r *v1.Resource, t *v1.ResourceTyp
 	for _, a := range t.GetAttributes() {
 		if _, given := r.GetAttributes()[a.GetName()]; a.GetRequired() && a.GetDefault() == "" && !given && !meant[a.GetName()] {
 			c.fault(at.Field(a.GetName()), fmt.Sprintf("is missing: type %s requires it", t.GetName()), describe(a))
+		}
+	}
+}
+
+// judge asks those who know more.
+func (c *checker) judge(at protoyaml.Path, r *v1.Resource) {
+	for _, j := range c.judges {
+		for _, err := range j(r) {
+			name, problem, ok := strings.Cut(err.Error(), ": ")
+			if _, given := r.GetAttributes()[name]; ok && given {
+				c.fault(at.Field(name), problem, "")
+			} else {
+				c.fault(at, err.Error(), "")
+			}
 		}
 	}
 }

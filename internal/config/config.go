@@ -132,10 +132,10 @@ func (d *Documents) Locate(faults []Fault) []Fault { return d.sorted(d.dec.Locat
 // Check returns all faults of reading the documents and of the configuration
 // that base becomes with them, each in its place. What only follows from a
 // fault of reading is left out. base may be nil: the documents stand alone.
-func (d *Documents) Check(base *v1.Configuration, types []*v1.ResourceType, prune bool) []Fault {
+func (d *Documents) Check(base *v1.Configuration, types []*v1.ResourceType, prune bool, judges ...Judge) []Fault {
 	reading := d.dec.Faults()
 	merged, found := Merge(base, d.cfg, prune)
-	found = append(found, Check(merged, types)...)
+	found = append(found, Check(merged, types, judges...)...)
 	all := slices.Clone(reading)
 	for _, f := range d.dec.Locate(found) {
 		follows := slices.ContainsFunc(reading, func(r Fault) bool { return below(f.Path, r.Path) })
