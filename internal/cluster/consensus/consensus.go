@@ -46,21 +46,25 @@ type Batch struct {
 type Config struct {
 	RaftID uint64
 	Saved  Saved
-	// The state in the snapshot of Saved has been applied up to its index; nothing else.
-	Logf func(format string, args ...any) // nil: silent
+	// State returns what has been applied and up to which index, for a node
+	// that has to start from it. The state in Saved's snapshot counts as applied.
+	State func() (index uint64, state []byte)
+	Logf  func(format string, args ...any) // nil: silent
 }
 
 // Node is one incarnation's raft.
 type Node struct {
 	id      uint64
 	raw     *raft.RawNode
-	storage *raft.MemoryStorage
+	storage *storage
 	// The Ready whose batch is outstanding.
 	pending *raft.Ready
 	// Hard state that need not be durable by itself yet: a commit index.
 	lazy      *raftpb.HardState
 	confState *raftpb.ConfState
 	applied   uint64
+	// Between Persisted and Applied: state and configuration may not match.
+	applying bool
 }
 
 // Ready is what has to happen next, in the order of its fields.
@@ -86,7 +90,8 @@ type Done struct {
 
 // New starts from what a disk holds.
 func New(cfg Config) (*Node, error) {
-	n := &Node{id: cfg.RaftID, storage: raft.NewMemoryStorage(), confState: &raftpb.ConfState{}}
+	n := &Node{id: cfg.RaftID, confState: &raftpb.ConfState{}}
+	n.storage = &storage{MemoryStorage: raft.NewMemoryStorage(), node: n, state: cfg.State}
 	if s := cfg.Saved.Snapshot; s != nil && !raft.IsEmptySnap(s) {
 		if err := n.storage.ApplySnapshot(s); err != nil {
 			return nil, fmt.Errorf("consensus: stored snapshot: %w", err)
@@ -128,7 +133,7 @@ func New(cfg Config) (*Node, error) {
 }
 
 // check refuses a log on which the library would panic.
-func check(s *raft.MemoryStorage, hs *raftpb.HardState) error {
+func check(s *storage, hs *raftpb.HardState) error {
 	last, err := s.LastIndex()
 	if err != nil {
 		return err
@@ -141,6 +146,30 @@ func check(s *raft.MemoryStorage, hs *raftpb.HardState) error {
 		return fmt.Errorf("consensus: the stored log holds entries %d to %d, but entry %d was committed: the log is damaged, so that this node must rejoin as new", first, last, hs.GetCommit())
 	}
 	return nil
+}
+
+// storage is the log in memory. A snapshot for another node is made of the
+// state as it is now: an older one would not know a node that has joined since.
+type storage struct {
+	*raft.MemoryStorage
+	node  *Node
+	state func() (uint64, []byte)
+}
+
+// Snapshot for a node that needs one. The library asks again later if it can't
+// be made now.
+func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
+	if s.node.applying || s.state == nil {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	index, state := s.state()
+	term, err := s.Term(index)
+	if err != nil {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return &raftpb.Snapshot{Data: state, Metadata: &raftpb.SnapshotMetadata{
+		Index: &index, Term: &term, ConfState: proto.CloneOf(s.node.confState),
+	}}, nil
 }
 
 // Tick is called every 100 ms.
@@ -251,13 +280,13 @@ func (n *Node) Persisted() (Done, error) {
 	}
 	// The caller applies Committed before it calls anything else, so that
 	// configuration changes are in force when Advance looks at them.
-	n.pending = &raft.Ready{} // see Applied
+	n.pending, n.applying = &raft.Ready{}, true
 	return d, nil
 }
 
 // Applied says that what Persisted returned has been applied.
 func (n *Node) Applied() {
-	n.pending = nil
+	n.pending, n.applying = nil, false
 	n.raw.Advance(raft.Ready{})
 }
 

@@ -41,11 +41,13 @@ func newWorld(t *testing.T, n uint64) *world {
 }
 
 func (w *world) add(id uint64, saved Saved) {
-	n, err := New(Config{RaftID: id, Saved: saved})
+	tn := &testNode{}
+	n, err := New(Config{RaftID: id, Saved: saved, State: func() (uint64, []byte) { return tn.Status().Applied, []byte("state") }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.nodes[id] = &testNode{Node: n}
+	tn.Node = n
+	w.nodes[id] = tn
 }
 
 // run delivers everything until nothing moves.

@@ -20,7 +20,7 @@ type election struct {
 	leaderless map[string]leaderless
 	announced  time.Duration
 	lastTry    time.Duration
-	tried      bool
+	tries      int
 	// Reports so far, and how many there were at the last try.
 	reports, triedAt int
 }
@@ -33,8 +33,9 @@ type leaderless struct {
 const (
 	// Without a leader this is said again so often; a word older than two of them counts no more.
 	announceEvery = 200 * time.Millisecond
-	// A campaign that has not won after this long may be begun again.
-	retryCampaign = 100 * time.Millisecond
+	// A campaign that has not won after this long is begun again; then after twice as long, and so on.
+	retryCampaign    = 100 * time.Millisecond
+	retryCampaignMax = 16 * retryCampaign
 )
 
 func (e *Engine) elect() {
@@ -44,7 +45,7 @@ func (e *Engine) elect() {
 	st := e.raft.Status()
 	if st.Leader != 0 {
 		e.election.leaderless = map[string]leaderless{}
-		e.election.announced, e.election.tried = 0, false
+		e.election.announced, e.election.tries = 0, 0
 		return
 	}
 	if e.election.announced == 0 || e.now >= e.election.announced+announceEvery {
@@ -53,14 +54,17 @@ func (e *Engine) elect() {
 	if st.State == raft.StateLeader || !e.bestPlaced(st.LastTerm, st.LastIndex) {
 		return
 	}
-	again := e.election.reports != e.election.triedAt || e.now >= e.election.lastTry+retryCampaign
-	if e.election.tried && !again {
-		return
+	if e.election.tries > 0 {
+		wait := min(retryCampaign<<min(e.election.tries-1, 10), retryCampaignMax)
+		if e.election.reports != e.election.triedAt {
+			wait = retryCampaign / 4 // somebody new is without a leader; but a campaign may be under way
+		}
+		if e.now < e.election.lastTry+wait {
+			return
+		}
 	}
-	if e.election.tried && e.now < e.election.lastTry+retryCampaign/4 {
-		return // a campaign is under way; each report must not begin a new term
-	}
-	e.election.tried, e.election.lastTry, e.election.triedAt = true, e.now, e.election.reports
+	e.election.lastTry, e.election.triedAt = e.now, e.election.reports
+	e.election.tries++
 	e.raft.Campaign()
 }
 
@@ -103,8 +107,11 @@ func (e *Engine) suspicion(node string, m *peerpb.Suspicion) {
 		e.keeper.Stated(e.now, st)
 	}
 	if m.GetLastIndex() != 0 {
-		e.election.reports++
-		e.election.leaderless[node] = leaderless{e.peers[node].hello.GetRaftId(), m.GetLastTerm(), m.GetLastIndex(), e.now}
+		l := leaderless{e.peers[node].hello.GetRaftId(), m.GetLastTerm(), m.GetLastIndex(), e.now}
+		if was, ok := e.election.leaderless[node]; !ok || was.raftID != l.raftID || was.term != l.term || was.index != l.index {
+			e.election.reports++
+		}
+		e.election.leaderless[node] = l
 	}
 }
 

@@ -124,7 +124,7 @@ func (e *Engine) joinReply(m *peerpb.JoinReply) {
 }
 
 func (e *Engine) resetDone() {
-	r, err := consensus.New(consensus.Config{RaftID: e.resetting, Logf: e.trace})
+	r, err := consensus.New(consensus.Config{RaftID: e.resetting, State: e.encoded, Logf: e.trace})
 	if err != nil {
 		e.fail("raft: %v", err)
 		return

@@ -38,7 +38,7 @@ func (e *Engine) load(cfg Config) error {
 	if id == 0 {
 		return nil // no log: this node has to join
 	}
-	r, err := consensus.New(consensus.Config{RaftID: id, Saved: cfg.Saved, Logf: cfg.Trace})
+	r, err := consensus.New(consensus.Config{RaftID: id, Saved: cfg.Saved, State: e.encoded, Logf: cfg.Trace})
 	if err != nil {
 		return err
 	}
@@ -52,6 +52,9 @@ func (e *Engine) load(cfg Config) error {
 	}
 	return nil
 }
+
+// encoded state as it is applied.
+func (e *Engine) encoded() (uint64, []byte) { return e.applied, state.Marshal(e.s) }
 
 func (e *Engine) ticks() {
 	if e.now < e.nextRaftTick {
