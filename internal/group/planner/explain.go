@@ -89,7 +89,7 @@ func (w *work) summary() string {
 func (w *work) missing(h *spot) string {
 	var at []int
 	for i := range w.res {
-		if w.expected(h, i) && h.status[i].GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE {
+		if w.expected(h, i) && w.status(h, i).GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE {
 			at = append(at, i)
 		}
 	}

@@ -57,8 +57,7 @@ type spot struct {
 	listed bool
 	member bool
 	fence  *statepb.Fence
-	status []*v1.ResourceStatus // as work.res; entries may be nil
-	order  *statepb.Order       // decided in this pass
+	order  *statepb.Order // decided in this pass
 	facts
 }
 
@@ -99,20 +98,21 @@ func (p *pass) newWork(g *v1.Group) *work {
 		}
 	}
 	listed := make(map[string]bool, len(g.GetSystemList()))
+	w.spots = make([]*spot, 0, len(g.GetSystemList()))
 	for _, n := range g.GetSystemList() {
 		listed[n] = true
-		w.spots = append(w.spots, w.newSpot(n, true))
+		w.addSpot(n, true)
 	}
 	for _, n := range state.SortedKeys(w.st.GetNodes()) {
 		if !listed[n] {
-			w.spots = append(w.spots, w.newSpot(n, false))
+			w.addSpot(n, false)
 		}
 	}
 	w.book = notebook(g.GetName(), w.st)
 	return w
 }
 
-func (w *work) newSpot(node string, listed bool) *spot {
+func (w *work) addSpot(node string, listed bool) {
 	sp := &spot{
 		node:   node,
 		on:     w.st.GetNodes()[node],
@@ -120,16 +120,19 @@ func (w *work) newSpot(node string, listed bool) *spot {
 		member: w.members[node],
 		fence:  w.s.GetNodeStatus()[node].GetFence(),
 	}
+	w.spots = append(w.spots, sp)
 	if sp.on == nil {
-		return sp
+		return
 	}
-	sp.status = make([]*v1.ResourceStatus, len(w.res))
+	resources := sp.on.GetResources()
 	for i := range w.res {
-		st := sp.on.GetResources()[w.res[i].name]
-		sp.status[i] = st
-		sp.note(i, &w.res[i], st)
+		sp.note(i, &w.res[i], resources[w.res[i].name])
 	}
-	return sp
+}
+
+// status of a resource there, as reported; nil: never.
+func (w *work) status(sp *spot, i int) *v1.ResourceStatus {
+	return sp.on.GetResources()[w.res[i].name]
 }
 
 func (sp *spot) note(i int, r *resource, st *v1.ResourceStatus) {
@@ -280,6 +283,14 @@ func notProven(node string, f *statepb.Fence) string {
 
 func (w *work) stuckSentence(sp *spot) string {
 	return fmt.Sprintf("%s on %s could not be taken offline; something of it may still run", w.res[sp.stuck[0]].name, sp.node)
+}
+
+// hindrance is what is in the way of a group on the node where it is wanted online.
+func (w *work) hindrance(sp *spot) string {
+	if len(sp.stuck) == 0 {
+		return ""
+	}
+	return w.stuckSentence(sp)
 }
 
 // blocked returns the first reason for which no node may be ordered online,

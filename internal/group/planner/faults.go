@@ -92,7 +92,7 @@ func (w *work) faultSentence(sp *spot, i, critical int) string {
 		verb = "went down"
 	}
 	s := fmt.Sprintf("%s %s on %s", w.res[i].name, verb, sp.node)
-	if m := sp.status[i].GetMessage(); m != "" {
+	if m := w.status(sp, i).GetMessage(); m != "" {
 		s += " (" + m + ")"
 	}
 	if critical != i {
@@ -103,7 +103,7 @@ func (w *work) faultSentence(sp *spot, i, critical int) string {
 
 func (w *work) downSentence(sp *spot, i int) string {
 	s := fmt.Sprintf("%s is down on %s", w.res[i].name, sp.node)
-	if m := sp.status[i].GetMessage(); m != "" {
+	if m := w.status(sp, i).GetMessage(); m != "" {
 		s += " (" + m + ")"
 	}
 	return s
@@ -145,7 +145,7 @@ func (w *work) complete(sp *spot) bool {
 		return false
 	}
 	for i := range w.res {
-		if w.expected(sp, i) && (sp.status[i].GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE || !idle(sp.status[i])) {
+		if w.expected(sp, i) && (w.status(sp, i).GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE || !idle(w.status(sp, i))) {
 			return false
 		}
 	}
@@ -163,10 +163,10 @@ func (w *work) stopped(sp *spot) int {
 		if w.res[i].persistent() {
 			continue
 		}
-		if !idle(sp.status[i]) {
+		if !idle(w.status(sp, i)) {
 			return -1
 		}
-		if at < 0 && w.expected(sp, i) && sp.status[i].GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE {
+		if at < 0 && w.expected(sp, i) && w.status(sp, i).GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE {
 			at = i
 		}
 	}

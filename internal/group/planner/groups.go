@@ -68,8 +68,8 @@ func (w *work) automatic() {
 }
 
 // strays takes offline what must not run: anything beside the node on which
-// the group is ordered online, and anything on a node that leaves or that is
-// not on the system list.
+// the group is ordered online, and anything on a node that leaves, that is not
+// on the system list, or where the group is faulted.
 func (w *work) strays() {
 	h := w.home()
 	for _, sp := range w.spots {
@@ -91,6 +91,10 @@ func (w *work) strays() {
 			w.takeOff(sp, sp.node+" is being stopped")
 		case !sp.listed:
 			w.takeOff(sp, w.notListed(sp.node))
+		case !sp.on.GetFlushed():
+			if f := w.faults(sp); f.group {
+				w.takeOff(sp, f.why, fmt.Sprintf("%s running there nevertheless", w.areNames(sp.running())))
+			}
 		}
 	}
 }
@@ -101,26 +105,35 @@ func (w *work) single(sp *spot) {
 	if sp.alone() == "" {
 		return
 	}
-	roots := append(slices.Clone(sp.faulted), sp.down...)
 	_, leaving := w.leaving[sp.node]
-	off := w.dependants(roots)
 	keep := map[string]v1.Want{}
-	for i := range w.res {
-		if sp.resourceWants()[w.res[i].name] == wantOnline && !off[i] && !leaving {
-			keep[w.res[i].name] = wantOnline
-		}
+	if !leaving {
+		keep = w.tenable(sp, sp.resourceWants())
 	}
 	if sameWants(keep, sp.resourceWants()) {
 		return
 	}
 	why := sp.node + " is being stopped"
-	if !leaving && len(roots) > 0 {
+	if roots := append(slices.Clone(sp.faulted), sp.down...); !leaving && len(roots) > 0 {
 		why = w.faultSentence(sp, roots[0], roots[0])
 	} else if !leaving {
 		why = "the configuration has changed"
 	}
 	w.order(sp, wantOffline, keep, nil)
 	w.decide("offline single resources of "+w.g.GetName()+" on "+sp.node, sp.node, nil, why)
+}
+
+// tenable are the resources of wants that may be online one by one: they are
+// not faulted, nor is what they require.
+func (w *work) tenable(sp *spot, wants map[string]v1.Want) map[string]v1.Want {
+	off := w.dependants(append(slices.Clone(sp.faulted), sp.down...))
+	keep := map[string]v1.Want{}
+	for i := range w.res {
+		if wants[w.res[i].name] == wantOnline && !off[i] {
+			keep[w.res[i].name] = wantOnline
+		}
+	}
+	return keep
 }
 
 // watch looks after the group where it is ordered online.
@@ -146,10 +159,7 @@ func (w *work) watch(h *spot) {
 		w.fault(h, f)
 		return
 	}
-	b.Waiting = ""
-	if len(h.stuck) > 0 {
-		b.Waiting = w.stuckSentence(h)
-	}
+	b.Waiting = w.hindrance(h)
 	w.adjust(h)
 	if h.order != nil {
 		return
@@ -210,7 +220,7 @@ func (w *work) restart(h *spot, i int) {
 		return
 	}
 	why := fmt.Sprintf("%s is offline on %s though it is wanted online there, and nothing is starting it", w.res[i].name, h.node)
-	if m := h.status[i].GetMessage(); m != "" {
+	if m := w.status(h, i).GetMessage(); m != "" {
 		why += " (" + m + ")"
 	}
 	if no := w.reject(h, true); no != "" {
@@ -297,8 +307,8 @@ func (w *work) found() bool {
 		b.Waiting = why + ", but " + no
 		return true
 	}
-	if best.on.GetFlushed() && !w.wholly(best) {
-		b.Waiting = fmt.Sprintf("%s is partly online on %s since it was flushed: holdfast group online %s, or holdfast group offline %s", g, best.node, g, g)
+	if best.on.GetFlushed() && (!w.wholly(best) || w.faults(best).group) {
+		b.Waiting = fmt.Sprintf("%s runs on %s in part, or faulted, since it was flushed: holdfast group online %s, or holdfast group offline %s", g, best.node, g, g)
 		w.unwant()
 		return true
 	}
@@ -333,7 +343,7 @@ func (w *work) bestFound() *spot {
 
 func (w *work) wholly(sp *spot) bool {
 	for i := range w.res {
-		if !w.res[i].persistent() && sp.status[i].GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE {
+		if !w.res[i].persistent() && w.status(sp, i).GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE {
 			return false
 		}
 	}

@@ -244,7 +244,7 @@ func (w *work) operateOffline() bool {
 		why := w.notClear(sp)
 		switch {
 		case why == "":
-		case sp.fence == nil && len(sp.stuck) > 0 && len(sp.moving) == 0 && sp.order == nil:
+		case sp.fence == nil && len(sp.stuck) > 0 && len(sp.moving) == 0 && sp.confirmed():
 			stuck = why + w.stuckAdvice(sp)
 		case wait == "":
 			wait = why
@@ -287,6 +287,11 @@ func (w *work) operateOnline() bool {
 	if f := w.bestFound(); f != nil && op.GetNode() != "" && f.node != op.GetNode() {
 		w.giveUp(fmt.Sprintf("%s found online on %s", w.wereNames(f.online), f.node))
 		return true
+	} else if f != nil {
+		if why := w.reject(f, true); why != "" {
+			w.giveUp(why)
+			return true
+		}
 	}
 	for _, sp := range w.spots {
 		if sp.fence == nil && sp.member && len(sp.stuck) > 0 && len(sp.moving) == 0 {

@@ -104,7 +104,7 @@ func (w *work) bring(sp *spot, rejections []*v1.Rejection, reasons ...string) {
 	w.decide("online "+w.g.GetName()+" on "+sp.node, sp.node, rejections, reasons...)
 	b := w.book
 	b.IntentOnline, b.AutoStarted, b.HeldOffline = true, true, false
-	b.Active, b.Online, b.Waiting, b.WaitsForNode, b.NoTarget = sp.node, false, "", "", false
+	b.Active, b.Online, b.Waiting, b.WaitsForNode, b.NoTarget = sp.node, false, w.hindrance(sp), "", false
 }
 
 // takeOff orders the group offline on a node. What happens then is in the notebook.

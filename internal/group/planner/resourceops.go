@@ -53,11 +53,11 @@ func (w *work) refuseResource(op *v1.Operation) string {
 
 func (w *work) refuseResourceOnline(sp *spot, i int) string {
 	g, name := w.g.GetName(), w.res[i].name
-	if sp.status[i].GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED {
+	if w.status(sp, i).GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED {
 		return fmt.Sprintf("%s is faulted on %s: clear it first: holdfast resource clear %s --node %s", name, sp.node, name, sp.node)
 	}
 	for _, j := range w.res[i].requires {
-		if st := sp.status[j].GetState(); st != v1.ResourceState_RESOURCE_STATE_ONLINE {
+		if st := w.status(sp, j).GetState(); st != v1.ResourceState_RESOURCE_STATE_ONLINE {
 			return fmt.Sprintf("%s requires %s, which is not online on %s: bring that online first", name, w.res[j].name, sp.node)
 		}
 	}
@@ -88,7 +88,7 @@ func (w *work) refuseResourceOffline(sp *spot, i int) string {
 	above := w.dependants([]int{i})
 	for j := range w.res {
 		if j != i && above[j] && w.res[j].counts() &&
-			(sp.status[j].GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE || !idle(sp.status[j])) {
+			(w.status(sp, j).GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE || !idle(w.status(sp, j))) {
 			return fmt.Sprintf("%s requires %s and is not offline on %s: take that offline first", w.res[j].name, name, sp.node)
 		}
 	}
@@ -130,7 +130,7 @@ func (w *work) orderResource() {
 	if on {
 		wants[name] = wantOnline
 	}
-	w.order(sp, wantOffline, wants, nil)
+	w.order(sp, wantOffline, w.tenable(sp, wants), nil)
 	w.decide(w.describe(op), sp.node, nil, why)
 }
 
@@ -171,7 +171,7 @@ func (w *work) operateResource() bool {
 		w.end(failed, fmt.Sprintf("%s was lost meanwhile", sp.node))
 		return true
 	}
-	st := sp.status[i]
+	st := w.status(sp, i)
 	online, settled := st.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE, sp.confirmed() && idle(st)
 	off := st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE || st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED
 	switch {
