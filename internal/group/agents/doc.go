@@ -4,7 +4,7 @@
 //
 // What the host keeps:
 //
-//	H1  services are started directly in <root>/holdfast-<node>/<group>/<resource> of control group v2, each in a session of
+//	H1  services begin to run in <root>/holdfast-<node>/<group>/<resource> of control group v2, each in a session of
 //	    its own; they survive this process. Without a writable control group v2 they are found by session and environment
 //	H2  other programs (monitor, stop, clean …) run in <group>/<resource>.call beside it; whatever they leave is killed when
 //	    they end, and their whole tree when their time is over

@@ -53,6 +53,9 @@ type Host struct {
 	ctx          context.Context
 	stop         context.CancelFunc
 	running      sync.WaitGroup
+	// kindOf finds an agent, and giveUpAfter is stuckTime, except in tests.
+	kindOf      func(string) *kind
+	giveUpAfter time.Duration
 
 	mu     sync.Mutex
 	calls  map[uint64]context.CancelFunc
@@ -72,7 +75,7 @@ func NewHost(o Options) (*Host, error) {
 	h := &Host{
 		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, notices: newMailbox(),
 		monitors: make(chan struct{}, monitorsAtOnce), actions: make(chan struct{}, actionsAtOnce),
-		calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{},
+		calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, kindOf: kindOf, giveUpAfter: stuckTime,
 	}
 	for _, dir := range []string{"agents", "log"} {
 		if err := os.MkdirAll(filepath.Join(h.runDir, dir), 0o700); err != nil {
@@ -185,7 +188,7 @@ func (h *Host) Run(c agent.Call, done func(agent.Result)) {
 
 // carryOut is H5: it returns even if the agent does not.
 func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
-	kind := kindOf(c.Type)
+	kind := h.kindOf(c.Type)
 	if kind == nil {
 		return agent.Result{Err: fmt.Sprintf("there is no agent for type %q", c.Type)}
 	}
@@ -203,7 +206,7 @@ func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
 		delete(h.stuck, k)
 		h.mu.Unlock()
 	}()
-	giveUp := time.NewTimer(c.Timeout + stuckTime)
+	giveUp := time.NewTimer(c.Timeout + h.giveUpAfter)
 	defer giveUp.Stop()
 	select {
 	case r := <-result:

@@ -77,22 +77,11 @@ func (p place) start(l launch, output io.Writer) (*exec.Cmd, error) {
 	} else {
 		cmd.Stdout, cmd.Stderr = output, output
 	}
-	if p.h.cgroup != "" {
-		dir := p.callDir()
-		if l.service {
-			dir = p.serviceDir()
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("control group for %s: %w", p.resource, err)
-		}
-		d, err := os.Open(dir)
-		if err != nil {
+	if p.h.cgroup == "" {
+		if err := cmd.Start(); err != nil {
 			return nil, err
 		}
-		defer d.Close()
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(d.Fd())
-	}
-	if err := cmd.Start(); err != nil {
+	} else if err := p.startInside(cmd, l.service); err != nil {
 		return nil, err
 	}
 	ordinary(cmd.Process.Pid)
@@ -100,6 +89,58 @@ func (p place) start(l launch, output io.Writer) (*exec.Cmd, error) {
 		p.h.changed(p.group)
 	}
 	return cmd, nil
+}
+
+// gate waits for one line and becomes the program then.
+const gate = `read -r _ && exec "$@" </dev/null`
+
+// startInside starts cmd in the control group of the service, or of its calls. The program begins only once it is in
+// there; if this process dies before, it never does. (clone3 could start it there directly. But kernels of 2025, 6.18 for
+// one, kill such a process at its birth if its new group and that of its parent have not been killed equally often.)
+func (p place) startInside(cmd *exec.Cmd, service bool) error {
+	dir := p.callDir()
+	if service {
+		dir = p.serviceDir()
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("control group for %s: %w", p.resource, err)
+	}
+	if err := executable(cmd.Path); err != nil {
+		return err
+	}
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	defer ours.Close()
+	cmd.Stdin = theirs
+	cmd.Args = append([]string{"/bin/sh", "-c", gate, "holdfast"}, cmd.Args...)
+	cmd.Path = "/bin/sh"
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err = writeCgroup(dir, "cgroup.procs", strconv.Itoa(cmd.Process.Pid))
+	if err == nil {
+		_, err = ours.WriteString("\n")
+	}
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return fmt.Errorf("control group for %s: %w", p.resource, err)
+	}
+	return nil
+}
+
+func executable(name string) error {
+	st, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular() || st.Mode()&0o111 == 0:
+		return fmt.Errorf("%s is not an executable file", name)
+	}
+	return nil
 }
 
 // ordinary gives a process the default scheduling and no protection from the out-of-memory killer, whatever this
