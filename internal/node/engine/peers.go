@@ -69,7 +69,7 @@ func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 	case *peerpb.Message_Proposal:
 		e.proposalOf(node, b.Proposal)
 	case *peerpb.Message_ProposalResult:
-		e.waiting.refused(b.ProposalResult.GetRequest())
+		e.waiting.refused(e.now, b.ProposalResult.GetRequest())
 	case *peerpb.Message_JoinRequest:
 		e.joinRequest(node, b.JoinRequest)
 	case *peerpb.Message_JoinReply:

@@ -17,7 +17,10 @@ import (
 // node; it is proposed to whoever leads until it is seen applied, and applied
 // once however often it was proposed (state remembers requests).
 
-const retryProposal = 500 * time.Millisecond
+const (
+	retryProposal = 500 * time.Millisecond
+	retryRefused  = 20 * time.Millisecond
+)
 
 // ErrForgotten ends a proposal of an incarnation that has ended: it is not
 // known whether it was or will be applied.
@@ -72,10 +75,11 @@ func (p *proposals) resend() {
 	}
 }
 
-// refused: the node that was asked does not lead.
-func (p *proposals) refused(request uint64) {
+// refused: the node that was asked does not lead. It is asked again soon, not
+// at once: until both have heard of the next leader it would refuse again.
+func (p *proposals) refused(now time.Duration, request uint64) {
 	if one := p.open[request]; one != nil {
-		one.sentAt = 0
+		one.sentAt = now - retryProposal + retryRefused
 	}
 }
 
