@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -305,16 +304,12 @@ func (n *network) whole() {
 	}
 }
 
-func (n *network) String() string {
-	s := ""
+// pairs of nodes, in order.
+func (n *network) pairs() (all [][2]int) {
 	for a := range n.nodes {
-		for b := range n.nodes {
-			for l := range n.links {
-				if p := n.path(a, b, l); a != b && p.cut > 0 {
-					s += fmt.Sprintf(" n%d->n%d/%d", a+1, b+1, l)
-				}
-			}
+		for b := a + 1; b < n.nodes; b++ {
+			all = append(all, [2]int{a, b})
 		}
 	}
-	return s
+	return all
 }

@@ -30,6 +30,8 @@ type proposals struct {
 	next      uint64
 	open      map[uint64]*proposal
 	nextRetry time.Duration
+	// To whom open commands were proposed last.
+	leader, term uint64
 }
 
 type proposal struct {
@@ -128,8 +130,12 @@ func (e *Engine) waitingOn() {
 	if e.raft == nil || e.s == nil || len(e.waiting.open) == 0 {
 		return
 	}
-	leader := e.raft.Status().Leader
-	name := e.nameOf(leader)
+	st := e.raft.Status()
+	leader, name := st.Leader, e.nameOf(st.Leader)
+	if w := &e.waiting; w.leader != leader || w.term != st.Term {
+		w.leader, w.term = leader, st.Term
+		w.resend()
+	}
 	for _, r := range sortedRequests(e.waiting.open) {
 		p := e.waiting.open[r]
 		if leader != 0 && (!p.sent || e.now >= p.sentAt+retryProposal) {
