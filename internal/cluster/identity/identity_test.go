@@ -79,7 +79,7 @@ func TestInitMakesEverythingANodeNeeds(t *testing.T) {
 		if md.GetIndex() != 1 || md.GetTerm() != 1 || fmt.Sprint(md.GetConfState().GetVoters()) != "[1 2 3]" || l.HardState.GetCommit() != 1 {
 			t.Errorf("snapshot %v, hard state %v", md, l.HardState)
 		}
-		filepath.WalkDir(filepath.Join(out, n), func(path string, d fs.DirEntry, err error) error {
+		filepath.WalkDir(filepath.Join(out, n), func(path string, d fs.DirEntry, _ error) error {
 			info, err := d.Info()
 			if err != nil || info.Mode().Perm()&0o077 != 0 {
 				t.Errorf("%s: %v, %v", path, info.Mode(), err)
@@ -244,7 +244,7 @@ func TestCertificatesHaveTheirTime(t *testing.T) {
 }
 
 // handshake returns what each side's handshake (and first read) says.
-func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, state tls.ConnectionState) {
+func handshake(t *testing.T, server, client *tls.Config) (state tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	deadline := time.Now().Add(10 * time.Second)
@@ -267,13 +267,13 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 	}
 	<-done
 	_ = b.Close()
-	return serverErr, clientErr, state
+	return state, serverErr, clientErr
 }
 
 func TestNodesKnowEachOther(t *testing.T) {
 	_, out := made(t, nil, "n1", "n2")
 	n1, n2 := load(t, filepath.Join(out, "n1")), load(t, filepath.Join(out, "n2"))
-	serverErr, clientErr, cs := handshake(t, n1.ServerTLS(), n2.ClientTLS())
+	cs, serverErr, clientErr := handshake(t, n1.ServerTLS(), n2.ClientTLS())
 	if serverErr != nil || clientErr != nil {
 		t.Fatal(serverErr, clientErr)
 	}
@@ -285,12 +285,12 @@ func TestNodesKnowEachOther(t *testing.T) {
 	}
 	old := n2.ClientTLS()
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	if serverErr, _, _ := handshake(t, n1.ServerTLS(), old); serverErr == nil {
+	if _, serverErr, _ := handshake(t, n1.ServerTLS(), old); serverErr == nil {
 		t.Error("TLS 1.2 was accepted")
 	}
 	naked := n2.ClientTLS()
 	naked.Certificates = nil
-	if serverErr, _, _ := handshake(t, n1.ServerTLS(), naked); serverErr == nil {
+	if _, serverErr, _ := handshake(t, n1.ServerTLS(), naked); serverErr == nil {
 		t.Error("a client without a certificate was accepted")
 	}
 }
@@ -300,11 +300,11 @@ func TestStrangersAreRefused(t *testing.T) {
 	_, foreign := made(t, nil, "n1")
 	n1, stranger := load(t, filepath.Join(out, "n1")), load(t, filepath.Join(foreign, "n1"))
 	// The stranger checks nothing, so the server's own judgement shows.
-	serverErr, _, _ := handshake(t, n1.ServerTLS(), stranger.PeerTLS())
+	_, serverErr, _ := handshake(t, n1.ServerTLS(), stranger.PeerTLS())
 	if !errors.Is(serverErr, ErrForeign) || !strings.Contains(serverErr.Error(), stranger.ClusterUUID) {
 		t.Errorf("server: %v", serverErr)
 	}
-	_, clientErr, _ := handshake(t, stranger.PeerTLS(), n1.ClientTLS())
+	_, _, clientErr := handshake(t, stranger.PeerTLS(), n1.ClientTLS())
 	if !errors.Is(clientErr, ErrForeign) || !strings.Contains(clientErr.Error(), stranger.ClusterUUID) {
 		t.Errorf("client: %v", clientErr)
 	}
@@ -320,7 +320,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serverErr, _, _ = handshake(t, n1.ServerTLS(), stranger.peerTLS(pair))
+	_, serverErr, _ = handshake(t, n1.ServerTLS(), stranger.peerTLS(pair))
 	if !errors.Is(serverErr, ErrForeign) || !strings.Contains(serverErr.Error(), "unknown authority") {
 		t.Errorf("forged: %v", serverErr)
 	}
@@ -339,7 +339,7 @@ func TestExpiredPeerIsRefused(t *testing.T) {
 	}
 	now := *n1
 	now.now = time.Now
-	serverErr, _, _ := handshake(t, now.ServerTLS(), n1.PeerTLS())
+	_, serverErr, _ := handshake(t, now.ServerTLS(), n1.PeerTLS())
 	if !errors.Is(serverErr, ErrExpired) || !strings.Contains(serverErr.Error(), "valid until") {
 		t.Errorf("server: %v", serverErr)
 	}
@@ -359,7 +359,7 @@ func TestClientsMayUseTheAPIAndAreNoPeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serverErr, clientErr, cs := handshake(t, n1.ServerTLS(), client)
+	cs, serverErr, clientErr := handshake(t, n1.ServerTLS(), client)
 	if serverErr != nil || clientErr != nil {
 		t.Fatal(serverErr, clientErr)
 	}
@@ -370,7 +370,7 @@ func TestClientsMayUseTheAPIAndAreNoPeers(t *testing.T) {
 		t.Errorf("a client passed for a node: %v", err)
 	}
 	// Another client can't pose as the cluster.
-	if _, clientErr, _ := handshake(t, client, client); !errors.Is(clientErr, ErrForeign) {
+	if _, _, clientErr := handshake(t, client, client); !errors.Is(clientErr, ErrForeign) {
 		t.Errorf("a client passed for a server: %v", clientErr)
 	}
 }

@@ -150,3 +150,6 @@ func (id *Identity) ServerTLS() *tls.Config { return id.strict(id.peerTLS(id.cer
 
 // ClientTLS refuses every server but nodes and clients of this cluster.
 func (id *Identity) ClientTLS() *tls.Config { return id.strict(id.peerTLS(id.certificate)) }
+
+// SetClock replaces the clock that judges certificates.
+func (t *trust) SetClock(now func() time.Time) { t.now = now }

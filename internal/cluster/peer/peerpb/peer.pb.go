@@ -248,7 +248,9 @@ type Hello struct {
 	Epoch            uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	GuardIncarnation uint64 `protobuf:"varint,7,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
 	// Why the sender is about to close the connection; empty: it is not.
-	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	// In the first frame only: where the sender listens, in link order. For a node that does not know it from the configuration yet.
+	Addresses     []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,6 +339,13 @@ func (x *Hello) GetRefused() string {
 		return x.Refused
 	}
 	return ""
+}
+
+func (x *Hello) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
 }
 
 // Suspicion carries a statement, and how well its sender could lead.
@@ -801,7 +810,7 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"heardAgain\x125\n" +
 	"\aapplied\x18\n" +
 	" \x01(\v2\x19.holdfast.peer.v1.AppliedH\x00R\aappliedB\x06\n" +
-	"\x04body\"\xfa\x01\n" +
+	"\x04body\"\x98\x02\n" +
 	"\x05Hello\x12!\n" +
 	"\fprotocol_min\x18\x01 \x01(\rR\vprotocolMin\x12!\n" +
 	"\fprotocol_max\x18\x02 \x01(\rR\vprotocolMax\x12!\n" +
@@ -810,7 +819,8 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\araft_id\x18\x05 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11guard_incarnation\x18\a \x01(\x04R\x10guardIncarnation\x12\x18\n" +
-	"\arefused\x18\b \x01(\tR\arefused\"\x83\x01\n" +
+	"\arefused\x18\b \x01(\tR\arefused\x12\x1c\n" +
+	"\taddresses\x18\t \x03(\tR\taddresses\"\x83\x01\n" +
 	"\tSuspicion\x12:\n" +
 	"\tstatement\x18\x01 \x01(\v2\x1c.holdfast.state.v1.StatementR\tstatement\x12\x1b\n" +
 	"\tlast_term\x18\x02 \x01(\x04R\blastTerm\x12\x1d\n" +
