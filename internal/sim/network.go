@@ -102,6 +102,7 @@ type underWay struct {
 }
 
 type streamSide struct {
+	was  bool // up once
 	node int
 	up   bool
 	proc *process // the engine's, at the time of the connection
@@ -155,7 +156,7 @@ func (n *network) open(a, b, link int) {
 			if s.broken || !side.proc.alive {
 				return
 			}
-			side.up = true
+			side.up, side.was = true, true
 			side.proc.do(false, func() { n.w.recv.streamUp(side.node, s.side[1-i].node) })
 		})
 	}
@@ -233,6 +234,10 @@ func (s *stream) arrive(i int) {
 	d := &s.dir[i]
 	d.pump = nil
 	if s.broken || len(d.fifo) == 0 {
+		return
+	}
+	if t := &s.side[1-i]; !t.up && !t.was && t.proc.alive {
+		d.pump = s.n.w.after(100*time.Microsecond, func() { s.arrive(i) }) // the other side has not yet accepted the connection
 		return
 	}
 	if s.blocked(i) {
