@@ -29,7 +29,7 @@ func (n *node) startEngine() {
 	n.proc.post(n.c.between(time.Millisecond, 20*time.Millisecond), func() {
 		n.host.engineStarted()
 		e, err := engine.New(n.clock.read(n.c.now), n.wall(), engine.Config{
-			Node: n.name, RaftID: n.store.raftID, Saved: n.store.saved(), Peers: n.c.config.GetNodes(), Logf: n.tell,
+			Node: n.name, RaftID: n.store.raftID, Saved: n.store.saved(), Peers: n.c.config.GetNodes(), Logf: n.tell, Trace: n.raftTrace(),
 		})
 		if err != nil {
 			n.c.fail("N6", "%s: the engine does not start: %v", n.name, err)
@@ -40,6 +40,16 @@ func (n *node) startEngine() {
 		n.carryOut()
 		n.connect()
 	})
+}
+
+// raftTrace goes to the whole story only.
+func (n *node) raftTrace() func(string, ...any) {
+	if n.c.verbose == nil {
+		return nil
+	}
+	return func(format string, args ...any) {
+		fmt.Fprintf(n.c.verbose, "%11s %-4s %s\n", seconds(n.c.now), n.name, strings.TrimSpace(fmt.Sprintf(format, args...)))
+	}
 }
 
 // step feeds an input to the engine and carries out what it says.
@@ -124,6 +134,7 @@ func (n *node) carryOut() {
 
 // wakeAt asks for a Tick, which comes a little late as on any machine.
 func (n *node) wakeAt(local time.Duration) {
+	n.content("engine", &n.engineTicks)
 	if local == 0 || n.nextTick == local && n.tickEvent != nil && n.tickEvent.index >= 0 {
 		return
 	}
@@ -216,4 +227,21 @@ func decodePeer(raw []byte) (*peerpb.Message, error) {
 		return nil, fmt.Errorf("a message between engines does not parse: %w", err)
 	}
 	return m, nil
+}
+
+// A rate counts calls within a second.
+type rate struct {
+	since time.Duration
+	calls int
+}
+
+// content fails a core that asks for the time so often that it would burn a
+// processor.
+func (n *node) content(what string, r *rate) {
+	if n.c.now-r.since > time.Second {
+		*r = rate{since: n.c.now}
+	}
+	if r.calls++; r.calls == 3000 {
+		n.c.fail("N6", "%s: the %s has asked to be called 3000 times in a second", n.name, what)
+	}
 }

@@ -48,6 +48,8 @@ type node struct {
 	engineCrash  int
 	tickEvent    *simEvent
 	nextTick     time.Duration
+	engineTicks  rate
+	guardTicks   rate
 	driverCalls  uint64
 	protectCalls map[uint64]string
 	exiting      bool
@@ -320,6 +322,7 @@ func (n *node) guardOut() {
 		n.endEngine(false)
 		return
 	}
+	n.content("guard", &n.guardTicks)
 	n.c.cancel(n.guardTick)
 	p := n.guardProc
 	n.guardTick = n.c.at(max(n.c.now, n.clock.when(out.Wake))+n.c.upTo(time.Millisecond), func() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	pb "github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
@@ -96,6 +97,7 @@ func (c *cluster) recover() (excused string) {
 		if !strings.Contains(why, "group") && !strings.Contains(why, "believes") {
 			rule = "L1"
 		}
+		c.standing()
 		c.fail(rule, "after %v without faults: %s", c.patience(), why)
 	}
 	return ""
@@ -104,9 +106,7 @@ func (c *cluster) recover() (excused string) {
 // mend does what administrators do after a bad day.
 func (c *cluster) mend() {
 	for _, n := range c.nodes {
-		if !n.up {
-			_ = n.boot() // it left, and is started again
-		}
+		_ = n.boot() // if it left, it is started again
 	}
 	s := c.check.newest
 	if s == nil {
@@ -229,4 +229,29 @@ func Unseen(cover map[string]int) (missing []string) {
 		}
 	}
 	return missing
+}
+
+// standing tells where every node stands.
+func (c *cluster) standing() {
+	for _, n := range c.nodes {
+		switch {
+		case !n.up:
+			n.tell("is down")
+		case n.guard == nil:
+			n.tell("has no guard (left: %v)", n.left)
+		case n.engine == nil:
+			n.tell("has no engine")
+		default:
+			e := n.engine
+			m := state.MemberOf(e.State(), n.name)
+			n.tell("raft id %d (in the view %d, learner %d), applied %d, view %d, leader %q, lease %v, phase %v, disk hung %v full %v", e.RaftID(),
+				m.GetRaftId(), e.State().GetLearners()[n.name].GetRaftId(), e.AppliedIndex(), e.State().GetView().GetEpoch(), e.Leader(), n.guard.LeaseHeld(n.local()),
+				e.State().GetNodeStatus()[n.name].GetPhase(), n.disk.hung, n.disk.full)
+		}
+	}
+	for _, key := range c.net.pairs() {
+		if s := c.net.streams[key]; s == nil || s.broken || !s.side[0].up || !s.side[1].up {
+			c.tell("net", "no stream between n%d and n%d", key[0]+1, key[1]+1)
+		}
+	}
 }
