@@ -103,10 +103,15 @@ func (p *pass) newWork(g *v1.Group) *work {
 		listed[n] = true
 		w.addSpot(n, true)
 	}
-	for _, n := range state.SortedKeys(w.st.GetNodes()) {
+	var others []string
+	for n := range w.st.GetNodes() {
 		if !listed[n] {
-			w.addSpot(n, false)
+			others = append(others, n)
 		}
+	}
+	slices.Sort(others)
+	for _, n := range others {
+		w.addSpot(n, false)
 	}
 	w.book = notebook(g.GetName(), w.st)
 	return w

@@ -53,18 +53,11 @@ func (w *work) returned() {
 	}
 }
 
-// automatic does what no administrator needs to ask for.
+// automatic finds a place for the group if it has none.
 func (w *work) automatic() {
-	if h := w.home(); h != nil {
-		w.watch(h)
-		if w.home() != nil {
-			return
-		}
+	if w.home() == nil && !w.found() {
+		w.place()
 	}
-	if w.found() {
-		return
-	}
-	w.place()
 }
 
 // strays takes offline what must not run: anything beside the node on which

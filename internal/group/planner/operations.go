@@ -365,18 +365,14 @@ func (w *work) endArrival(node string) {
 // operateArrival watches the target of online and switch.
 func (w *work) operateArrival() {
 	g, h := w.g.GetName(), w.home()
-	node := h.node
-	w.automatic()
 	switch {
-	case w.home() != h:
-		w.endArrival(node)
 	case !h.member || h.fence != nil:
-		w.end(failed, fmt.Sprintf("%s was lost while %s was being brought online there", node, g))
-	case h.order == nil && w.complete(h):
-		w.end(done, g+" is online on "+node)
+		w.end(failed, fmt.Sprintf("%s was lost while %s was being brought online there", h.node, g))
+	case w.complete(h):
+		w.end(done, g+" is online on "+h.node)
 	case w.book.Waiting != "":
 		w.progress(w.book.Waiting)
 	default:
-		w.progress(fmt.Sprintf("bringing %s online on %s", g, node))
+		w.progress(fmt.Sprintf("bringing %s online on %s", g, h.node))
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
@@ -33,11 +32,12 @@ func notebook(group string, st *statepb.GroupStatus) *statepb.GroupChange {
 		NoTarget:     st.GetNoTarget(),
 		Operation:    st.GetOperation(),
 	}
-	for _, node := range state.SortedKeys(st.GetNodes()) {
-		if st.GetNodes()[node].GetFaulted() {
+	for node, on := range st.GetNodes() {
+		if on.GetFaulted() {
 			b.Faulted = append(b.Faulted, node)
 		}
 	}
+	slices.Sort(b.Faulted)
 	return b
 }
 

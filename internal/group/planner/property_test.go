@@ -537,7 +537,7 @@ func TestAnythingAnywhere(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rt)
-		for range rapid.IntRange(50, 400).Draw(rt, "steps") {
+		for range rapid.IntRange(30, 200).Draw(rt, "steps") {
 			w.happen()
 		}
 		w.calm()
