@@ -21,7 +21,7 @@ var applicationKind = kind{
 			"MonitorProgram, PidFiles and MonitorProcesses.",
 		Attributes: []*v1.Attribute{
 			{Name: "StartProgram", Kind: program, Required: required, Description: "Starts it and ends, with status 0 if that worked. What it leaves running is the application."},
-			{Name: "StopProgram", Kind: program, Description: "Stops it. Without it all of its processes get SIGTERM, and after StopWait a kill."},
+			{Name: "StopProgram", Kind: program, Description: "Stops it, or asks it to stop. Without it all of its processes get SIGTERM. What still runs after StopWait is killed."},
 			{Name: "MonitorProgram", Kind: program, Description: "Exit status 0 or 110: online, 101 to 109: online with a confidence of 10 to 90 percent, 1 or 100: offline, anything else: can't tell."},
 			{Name: "CleanProgram", Kind: program, Description: "Forces it down; afterwards all of its processes are killed anyway. The first argument is the reason: 0 offline hung, 1 offline ineffective, 2 online hung, 3 online ineffective, 4 unexpected offline, 5 monitor hung."},
 			{Name: "PidFiles", Kind: text, Description: "Files with the numbers of processes that must run, separated by blanks."},
@@ -29,7 +29,7 @@ var applicationKind = kind{
 			{Name: "User", Kind: text, Description: "User to run the programs as; the user of the cluster's daemons if not given."},
 			{Name: "WorkDir", Kind: path, Default: "/", Description: "Directory to run them in."},
 			{Name: "Environment", Kind: text, Description: "Variables, NAME=value, separated by blanks. Nothing else is inherited."},
-			{Name: "StopWait", Kind: span, Default: "30s", Description: "Time between SIGTERM and the kill, without a StopProgram."},
+			{Name: "StopWait", Kind: span, Default: "30s", Description: "Time that its processes are given to end before they are killed."},
 		},
 		Limits: &v1.Limits{
 			MonitorInterval: seconds(30), OfflineMonitorInterval: seconds(300), OnlineTimeout: seconds(300), OfflineTimeout: seconds(300),
@@ -275,7 +275,19 @@ func (a application) offline(ctx context.Context) error {
 	if o.status != 0 {
 		return o.failure(*l)
 	}
-	return nil
+	// It may only have asked. Offline means that nothing runs any more, whatever a pid file says.
+	patient, cancel := context.WithTimeout(ctx, duration(a.a["StopWait"]))
+	defer cancel()
+	left, err := a.all()
+	if err != nil {
+		return err
+	}
+	for _, m := range left {
+		if m.waitGone(patient) != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return a.end(ctx, nil)
 }
 
 func (a application) clean(ctx context.Context, reason agent.CleanReason) error {
@@ -293,8 +305,11 @@ func (a application) clean(ctx context.Context, reason agent.CleanReason) error 
 			defer cancel()
 		}
 		o, err := a.run(part, *l)
-		if err == nil && o.status != 0 {
+		switch {
+		case err == nil && o.status != 0:
 			err = o.failure(*l)
+		case err != nil && part.Err() != nil && ctx.Err() == nil:
+			err = fmt.Errorf("%s did not end within half of the time for clean", l.argv[0])
 		}
 		if err != nil {
 			return errors.Join(err, a.end(ctx, procs))

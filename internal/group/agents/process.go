@@ -226,43 +226,41 @@ func (d daemon) offline(ctx context.Context) error {
 	return d.stop(ctx, procs, d.stopWait)
 }
 
-// stop asks procs to end, waits for them and for all other members of the service, and kills what is left after patience.
+// stop asks procs to end, and then whatever they leave (or all, if procs is empty), and kills what is left after patience.
 func (p place) stop(ctx context.Context, procs []process, patience time.Duration) error {
-	if len(procs) == 0 {
-		members, err := p.members()
-		if err != nil {
-			return err
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := p.endBySelf(patient, procs)
+	if err == nil {
+		var left []process
+		if left, err = p.all(); err == nil {
+			err = p.endBySelf(patient, left)
 		}
-		procs = roots(members)
 	}
+	// Only that patience is over is no reason to give up.
+	if err != nil && (patient.Err() == nil || ctx.Err() != nil) {
+		return err
+	}
+	return p.end(ctx, procs)
+}
+
+func (p place) all() ([]process, error) {
+	members, err := p.members()
+	out := make([]process, 0, len(members))
+	for _, m := range members {
+		out = append(out, m.process)
+	}
+	return out, err
+}
+
+// endBySelf asks procs to end and waits for them.
+func (p place) endBySelf(ctx context.Context, procs []process) error {
 	for _, m := range procs {
 		if err := m.signal(unix.SIGTERM); err != nil {
 			return err
 		}
 	}
-	patient, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if p.gone(patient, procs) != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return p.end(ctx, procs)
-}
-
-// gone waits until procs and all members have ended by themselves.
-func (p place) gone(ctx context.Context, procs []process) error {
 	for _, m := range procs {
-		if err := m.waitGone(ctx); err != nil {
-			return err
-		}
-	}
-	if p.h.cgroup != "" {
-		return waitEmpty(ctx, p.serviceDir())
-	}
-	members, err := p.members()
-	if err != nil {
-		return err
-	}
-	for _, m := range members {
 		if err := m.waitGone(ctx); err != nil {
 			return err
 		}
