@@ -135,6 +135,7 @@ func (e *Engine) fromGuard(f *guardpb.FromGuard) {
 		if e.lateGuard != 0 {
 			e.toGuard(&guardpb.ToGuard{Call: e.lateGuard, Body: &guardpb.ToGuard_Appended{Appended: &guardpb.Appended{Epoch: g.appended}}})
 		} else if epoch := e.appendedEpoch(); epoch != 0 {
+			g.appended = epoch
 			e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_Appended{Appended: &guardpb.Appended{Epoch: epoch}}})
 		}
 		e.everyone(e.hello())
@@ -191,6 +192,12 @@ func (e *Engine) guardOn() {
 		return
 	}
 	e.configureGuard()
+	if epoch := e.appendedEpoch(); e.lateGuard == 0 && epoch < g.appended {
+		// The view change that guard was told of was refused, or is gone from
+		// the log: without this word no lease would be acknowledged any more.
+		g.appended = epoch
+		e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_Appended{Appended: &guardpb.Appended{Epoch: epoch}}})
+	}
 	if e.now >= g.nextTick {
 		g.nextTick = e.now + tickEvery
 		if g.persistSince == 0 || e.now < g.persistSince+diskLimit {
