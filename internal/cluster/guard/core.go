@@ -111,6 +111,7 @@ type Core struct {
 
 	// Rounds.
 	seq      uint64
+	ownAcked uint64          // newest number that this node's own voice acknowledged (L2)
 	sentAt   []time.Duration // by sequence, a ring
 	lastBeat time.Duration
 	nextBeat time.Duration
@@ -319,6 +320,9 @@ func (c *Core) soonest(t time.Duration) {
 func (c *Core) round() {
 	c.seq++
 	c.sentAt[c.seq%sentRing] = c.now
+	if c.ownVoice() {
+		c.ownAcked = c.seq
+	}
 	c.lastBeat = c.now
 	down := c.downFor()
 	for i, p := range c.peers {

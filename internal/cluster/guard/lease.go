@@ -83,6 +83,8 @@ func (c *Core) earned() time.Duration {
 				return c.now + timers.Lease(c.inact)
 			}
 			numbers = append(numbers, c.seq)
+		default: // what it said while it had one stands, like a peer's acknowledgement
+			numbers = append(numbers, c.ownAcked)
 		}
 	}
 	c.scratch = numbers
@@ -169,10 +171,14 @@ func (c *Core) changeView(epoch uint64, voters map[string]uint64, earned time.Du
 		}
 	}
 	for _, p := range c.peers {
+		id, was := voters[p.node]
 		if p == c.self {
+			if !was || id != p.raftID {
+				c.ownAcked = 0
+			}
 			continue
 		}
-		if id, was := voters[p.node]; !was || id != p.raftID {
+		if !was || id != p.raftID {
 			p.acked = 0
 		}
 		c.count(p)
