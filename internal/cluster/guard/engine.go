@@ -44,6 +44,10 @@ func (c *Core) EngineConn(now time.Duration, up bool) {
 	c.schedule()
 }
 
+// Configured is what the engine configured last and the core runs by, nil before
+// the first time. It must not be changed; another configuration is another message.
+func (c *Core) Configured() *guardpb.Configure { return c.conf }
+
 // stateAll repeats every statement.
 func (c *Core) stateAll() {
 	for _, p := range c.peers {

@@ -1,0 +1,442 @@
+//go:build linux
+
+package guardd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard"
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+)
+
+const (
+	// rebindEvery is how often a link whose address is not there is tried again.
+	rebindEvery = 250 * time.Millisecond
+	// burst bounds how many packets of one link are taken before other things are looked at.
+	burst = 512
+
+	timerToken = -1
+	inboxToken = -2
+)
+
+// loop owns the core.
+type loop struct {
+	o          Options
+	log        *slog.Logger
+	core       *guard.Core
+	page       *leasePage
+	epoll      int
+	timer      int
+	event      int
+	links      []*linkSocket
+	sealer     *guard.Sealer
+	opener     *guard.Opener
+	peers      map[string]*destination
+	supervisor *supervisor
+	engines    *engineServer
+	stopper    *stopper
+
+	mu    sync.Mutex
+	inbox []func(now time.Duration)
+
+	packet    []byte
+	sealed    []byte
+	due       time.Duration // of the next Tick
+	armed     time.Duration // what the timer is set to; -1: it has fired
+	rebindAt  time.Duration // 0: all links are bound
+	standing  []string      // conditions that do not change
+	exit      bool
+	fatal     error
+	saveError string
+}
+
+// destination of heartbeats to a peer, by link.
+type destination struct {
+	addresses [guard.MaxLinks]rawAddr
+	resolved  [guard.MaxLinks]netip.AddrPort
+}
+
+func newLoop(o Options, cfg guard.Config, page *leasePage, conditions []string) (*loop, error) {
+	l := &loop{
+		o: o, log: o.Log, page: page, epoll: -1, timer: -1, event: -1,
+		peers: map[string]*destination{}, standing: conditions,
+		packet: make([]byte, guard.ReceiveBuffer), sealed: make([]byte, 0, guard.ReceiveBuffer),
+	}
+	if err := l.open(); err != nil {
+		l.close()
+		return nil, err
+	}
+	l.core = guard.New(now(), cfg)
+	l.bindOwn(o.Identity.Links)
+	if c := l.core.Configured(); c != nil {
+		l.configured(c)
+	}
+	return l, nil
+}
+
+func (l *loop) open() (err error) {
+	salt, err := newSalt()
+	if err != nil {
+		return fmt.Errorf("guardd: %w", err)
+	}
+	id := l.o.Identity
+	if l.sealer, err = guard.NewSealer(id.Secret, id.ClusterUUID, id.Node, salt); err != nil {
+		return err
+	}
+	if l.opener, err = guard.NewOpener(id.Secret, id.ClusterUUID, id.Node); err != nil {
+		return err
+	}
+	if l.stopper, err = newStopper(l.log); err != nil {
+		return err
+	}
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("guardd: epoll: %w", err)
+	}
+	if l.timer, err = unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC); err != nil {
+		return fmt.Errorf("guardd: timerfd: %w", err)
+	}
+	if l.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		return fmt.Errorf("guardd: eventfd: %w", err)
+	}
+	if err := errors.Join(l.watch(l.timer, timerToken), l.watch(l.event, inboxToken)); err != nil {
+		return err
+	}
+	l.supervisor = newSupervisor(l.o.Engine, l.o.RunDir, l.log)
+	if l.engines, err = newEngineServer(l, socketPath(l.o.RunDir)); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (l *loop) watch(fd int, token int32) error {
+	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: token}
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &e); err != nil {
+		return fmt.Errorf("guardd: epoll: %w", err)
+	}
+	return nil
+}
+
+func (l *loop) close() {
+	if l.engines != nil {
+		l.engines.close()
+	}
+	for _, s := range l.links {
+		l.unbind(s)
+	}
+	for _, fd := range []int{l.epoll, l.timer, l.event} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	l.page.close()
+	if l.stopper != nil {
+		l.stopper.close()
+	}
+}
+
+// post has f run by the loop.
+func (l *loop) post(f func(now time.Duration)) {
+	l.mu.Lock()
+	first := len(l.inbox) == 0
+	l.inbox = append(l.inbox, f)
+	l.mu.Unlock()
+	if first {
+		one := [8]byte{1}
+		_, _ = unix.Write(l.event, one[:])
+	}
+}
+
+func (l *loop) takeInbox() []func(time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	in := l.inbox
+	l.inbox = nil
+	return in
+}
+
+// run until the core says exit.
+func (l *loop) run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	l.supervisor.start()
+	l.engines.start()
+	l.carryOut()
+	var events [16]unix.EpollEvent
+	var drain [8]byte
+	for !l.exit && l.fatal == nil {
+		n, err := unix.EpollWait(l.epoll, events[:], -1)
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("guardd: epoll: %w", err)
+		}
+		for _, e := range events[:max(n, 0)] {
+			switch e.Fd {
+			case timerToken:
+				_, _ = unix.Read(l.timer, drain[:])
+				l.armed = -1
+			case inboxToken:
+				_, _ = unix.Read(l.event, drain[:])
+			default:
+				l.readLink(int(e.Fd), e.Events)
+			}
+		}
+		for _, f := range l.takeInbox() {
+			f(now())
+		}
+		t := now()
+		if l.rebindAt != 0 && t >= l.rebindAt {
+			l.rebind(t)
+		}
+		if t >= l.due {
+			l.core.Tick(t)
+		}
+		l.carryOut()
+	}
+	return l.fatal
+}
+
+// readLink takes what has arrived on a link.
+func (l *loop) readLink(link int, events uint32) {
+	if link >= len(l.links) || l.links[link].fd < 0 {
+		return
+	}
+	s := l.links[link]
+	if events&unix.EPOLLERR != 0 {
+		s.refusals(func(to netip.AddrPort) { l.refused(link, to) })
+	}
+	for range burst {
+		n, errno := s.receive(l.packet)
+		if errno == unix.EAGAIN {
+			return
+		}
+		if errno != 0 {
+			continue // an error of a packet that was sent: it is taken with this call
+		}
+		if n > len(l.packet) {
+			l.core.Dropped(link, "", guard.DropMalformed)
+			continue
+		}
+		from, hb, err := l.opener.Open(link, l.packet[:n])
+		if err != nil {
+			l.core.Dropped(link, from, guard.Reason(err))
+			continue
+		}
+		l.core.Receive(now(), link, from, *hb)
+	}
+}
+
+func (l *loop) refused(link int, to netip.AddrPort) {
+	for node, d := range l.peers {
+		if d.resolved[link] == to {
+			l.core.Refused(now(), link, node)
+			return
+		}
+	}
+}
+
+// carryOut what the core asks for, in its order (D2).
+func (l *loop) carryOut() {
+	out := l.core.Take()
+	if out.Save != nil {
+		l.save(out.Save)
+	}
+	l.page.set(l.core.LeaseUntil())
+	if out.Stop != nil {
+		l.stop(out.Stop)
+	}
+	if out.KillEngine != "" {
+		l.log.Error("clusterd is killed", "reason", out.KillEngine)
+		l.engines.kill()
+	}
+	for _, f := range out.Engine {
+		l.tell(f)
+	}
+	for i := range out.Send {
+		l.send(&out.Send[i])
+	}
+	if out.Exit {
+		l.exit = true
+	}
+	l.setTimer(out.Wake)
+}
+
+func (l *loop) save(s *guard.Saved) {
+	err := saveState(l.o.RunDir, s)
+	text := ""
+	if err != nil {
+		// Going on is right: what is lost is a quick restart of guard, not safety.
+		text = fmt.Sprintf("guard can't keep its state: %v; a restart of guard would stop what runs here", err)
+		l.log.Error(text)
+	}
+	if text != l.saveError {
+		l.saveError = text
+		l.conditions()
+	}
+}
+
+func (l *loop) stop(s *guard.Stop) {
+	l.log.Warn("stopping everything", "reason", s.Reason, "groups", len(s.Protected))
+	go func() {
+		begin := now()
+		err := l.stopper.stop(s)
+		took := now() - begin
+		if err != nil {
+			l.log.Error("not everything has stopped", "took", took, "error", err)
+		} else {
+			l.log.Warn("everything is stopped", "took", took)
+		}
+		l.post(func(now time.Duration) { l.core.Stopped(now, took, err) })
+	}()
+}
+
+// tell the engine, and the log what is worth it.
+func (l *loop) tell(f *guardpb.FromGuard) {
+	switch b := f.Body.(type) {
+	case *guardpb.FromGuard_Lease:
+		l.log.Info("lease", "held", b.Lease.Held, "stopped", b.Lease.Stopped, "reason", b.Lease.Reason)
+	case *guardpb.FromGuard_Suspect:
+		l.log.Warn("suspected", "node", b.Suspect.Statement.About, "reason", b.Suspect.Reason, "acknowledged_ago", b.Suspect.Statement.Age.AsDuration())
+	case *guardpb.FromGuard_HeardAgain:
+		l.log.Info("heard again", "node", b.HeardAgain.Node)
+	}
+	l.engines.send(f)
+}
+
+func (l *loop) send(s *guard.Send) {
+	d := l.peers[s.To]
+	if d == nil || s.Link >= len(l.links) || l.links[s.Link].fd < 0 || d.addresses[s.Link].size == 0 {
+		l.core.SendFailed(s.Link, s.To)
+		return
+	}
+	link := l.links[s.Link]
+	l.sealed = l.sealer.Seal(l.sealed[:0], s.Link, s.Index, s.To, &s.Heartbeat)
+	e := link.send(l.sealed, &d.addresses[s.Link])
+	for range 3 {
+		if e != unix.ECONNREFUSED && e != unix.EHOSTUNREACH {
+			break
+		}
+		// It tells of an earlier packet, perhaps to somebody else, and is gone now.
+		e = link.send(l.sealed, &d.addresses[s.Link])
+	}
+	if e != 0 {
+		l.core.SendFailed(s.Link, s.To)
+	}
+}
+
+func (l *loop) setTimer(wake time.Duration) {
+	l.due = wake
+	if l.rebindAt != 0 {
+		wake = min(wake, l.rebindAt)
+	}
+	if wake == l.armed {
+		return
+	}
+	l.armed = wake
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(max(int64(wake), 1))}
+	if err := unix.TimerfdSettime(l.timer, unix.TFD_TIMER_ABSTIME, &spec, nil); err != nil {
+		l.fatal = fmt.Errorf("guardd: timer: %w", err)
+	}
+}
+
+// configured takes addresses from a configuration that the core has accepted.
+func (l *loop) configured(c *guardpb.Configure) {
+	peers := make(map[string]*destination, len(c.GetPeers()))
+	for _, p := range c.GetPeers() {
+		if p.GetNode() == l.o.Identity.Node {
+			if len(p.GetAddresses()) > 0 {
+				l.bindOwn(p.GetAddresses())
+			}
+			continue
+		}
+		d := &destination{}
+		for i, a := range p.GetAddresses() {
+			if i >= guard.MaxLinks || a == "" {
+				continue
+			}
+			ap, err := parseLink(a)
+			if err == nil {
+				d.resolved[i] = netip.AddrPortFrom(ap.Addr().WithZone(""), ap.Port())
+				d.addresses[i], err = makeRawAddr(ap)
+			}
+			if err != nil {
+				l.log.Error("a peer's link address can't be used", "node", p.GetNode(), "link", i, "error", err)
+			}
+		}
+		peers[p.GetNode()] = d
+	}
+	l.peers = peers
+}
+
+// bindOwn makes these the own ends of the links. Links that stay are not touched.
+func (l *loop) bindOwn(addresses []string) {
+	if len(addresses) > guard.MaxLinks {
+		addresses = addresses[:guard.MaxLinks]
+	}
+	for i, s := range l.links {
+		if i >= len(addresses) || s.address != addresses[i] {
+			l.unbind(s)
+		}
+	}
+	l.links = l.links[:min(len(l.links), len(addresses))]
+	for i, a := range addresses {
+		if i == len(l.links) {
+			l.links = append(l.links, &linkSocket{address: a, fd: -1})
+		} else if l.links[i].address != a {
+			l.links[i] = &linkSocket{address: a, fd: -1}
+		}
+	}
+	l.rebind(now())
+}
+
+func (l *loop) unbind(s *linkSocket) {
+	if s.fd >= 0 {
+		unix.Close(s.fd) // this also takes it out of epoll
+		s.fd = -1
+	}
+}
+
+// rebind tries the links that are not bound.
+func (l *loop) rebind(t time.Duration) {
+	l.rebindAt = 0
+	for i, s := range l.links {
+		if s.fd >= 0 {
+			continue
+		}
+		fd, err := openLink(s.address)
+		if err == nil {
+			if err = l.watch(fd, int32(i)); err != nil {
+				unix.Close(fd)
+			}
+		}
+		if err != nil {
+			s.problem = fmt.Sprintf("link %d: the own address %s can't be bound: %v; it is tried again", i, s.address, err)
+			l.rebindAt = t + rebindEvery
+			continue
+		}
+		s.fd, s.problem = fd, ""
+		l.log.Info("link bound", "link", i, "address", s.address)
+	}
+	l.conditions()
+}
+
+// conditions for people, as they are now.
+func (l *loop) conditions() {
+	all := slices.Clone(l.standing)
+	for _, s := range l.links {
+		if s.problem != "" {
+			all = append(all, s.problem)
+		}
+	}
+	if l.saveError != "" {
+		all = append(all, l.saveError)
+	}
+	l.core.Conditions(now(), all)
+}
