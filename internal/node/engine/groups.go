@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -233,9 +235,7 @@ func (e *Engine) protected(group, err string) {
 // cancelStarts ends what could still start something: the lease is over.
 func (e *Engine) cancelStarts() {
 	g := &e.groups
-	for token := range g.starting {
-		e.out.Cancel = append(e.out.Cancel, token)
-	}
+	e.out.Cancel = append(e.out.Cancel, slices.Sorted(maps.Keys(g.starting))...)
 	for _, name := range state.SortedKeys(g.held) {
 		e.protected(name, "the lease has ended")
 	}
