@@ -25,7 +25,8 @@
 //
 //	P1  at most one node is ordered online of a failover group at any time
 //	P2  a node is ordered online only when every other node is clear of the group: a member that has probed it,
-//	    has confirmed its newest order and runs nothing of it; or no member, and proven to have stopped
+//	    has confirmed its newest order and runs nothing of it; or no member, and proven to have stopped. (Where it has
+//	    been ordered online ever since, a fresh order needs only that nothing is known to run elsewhere)
 //	P3  equal states give equal plans, and a plan changes no state that it is given
 //	P4  the plan made from a state to which its own plan has been applied is nil
 //	P5  nothing is ordered of a frozen group; no group comes to a frozen or leaving node

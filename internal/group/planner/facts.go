@@ -312,6 +312,16 @@ func (w *work) blocked(except *spot) string {
 	return ""
 }
 
+// rival says what is known to run of the group on another node than h.
+func (w *work) rival(h *spot) string {
+	for _, sp := range w.spots {
+		if sp != h && (sp.member || sp.fence != nil) && sp.runs() {
+			return w.notClear(sp)
+		}
+	}
+	return ""
+}
+
 // names joins up to three names of resources.
 func (w *work) names(at []int) string {
 	var s []string

@@ -153,11 +153,13 @@ func (w *work) watch(h *spot) {
 		return
 	}
 	b.Waiting = w.hindrance(h)
-	w.adjust(h)
-	if h.order != nil {
-		return
+	i := w.stopped(h)
+	if i < 0 || w.rival(h) == "" { // any fresh order would start what guard has stopped
+		if w.adjust(h); h.order != nil {
+			return
+		}
 	}
-	if i := w.stopped(h); i >= 0 {
+	if i >= 0 {
 		w.restart(h, i)
 		return
 	}
@@ -200,7 +202,9 @@ func (w *work) adjust(h *spot) {
 }
 
 // restart gives a fresh order after guard has stopped the group: agents start
-// nothing by the order that was current then.
+// nothing by the order that was current then. Nobody else was ordered to start
+// it meanwhile, so that others need not be clear (P2); but what is known to run
+// there, brought online by hand, goes offline first.
 func (w *work) restart(h *spot, i int) {
 	b, g := w.book, w.g.GetName()
 	b.Online = false
@@ -208,7 +212,7 @@ func (w *work) restart(h *spot, i int) {
 		b.Waiting = notSeeded
 		return
 	}
-	if why := w.blocked(h); why != "" {
+	if why := w.rival(h); why != "" {
 		b.Waiting = why
 		return
 	}

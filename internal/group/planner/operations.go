@@ -97,7 +97,7 @@ func (w *work) refuseOnline(op *v1.Operation) string {
 		if _, leaving := w.leaving[h.node]; leaving {
 			return h.node + " is being stopped, and " + g + " runs there"
 		}
-		return ""
+		return w.rival(h)
 	}
 	if h != nil {
 		return fmt.Sprintf("%s is wanted online on %s already: to move it, holdfast group switch %s --to %s", g, h.node, g, op.GetNode())

@@ -63,7 +63,7 @@ func (w *work) refuseResourceOnline(sp *spot, i int) string {
 	}
 	h := w.home()
 	if h == sp {
-		return ""
+		return w.rival(h)
 	}
 	if h != nil {
 		return fmt.Sprintf("%s is wanted online on %s: nothing of it may run on %s", g, h.node, sp.node)
