@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-ha/holdfast/internal/node/guardd"
+)
+
+// Where a node keeps what is its own.
+const (
+	defaultStateDir = "/var/lib/holdfast"
+	defaultRunDir   = "/run/holdfast"
+)
+
+// daemons are the commands that the system and guard start.
+func daemons() []*cobra.Command {
+	guard := daemon("guard", "Run a node: heartbeats, lease, and clusterd under its watch",
+		func(ctx context.Context, stateDir, runDir string) error {
+			return guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir})
+		})
+	return []*cobra.Command{guard}
+}
+
+func daemon(use, short string, run func(ctx context.Context, stateDir, runDir string) error) *cobra.Command {
+	var stateDir, runDir string
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)).With("daemon", use))
+			return run(c.Context(), stateDir, runDir)
+		},
+	}
+	c.Flags().StringVar(&stateDir, "state-dir", defaultStateDir, "what survives a reboot: the node's identity, keys and log")
+	c.Flags().StringVar(&runDir, "run-dir", defaultRunDir, "what does not: sockets and locks")
+	return c
+}

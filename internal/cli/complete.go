@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+)
+
+// Shells complete names from the live cluster; without one there are none.
+
+type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// complete names from a configuration for the first few arguments, one
+// function each; those given are not offered again.
+func (a *app) complete(per ...func(*v1.Configuration) []string) completion {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(per) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		ctx, cancel := context.WithTimeout(ctx, completeLimit)
+		defer cancel()
+		c, err := a.dial()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		m, err := call(ctx, c, c.config.Export, &v1.ExportRequest{})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		names := slices.DeleteFunc(per[len(args)](m.GetConfiguration()), func(n string) bool { return slices.Contains(args, n) })
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func namesOf[T interface{ GetName() string }](list []T) (names []string) {
+	for _, o := range list {
+		names = append(names, o.GetName())
+	}
+	return names
+}
+
+func nodeNames(c *v1.Configuration) []string  { return namesOf(c.GetNodes()) }
+func groupNames(c *v1.Configuration) []string { return namesOf(c.GetGroups()) }
+func typeNames(c *v1.Configuration) []string  { return namesOf(c.GetTypes()) }
+
+func resourceNames(c *v1.Configuration) (names []string) {
+	for _, g := range c.GetGroups() {
+		names = append(names, namesOf(g.GetResources())...)
+	}
+	return names
+}
+
+// nodeFlag is a flag whose value is the name of a node.
+func (a *app) nodeFlag(c *cobra.Command, to *string, name, help string) {
+	c.Flags().StringVar(to, name, "", help)
+	node := a.complete(nodeNames)
+	must(c.RegisterFlagCompletionFunc(name, func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
+		return node(c, nil, s)
+	}))
+}

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
+)
+
+func (a *app) eventsCommand() *cobra.Command {
+	var follow bool
+	var since, level string
+	q := &v1.ListEventsRequest{}
+	c := a.withOutput(&cobra.Command{
+		Use: "events", Short: "Show what happened, oldest first", Args: args(0, 0),
+		Example: "  holdfast events --since 10m\n  holdfast events --group web --follow",
+		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
+			if err := eventFilter(q, since, level, time.Now()); err != nil {
+				return err
+			}
+			if follow {
+				return a.followEvents(ctx, c, q)
+			}
+			m, err := call(ctx, c, c.events.List, q)
+			if err != nil {
+				return err
+			}
+			return a.show("events/1", m, func(w io.Writer) {
+				heading(w, m.GetSource())
+				for _, e := range m.GetEvents() {
+					fmt.Fprintln(w, eventLine(e))
+				}
+			})
+		}),
+	})
+	f := c.Flags()
+	f.BoolVar(&follow, "follow", false, "go on showing what happens")
+	f.StringVar(&since, "since", "", "from this time on (10m, 2026-01-31T12:00:00Z), or after this number (#120)")
+	f.StringVar(&level, "severity", "", "at least: information, warning, error or critical")
+	f.StringVar(&q.Group, "group", "", "of this group only")
+	a.nodeFlag(c, &q.Node, "node", "of this node only")
+	f.Uint32VarP(&q.Limit, "lines", "n", 0, "the newest so many (default: all that are kept)")
+	must(c.RegisterFlagCompletionFunc("severity", cobra.FixedCompletions([]string{"information", "warning", "error", "critical"}, cobra.ShellCompDirectiveNoFileComp)))
+	return c
+}
+
+// eventFilter reads --since and --severity.
+func eventFilter(q *v1.ListEventsRequest, since, level string, now time.Time) error {
+	if n, ok := strings.CutPrefix(since, "#"); ok {
+		v, err := strconv.ParseUint(n, 10, 64)
+		if err != nil {
+			return usage("--since %s: write # and the number of an event", since)
+		}
+		q.After = v
+	} else if d, err := time.ParseDuration(since); err == nil && d >= 0 {
+		q.SinceMs = now.Add(-d).UnixMilli()
+	} else if t, err := time.Parse(time.RFC3339, since); err == nil {
+		q.SinceMs = t.UnixMilli()
+	} else if since != "" {
+		return usage("--since %s: write how long ago (10m), a time (2026-01-31T12:00:00Z), or # and the number of an event", since)
+	}
+	if level == "" {
+		return nil
+	}
+	for n := range v1.Severity_name {
+		if s := v1.Severity(n); n != 0 && protoyaml.EnumName(s) == level {
+			q.AtLeast = s
+			return nil
+		}
+	}
+	return usage("--severity %s: there are information, warning, error and critical", level)
+}
+
+func eventLine(e *v1.Event) string {
+	return fmt.Sprintf("#%d  %s  %-11s  %s  %s", e.GetNumber(), clock(e.GetTimeMs()), word(e.GetSeverity()), e.GetCode(), e.GetMessage())
+}
+
+// followEvents prints events as they come, for programs one JSON object per
+// line. When the daemon restarts it goes on after the last one shown.
+func (a *app) followEvents(ctx context.Context, c *client, q *v1.ListEventsRequest) error {
+	connected := false
+	for {
+		stream, err := c.events.Follow(ctx, connect.NewRequest(&v1.FollowEventsRequest{Filter: q}))
+		if err == nil {
+			for stream.Receive() {
+				connected = true
+				if err := a.writeEvents(stream.Msg(), q); err != nil {
+					return err
+				}
+			}
+			err = stream.Err()
+			stream.Close()
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil // ended by whoever called it
+		case err != nil && !connected:
+			return c.failed(err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(reconnect):
+		}
+	}
+}
+
+func (a *app) writeEvents(m *v1.FollowEventsResponse, q *v1.ListEventsRequest) error {
+	if m.GetMissed() > 0 {
+		fmt.Fprintf(a.Err, "%d events happened too quickly to be shown\n", m.GetMissed())
+	}
+	opts := protoyaml.Options{First: []protoyaml.Pair{{Key: "schema", Value: "event/1"}}, Full: true}
+	for _, e := range m.GetEvents() {
+		var line []byte
+		switch a.output {
+		case "json":
+			line = opts.JSONLine(e)
+		case "yaml":
+			line = append([]byte("---\n"), opts.YAML(e)...)
+		default:
+			line = []byte(eventLine(e) + "\n")
+		}
+		if _, err := a.Out.Write(line); err != nil {
+			return err
+		}
+		q.After = max(q.GetAfter(), e.GetNumber())
+	}
+	q.Limit = 0
+	return nil
+}
