@@ -136,7 +136,12 @@ const statusPoll = 25 * time.Millisecond
 // AwaitStatus asks the running nodes in turn until one gives a status that ok
 // accepts; ok returns what is still missing, for people, or "".
 func (l *Lab) AwaitStatus(ctx context.Context, ok func(*v1.StatusResponse) string) (*v1.StatusResponse, error) {
-	missing := "no node has answered"
+	return l.awaitStatus(ctx, ok, func(string) {})
+}
+
+// awaitStatus tells note whenever something else is missing.
+func (l *Lab) awaitStatus(ctx context.Context, ok func(*v1.StatusResponse) string, note func(string)) (*v1.StatusResponse, error) {
+	missing, noted := "no node has answered", ""
 	for {
 		var errs []error
 		asked := 0
@@ -160,6 +165,10 @@ func (l *Lab) AwaitStatus(ctx context.Context, ok func(*v1.StatusResponse) strin
 		}
 		if asked > 0 && len(errs) == asked {
 			missing = errs[0].Error()
+		}
+		if missing != noted {
+			note(missing)
+			noted = missing
 		}
 		select {
 		case <-ctx.Done():

@@ -221,7 +221,11 @@ func (c *clusterSpec) prepare(ctx context.Context, rec *record) error {
 			return err
 		}
 	}
-	return os.RemoveAll(out)
+	// For holdfast cluster client: what signs certificates of this cluster.
+	if err := os.Rename(filepath.Join(out, "authority"), filepath.Join(p.Dir, "authority")); err != nil {
+		return err
+	}
+	return os.Remove(out)
 }
 
 // ownAddr is where the service's own start and stop are timed, in the probe's namespace.

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
 // Bring makes the lab, or takes the one that is there, and waits until its
@@ -29,19 +27,12 @@ func Bring(ctx context.Context, o Options) (*Lab, error) {
 		}
 	}
 	begin := monotonic()
-	said := ""
-	_, err = l.AwaitStatus(ctx, func(s *v1.StatusResponse) string {
-		missing := settled(l.Nodes())(s)
-		if missing != said && missing != "" {
-			o.Progress(fmt.Sprintf("%6.2f s  %s", (monotonic() - begin).Seconds(), missing))
-			said = missing
-		}
-		return missing
-	})
+	note := func(missing string) { o.Progress(fmt.Sprintf("%6.2f s  %s", (monotonic() - begin).Seconds(), missing)) }
+	_, err = l.awaitStatus(ctx, settled(l.Nodes()), note)
 	if err != nil {
 		return l, fmt.Errorf("the cluster is not online: %w; see holdfast lab logs %s --name %s, and holdfast lab down --name %s", err, l.Nodes()[0], l.Name(), l.Name())
 	}
-	o.Progress(fmt.Sprintf("%6.2f s  online", (monotonic() - begin).Seconds()))
+	note("online")
 	return l, nil
 }
 
