@@ -158,13 +158,25 @@ func (k *checker) allProcesses() {
 
 const forever = time.Duration(1<<63 - 1)
 
-// hopeless: so many disks are gone that only an administrator could help.
+// hopeless: so many disks are gone that only an administrator could help. The
+// newest view may be known to nobody any more who lives; then the one before,
+// by which the living must vote, counts.
 func (k *checker) hopeless() bool {
-	if k.newest == nil {
+	var living *pb.State
+	for _, n := range k.c.nodes {
+		if n.engine != nil && n.engine.State().GetView().GetEpoch() > living.GetView().GetEpoch() {
+			living = n.engine.State()
+		}
+	}
+	return k.lostMajority(k.newest) || k.lostMajority(living)
+}
+
+func (k *checker) lostMajority(s *pb.State) bool {
+	if s == nil {
 		return false
 	}
 	have := 0
-	members := k.newest.GetView().GetMembers()
+	members := s.GetView().GetMembers()
 	for _, m := range members {
 		n := k.c.byName[m.GetNode()]
 		id := n.store.raftID

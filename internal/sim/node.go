@@ -137,8 +137,9 @@ func (n *node) crash() error {
 
 // loseDisk: the next start finds an identity, but no log.
 func (n *node) loseDisk() error {
-	if n.c.check.diskLost > 0 {
-		return fmt.Errorf("one disk is enough")
+	newest := n.c.check.newest
+	if n.c.check.diskLost > 0 || len(newest.GetView().GetMembers()) < 3 {
+		return fmt.Errorf("only an administrator could help then")
 	}
 	n.c.check.diskLost++
 	if n.up {
