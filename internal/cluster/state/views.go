@@ -61,11 +61,12 @@ func (a *applier) guardStarted(c *pb.GuardStarted) *Refused {
 	}
 	m.GuardIncarnation = c.GetGuardIncarnation()
 	a.out.ViewChanged = true // what guards count acknowledgements by has changed
+	if st := a.status(c.GetNode()); st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING {
+		// Whoever starts a guard wants the node in; so does the last node to leave, whose leave no view has recorded.
+		st.Phase, st.Evacuate = pb.NodePhase_NODE_PHASE_RUNNING, false
+		a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_FAILED, c.GetNode()+" was started again before it had left: stop it once more")
+	}
 	if c.GetRebooted() {
-		if st := a.status(c.GetNode()); st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING {
-			st.Phase, st.Evacuate = pb.NodePhase_NODE_PHASE_RUNNING, false
-			a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_FAILED, c.GetNode()+" was started again before it had left")
-		}
 		a.forgetGroups(c.GetNode())
 		a.planChanged()
 		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.started", c.GetNode(), "%s has started", c.GetNode())
