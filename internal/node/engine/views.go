@@ -29,8 +29,9 @@ type leading struct {
 	aloneSince time.Duration
 	transferAt time.Duration
 	wake       time.Duration
-	// What the present leader was told last.
-	confirmed confirmation
+	// What the present leader was told last, and when.
+	confirmed   confirmation
+	confirmedAt time.Duration
 }
 
 func (l *leading) forgetHeard(node string) {
@@ -44,6 +45,8 @@ type confirmation struct {
 const (
 	// A change that was proposed may be lost by a change of leaders; then it is proposed again.
 	retryChange = time.Second
+	// A follower may have applied a view before its leader has, which then can't place its word.
+	repeatConfirm = 2 * time.Second
 	// A leader that is alone in suspecting a member moves leadership to a node that sees everyone.
 	aloneLimit = 2
 )
@@ -89,7 +92,7 @@ func (e *Engine) leadOn() {
 // runs now.
 func (e *Engine) confirm(st consensus.Status) {
 	c := confirmation{st.Leader, e.guard.runsEpoch, e.guard.runsRevision}
-	if st.Leader == 0 || c.epoch == 0 || c == e.lead.confirmed {
+	if st.Leader == 0 || c.epoch == 0 || c == e.lead.confirmed && e.now < e.lead.confirmedAt+repeatConfirm {
 		return
 	}
 	name := e.nameOf(st.Leader)
@@ -101,7 +104,7 @@ func (e *Engine) confirm(st consensus.Status) {
 	default:
 		return
 	}
-	e.lead.confirmed = c
+	e.lead.confirmed, e.lead.confirmedAt = c, e.now
 }
 
 func (e *Engine) sight() view.Sight {
