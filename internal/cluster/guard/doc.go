@@ -62,7 +62,7 @@
 // q was sent before it arrived (L3). So X's lease ends at the latest one lease after
 // V's stated arrival. Older views are kept out by L2 and L8. X's clock counts while X
 // is paused, and X looks at it before it does anything (L4): the wake-up bound of
-// docs/guarantees.md is the time between waking and the end of the stop.
+// docs/lease.md is the time between waking and the end of the stop.
 //
 // # Liveness
 //

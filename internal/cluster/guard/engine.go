@@ -79,7 +79,11 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 		err = c.protect(b.Protect)
 	case *guardpb.ToGuard_Leaving:
 		c.stop.quiet, c.stop.left, answered = true, true, true
-		c.leave(m.GetCall(), "the node leaves the cluster")
+		reason := b.Leaving.GetReason()
+		if reason == "" {
+			reason = "the node leaves the cluster"
+		}
+		c.leave(m.GetCall(), reason)
 	case *guardpb.ToGuard_Extend:
 		err = c.extend(b.Extend)
 	case *guardpb.ToGuard_StatsRequest:

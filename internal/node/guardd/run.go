@@ -118,7 +118,11 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}()
 	err = l.run()
-	l.supervisor.end(l.engines.close())
+	alone := endAlone
+	if ctx.Err() != nil {
+		alone = 0
+	}
+	l.supervisor.end(l.engines.close(), alone)
 	return err
 }
 

@@ -28,7 +28,7 @@ const (
 	steadyRun = 10 * time.Second
 	// lookAgain is how often guard looks whether a clusterd that it did not start still runs.
 	lookAgain = 100 * time.Millisecond
-	// At the end clusterd has so long to end by itself, and then after SIGTERM.
+	// At the end clusterd has so long to end by itself if it asked for it, and so long after SIGTERM.
 	endAlone = time.Second
 	endTerm  = 5 * time.Second
 )
@@ -170,8 +170,9 @@ func (s *supervisor) running() *exec.Cmd {
 }
 
 // end clusterd with guard: it has stopped what it ran, or guard has. Adopted is
-// the pidfd of one that this guard did not start; -1: none.
-func (s *supervisor) end(adopted int) {
+// the pidfd of one that this guard did not start; -1: none. Alone is how long it may take
+// to end by itself.
+func (s *supervisor) end(adopted int, alone time.Duration) {
 	s.once.Do(func() { close(s.ended) })
 	pidfd := adopted
 	if adopted >= 0 {
@@ -189,7 +190,7 @@ func (s *supervisor) end(adopted int) {
 		for _, step := range []struct {
 			signal unix.Signal
 			limit  time.Duration
-		}{{0, endAlone}, {unix.SIGTERM, endTerm}, {unix.SIGKILL, endTerm}} {
+		}{{0, alone}, {unix.SIGTERM, endTerm}, {unix.SIGKILL, endTerm}} {
 			if step.signal != 0 {
 				_ = unix.PidfdSendSignal(pidfd, step.signal, nil, 0)
 			}

@@ -942,7 +942,9 @@ func (x *Protect) GetGone() bool {
 
 // Leaving: all is stopped and nothing will be started; say goodbye, and end when the call is answered.
 type Leaving struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, if not by an administrator's wish.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -975,6 +977,13 @@ func (x *Leaving) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Leaving.ProtoReflect.Descriptor instead.
 func (*Leaving) Descriptor() ([]byte, []int) {
 	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Leaving) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Extend the lease of this node: a committed, announced silence.
@@ -2064,8 +2073,9 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12%\n" +
 	"\x0eprocess_groups\x18\x03 \x03(\x05R\rprocessGroups\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"\t\n" +
-	"\aLeaving\"\x84\x01\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"!\n" +
+	"\aLeaving\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x84\x01\n" +
 	"\x06Extend\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x121\n" +
