@@ -72,8 +72,10 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 	case *guardpb.ToGuard_Tick:
 		err = c.tick(b.Tick)
 	case *guardpb.ToGuard_Appended:
-		if c.appended != b.Appended.GetEpoch() {
-			c.appended, c.saveDue = b.Appended.GetEpoch(), true
+		// Lower than before is possible: an entry that never was committed is gone from
+		// the log. What is applied is in the log for good (L2).
+		if epoch := max(b.Appended.GetEpoch(), c.epoch); epoch != c.appended {
+			c.appended, c.saveDue = epoch, true
 		}
 	case *guardpb.ToGuard_Protect:
 		err = c.protect(b.Protect)
