@@ -155,7 +155,8 @@ func (id *Identity) Expires() time.Time { return id.certificate.Leaf.NotAfter }
 // LogPath of the raft log.
 func (id *Identity) LogPath() string { return filepath.Join(id.Dir, FileLog) }
 
-// SaveNodes keeps the cluster's nodes for a start without a log.
+// SaveNodes keeps the cluster's nodes for a start without a log. Nodes of this
+// Identity stay as they were loaded.
 func (id *Identity) SaveNodes(nodes []*v1.Node) error {
 	raw, err := encodeNodes(nodes)
 	if err != nil {
@@ -164,7 +165,6 @@ func (id *Identity) SaveNodes(nodes []*v1.Node) error {
 	if err := replaceFile(filepath.Join(id.Dir, FileNodes), raw, 0o600); err != nil {
 		return fmt.Errorf("keep the nodes' addresses: %w", err)
 	}
-	id.Nodes = nodes
 	return nil
 }
 

@@ -1,0 +1,304 @@
+//go:build linux
+
+package clusterd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
+	"github.com/holdfast-ha/holdfast/internal/group/agents"
+	"github.com/holdfast-ha/holdfast/internal/node/guardd"
+)
+
+const (
+	asEnv    = "CLUSTERD_TEST_AS" // "guard" or "clusterd", with the two directories
+	patience = 60 * time.Second
+)
+
+// TestMain runs this binary as the daemons too.
+func TestMain(m *testing.M) {
+	as, stateDir, runDir := os.Getenv(asEnv), os.Getenv("CLUSTERD_TEST_STATE"), os.Getenv("CLUSTERD_TEST_RUN")
+	if as == "" {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("as", as)
+	var err error
+	if as == "guard" {
+		err = guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir, Engine: []string{"/usr/bin/env", asEnv + "=clusterd", os.Args[0]}, Log: log})
+	} else {
+		err = Run(ctx, Options{StateDir: stateDir, RunDir: runDir, Log: log, Version: "test"})
+	}
+	if err != nil {
+		log.Error(err.Error())
+	}
+	os.Exit(Status(err))
+}
+
+// machine is one node of a cluster on this machine.
+type machine struct {
+	t     *testing.T
+	name  string
+	state string
+	run   string
+	guard *exec.Cmd
+	ended chan error
+	log   *tail
+}
+
+// tail keeps a log in memory.
+type tail struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *tail) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *tail) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// port of a test: guard and clusterd of all nodes use one number on addresses of their own.
+var nextNet = struct {
+	sync.Mutex
+	n int
+}{n: os.Getpid() % 100}
+
+func cluster(t *testing.T, groups []*v1.Group, names ...string) map[string]*machine {
+	t.Helper()
+	nextNet.Lock()
+	nextNet.n++
+	third := nextNet.n % 250
+	nextNet.Unlock()
+	cfg := &v1.Configuration{Types: agents.Types(), Cluster: &v1.Cluster{Name: "test", Timers: &v1.Timers{Peerinact: durationpb.New(2 * time.Second)}}, Groups: groups}
+	for i, n := range names {
+		cfg.Nodes = append(cfg.Nodes, &v1.Node{Name: n, Links: []*v1.Link{
+			{Name: "a", Address: fmt.Sprintf("127.21.%d.%d:7946", third, i+1)},
+			{Name: "b", Address: fmt.Sprintf("127.22.%d.%d:7946", third, i+1)},
+		}})
+	}
+	plan, err := identity.Init(identity.Spec{Configuration: cfg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := plan.WriteNodeDirs(filepath.Join(dir, "state")); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*machine{}
+	for _, n := range names {
+		all[n] = &machine{t: t, name: n, state: filepath.Join(dir, "state", n), run: filepath.Join(dir, "run-"+n), log: &tail{}}
+		if err := os.Mkdir(all[n].run, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(all[n].destroy)
+	}
+	return all
+}
+
+func (m *machine) start() {
+	m.t.Helper()
+	m.guard = exec.Command(os.Args[0])
+	m.guard.Env = append(os.Environ(), asEnv+"=guard", "CLUSTERD_TEST_STATE="+m.state, "CLUSTERD_TEST_RUN="+m.run)
+	m.guard.Stderr = m.log
+	m.guard.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.guard.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.ended = make(chan error, 1)
+	go func(c *exec.Cmd, ended chan error) { ended <- c.Wait() }(m.guard, m.ended)
+}
+
+// destroy whatever is left.
+func (m *machine) destroy() {
+	if m.guard != nil {
+		_ = m.guard.Process.Kill()
+	}
+	for _, pid := range m.clusterd() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if m.t.Failed() {
+		m.t.Logf("%s:\n%s", m.name, m.log)
+	}
+}
+
+// clusterd finds the processes of this node's clusterd.
+func (m *machine) clusterd() (pids []int) {
+	procs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, p := range procs {
+		env, err := os.ReadFile(p)
+		if err == nil && strings.Contains(string(env), asEnv+"=clusterd\x00") && strings.Contains(string(env), "CLUSTERD_TEST_RUN="+m.run+"\x00") {
+			var pid int
+			if _, err := fmt.Sscanf(p, "/proc/%d/", &pid); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+func (m *machine) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(m.run, APISocket))
+	}}}
+}
+
+func (m *machine) status() (*v1.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r, err := v1.NewClusterServiceClient(m.client(), "http://node").Status(ctx, connect.NewRequest(&v1.StatusRequest{}))
+	if err != nil {
+		return nil, err
+	}
+	return r.Msg, nil
+}
+
+// until asks again and again until ok is content.
+func (m *machine) until(what string, ok func(*v1.StatusResponse) bool) *v1.StatusResponse {
+	m.t.Helper()
+	var last *v1.StatusResponse
+	var err error
+	end := time.Now().Add(patience)
+	for range time.Tick(20 * time.Millisecond) {
+		if last, err = m.status(); err == nil && ok(last) {
+			return last
+		}
+		if time.Now().After(end) {
+			m.t.Fatalf("%s: waited for %s; last answer %v, %v", m.name, what, last, err)
+		}
+	}
+	return nil
+}
+
+// healthy: this many nodes run, there is a quorum, and the group is online somewhere.
+func healthy(running int, group string) func(*v1.StatusResponse) bool {
+	return func(s *v1.StatusResponse) bool {
+		up := 0
+		for _, n := range s.GetNodes() {
+			if n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING {
+				up++
+			}
+		}
+		return s.GetSource().GetQuorum() && up == running && (group == "" || onlineOn(s, group) != "")
+	}
+}
+
+func onlineOn(s *v1.StatusResponse, group string) string {
+	for _, g := range s.GetGroups() {
+		if g.GetName() == group && g.GetState() == v1.GroupState_GROUP_STATE_ONLINE {
+			return g.GetNode()
+		}
+	}
+	return ""
+}
+
+// service is a group of one process that any of the nodes may run.
+func service(nodes ...string) *v1.Group {
+	return &v1.Group{Name: "web", SystemList: nodes, AutoStartList: nodes, Resources: []*v1.Resource{
+		{Name: "daemon", Type: "Process", Attributes: map[string]string{"PathName": "/bin/sleep", "Arguments": "86400"}},
+	}}
+}
+
+func TestThreeNodes(t *testing.T) {
+	ms := cluster(t, []*v1.Group{service("n1", "n2", "n3")}, "n1", "n2", "n3")
+	for _, m := range ms {
+		m.start()
+	}
+	var where string
+	for _, m := range ms {
+		where = onlineOn(m.until("a healthy cluster", healthy(3, "web")), "web")
+	}
+	active := ms[where]
+	running := active.services()
+	if len(running) != 1 {
+		t.Fatalf("processes of the service on %s: %v", where, running)
+	}
+
+	// A killed clusterd is started again and finds the service running.
+	before := active.clusterd()
+	if len(before) != 1 {
+		t.Fatalf("%d processes of clusterd", len(before))
+	}
+	_ = syscall.Kill(before[0], syscall.SIGKILL)
+	active.until("clusterd to come back", func(s *v1.StatusResponse) bool {
+		now := active.clusterd()
+		return healthy(3, "web")(s) && len(now) == 1 && now[0] != before[0]
+	})
+	if after := active.services(); fmt.Sprint(after) != fmt.Sprint(running) {
+		t.Errorf("the service was %v, is %v", running, after)
+	}
+
+	// Guard and clusterd killed at once: another node takes over.
+	_ = active.guard.Process.Kill()
+	for _, pid := range active.clusterd() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	for name, m := range ms {
+		if name != where {
+			s := m.until("a takeover", func(s *v1.StatusResponse) bool {
+				on := onlineOn(s, "web")
+				return on != "" && on != where
+			})
+			t.Logf("%s: %s", name, s.GetVerdict())
+			break
+		}
+	}
+	for _, pid := range running {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	<-active.ended
+	active.start()
+	active.until("the node to rejoin", healthy(3, "web"))
+
+	// A clean end of guard takes clusterd with it.
+	_ = active.guard.Process.Signal(syscall.SIGTERM)
+	if err := <-active.ended; err != nil {
+		t.Errorf("guard ended with %v", err)
+	}
+	if left := active.clusterd(); len(left) != 0 {
+		t.Errorf("clusterd %v outlives an orderly end", left)
+	}
+}
+
+// services are the processes of groups of this node.
+func (m *machine) services() (pids []int) {
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		cmd, err := os.ReadFile(p)
+		if err != nil || string(cmd) != "/bin/sleep\x0086400\x00" {
+			continue
+		}
+		env, err := os.ReadFile(filepath.Join(filepath.Dir(p), "environ"))
+		if err == nil && strings.Contains(string(env), m.run) {
+			var pid int
+			if _, err := fmt.Sscanf(p, "/proc/%d/", &pid); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
