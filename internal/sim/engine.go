@@ -102,10 +102,10 @@ func (n *node) carryOut() {
 	for _, call := range out.Calls {
 		// Between deciding and doing the process may be held up.
 		if n.c.o.Hiccups && n.c.chance(0.01) {
-			p := n.proc
-			p.freeze()
+			was := n.boots
+			n.pause("engine")
 			n.c.count("hiccup")
-			n.c.after(time.Duration(float64(2*n.c.o.Peerinact)*n.c.luck.Float64()), p.thaw)
+			n.c.after(time.Duration(float64(2*n.c.o.Peerinact)*n.c.luck.Float64()), func() { n.resume("engine", was) })
 		}
 		n.proc.post(n.c.upTo(2*time.Millisecond), func() { n.host.run(call) })
 	}

@@ -192,9 +192,9 @@ func (n *node) processes(what string) []*process {
 // pausedReasons that a process born now would have.
 func (n *node) pausedReasons(what string) int { return n.paused[""] + n.paused[what] }
 
-// woke: from now on guard has its stop time to end what should have ended.
+// woke: from now on whoever has to end what should have ended has the time for it.
 func (n *node) woke(what string) {
-	if what == "engine" {
+	if what == "engine" && n.guardProc != nil && n.guardProc.alive {
 		return
 	}
 	n.wokeUntil = max(n.wokeUntil, n.c.now+timers.Stop(n.c.longestPeerinact())+timers.Margin(n.c.longestPeerinact()))
