@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-ha/holdfast/internal/cli"
+	"github.com/holdfast-ha/holdfast/internal/node/clusterd"
 	"github.com/holdfast-ha/holdfast/internal/node/guardd"
 )
 
@@ -22,7 +24,11 @@ func daemons() []*cobra.Command {
 		func(ctx context.Context, stateDir, runDir string) error {
 			return guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir})
 		})
-	return []*cobra.Command{guard}
+	clusterd := daemon("clusterd", "The brain of a node; guard starts it",
+		func(ctx context.Context, stateDir, runDir string) error {
+			return clusterd.Run(ctx, clusterd.Options{StateDir: stateDir, RunDir: runDir, Version: cli.Version()})
+		})
+	return []*cobra.Command{guard, clusterd}
 }
 
 func daemon(use, short string, run func(ctx context.Context, stateDir, runDir string) error) *cobra.Command {

@@ -106,13 +106,13 @@ func TestVerdicts(t *testing.T) {
 			s.NodeStatus["n1"].Phase = statepb.NodePhase_NODE_PHASE_FAULTED
 			s.NodeStatus["n1"].Fence = &statepb.Fence{Wait: durationpb.New(time.Second)}
 			s.View.Members = s.View.Members[1:]
-		}, "failed: group web is unknown: it is not proven yet that n1 has stopped (on n1); node n1 has failed, and it is not proven yet that it has stopped"},
+		}, "failed: group web is unknown: it is not proven yet that n1 has stopped (on n1); node n1 has failed, and it is not proven yet that it has stopped; the next node failure stops all groups: the other one can't tell who is left"},
 		"faulted": {func(s *statepb.State, _ *api.Local) {
 			apifake.Runs(s, "web", "")
 			s.GroupStatus["web"].Nodes["n1"].Faulted = true
 			s.GroupStatus["web"].NoTarget = true
 			s.GroupStatus["web"].Nodes["n1"].Resources["app"] = &v1.ResourceStatus{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: "it crashed"}
-		}, "failed: group web is faulted: app faulted: it crashed (on n1)"},
+		}, "failed: group web is faulted: app faulted: it crashed (on n1); any one node may fail"},
 		"starting": {func(s *statepb.State, _ *api.Local) {
 			s.GroupStatus["web"].Nodes["n1"].Resources["app"].State = v1.ResourceState_RESOURCE_STATE_OFFLINE
 		}, "degraded: group web is starting on n1; any one node may fail"},

@@ -61,7 +61,7 @@ func (s *clusterServer) Set(ctx context.Context, req *connect.Request[v1.SetClus
 	if m.Heartbeat == nil && m.Peertrouble == nil && m.Peerinact == nil && m.SeedNodes == nil && m.EngineDownLimit == nil {
 		return nil, fail(CodeBadRequest, "", "nothing to set: name heartbeat, peertrouble, peerinact, seed nodes or the engine-down limit")
 	}
-	out, err := s.change(ctx, m.GetBaseRevision(), false, func(l *look) (*v1.Configuration, []config.Fault) {
+	out, err := s.change(ctx, m.GetBaseRevision(), commit, func(l *look) (*v1.Configuration, []config.Fault) {
 		cfg := state.Configuration(l.State)
 		c := cfg.Cluster
 		if c.Timers == nil {

@@ -18,9 +18,18 @@ import (
 // configuration at the same moment.
 const attempts = 5
 
+// How far a change goes.
+type howFar int
+
+const (
+	compare howFar = iota // only say what differs
+	tryOut                // also ask whether it would be refused now
+	commit
+)
+
 // change checks a new configuration made from the present one and has it
 // committed in its place. Nothing is committed when nothing differs.
-func (s *server) change(ctx context.Context, base uint64, dryRun bool, make func(*look) (*v1.Configuration, []config.Fault)) (*v1.ApplyResponse, error) {
+func (s *server) change(ctx context.Context, base uint64, far howFar, make func(*look) (*v1.Configuration, []config.Fault)) (*v1.ApplyResponse, error) {
 	for attempt := 1; ; attempt++ {
 		l, err := s.look(ctx)
 		if err != nil {
@@ -40,11 +49,15 @@ func (s *server) change(ctx context.Context, base uint64, dryRun bool, make func
 		resp := &v1.ApplyResponse{
 			Changes: config.Diff(state.Configuration(l.State), cfg), Notes: wireFaults(config.Lint(cfg, types)), ConfigRevision: l.GetConfigRevision(),
 		}
-		if dryRun || len(resp.Changes) == 0 {
+		if far == compare || len(resp.Changes) == 0 {
 			return resp, nil
 		}
-		err = s.submit(ctx, &statepb.Command{Change: &statepb.Command_Configure{
-			Configure: &statepb.Configure{BaseRevision: l.GetConfigRevision(), Configuration: cfg}}})
+		c := &statepb.Command{Change: &statepb.Command_Configure{
+			Configure: &statepb.Configure{BaseRevision: l.GetConfigRevision(), Configuration: cfg}}}
+		if far == tryOut {
+			return resp, tryOn(l.State, c)
+		}
+		err = s.submit(ctx, c)
 		var refused *connect.Error
 		if base == 0 && attempt < attempts && errors.As(err, &refused) && refused.Code() == connect.CodeAborted {
 			continue
@@ -59,6 +72,19 @@ func (s *server) change(ctx context.Context, base uint64, dryRun bool, make func
 		resp.ConfigRevision = after.GetConfigRevision()
 		return resp, nil
 	}
+}
+
+// tryOn applies a command to a copy.
+func tryOn(s *statepb.State, c *statepb.Command) error {
+	trial, err := state.Unmarshal(state.Marshal(s))
+	if err != nil {
+		return answered(err)
+	}
+	c.Format = state.Format
+	if r := state.Apply(trial, c).Refused; r != nil {
+		return answered(&Refusal{Code: r.Code, Message: r.Message})
+	}
+	return nil
 }
 
 func wireFaults(faults []config.Fault) (out []*v1.Fault) {
@@ -77,7 +103,11 @@ type configServer struct{ *server }
 
 func (s *configServer) Apply(ctx context.Context, req *connect.Request[v1.ApplyRequest]) (*connect.Response[v1.ApplyResponse], error) {
 	m := req.Msg
-	resp, err := s.change(ctx, m.GetBaseRevision(), m.GetDryRun(), func(l *look) (*v1.Configuration, []config.Fault) {
+	far := commit
+	if m.GetDryRun() {
+		far = tryOut
+	}
+	resp, err := s.change(ctx, m.GetBaseRevision(), far, func(l *look) (*v1.Configuration, []config.Fault) {
 		return config.Merge(state.Configuration(l.State), m.GetDocuments(), m.GetPrune())
 	})
 	if err != nil {
@@ -91,7 +121,7 @@ func (s *configServer) Diff(ctx context.Context, req *connect.Request[v1.DiffReq
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.change(ctx, 0, true, func(l *look) (*v1.Configuration, []config.Fault) {
+	resp, err := s.change(ctx, 0, compare, func(l *look) (*v1.Configuration, []config.Fault) {
 		return config.Merge(state.Configuration(l.State), req.Msg.GetDocuments(), req.Msg.GetPrune())
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -74,13 +75,21 @@ func (s *server) follow(ctx context.Context, see func(*look) (done bool, err err
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return ended(ctx)
 		case _, ok := <-ticks:
 			if !ok {
-				return nil
+				return ended(ctx)
 			}
 		}
 	}
+}
+
+// ended tells a stream's end by its caller's limit from one without a reason.
+func ended(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return connect.NewError(connect.CodeDeadlineExceeded, ctx.Err())
+	}
+	return nil
 }
 
 type operationServer struct{ *server }

@@ -65,6 +65,9 @@ func (l *look) nodeInfo(n *v1.Node) *v1.NodeInfo {
 	}
 	if info.Self {
 		info.LinkState = v1.LinkState_LINK_STATE_UP
+		for i := range info.LinkStates {
+			info.LinkStates[i] = v1.LinkState_LINK_STATE_UP
+		}
 	}
 	for _, g := range sortedValues(l.GetGroups()) {
 		if on := l.GetGroupStatus()[g.GetName()].GetNodes()[name]; on != nil && active(l.groupOnNode(g, name).GetState()) {

@@ -43,8 +43,10 @@ func (l *look) judge(st *v1.StatusResponse) (v1.Health, string) {
 	})
 	outlook := l.outlook(st.GetNodes())
 	switch {
-	case failed:
+	case failed && !l.quorum():
 		return v1.Health_HEALTH_FAILED, "failed: " + enumerate(found)
+	case failed:
+		return v1.Health_HEALTH_FAILED, "failed: " + enumerate(found) + "; " + outlook
 	case len(found) > 0:
 		return v1.Health_HEALTH_DEGRADED, "degraded: " + enumerate(found) + "; " + outlook
 	default:

@@ -119,7 +119,7 @@ func args(least, most int) cobra.PositionalArgs {
 		if len(have) < least {
 			what = "an argument is missing"
 		}
-		return usage("%s: %s", what, c.UseLine()).hint(c)
+		return usage("%s: %s", what, strings.TrimSuffix(c.UseLine(), " [flags]")).hint(c)
 	}
 }
 

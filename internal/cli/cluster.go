@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -87,10 +89,7 @@ keep it away from the nodes.`,
 					return &failure{code: api.CodeBadConfig, message: fmt.Sprintf("no node can be called %s: the authority gets that directory", authorityDir)}
 				}
 			}
-			if err := plan.Authority.Write(filepath.Join(out, authorityDir)); err != nil {
-				return err
-			}
-			if err := plan.WriteNodeDirs(out); err != nil {
+			if err := writeNew(plan, out); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.Out, "made cluster %s, %s\n", plan.Configuration.GetCluster().GetName(), plan.Configuration.GetCluster().GetUuid())
@@ -105,6 +104,25 @@ keep it away from the nodes.`,
 	c.Flags().StringVar(&out, "out", "", "directory for what is made")
 	must(c.MarkFlagDirname("out"))
 	return c
+}
+
+// writeNew writes all of a new cluster, or nothing.
+func writeNew(plan *identity.Plan, out string) error {
+	authority := filepath.Join(out, authorityDir)
+	if _, err := os.Lstat(authority); err == nil {
+		return &failure{code: api.CodeUsage, message: authority + " exists already; nothing was changed", next: "choose another directory, or move it away"}
+	}
+	if err := plan.WriteNodeDirs(out); err != nil {
+		return err
+	}
+	err := plan.Authority.Write(authority)
+	if err == nil {
+		return nil
+	}
+	for _, n := range plan.Nodes() {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(out, n)))
+	}
+	return err
 }
 
 func (a *app) clusterClientCommand() *cobra.Command {

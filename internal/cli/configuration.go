@@ -105,7 +105,7 @@ func checkReading(ctx context.Context, c *client, docs *config.Documents, prune 
 				types = append(types, t)
 			}
 		}
-		return badConfig(docs.Check(m.GetConfiguration(), types, prune))
+		return badConfig(docs.Check(m.GetConfiguration(), types, prune, agents.Check))
 	}
 	f := badConfig(docs.Faults())
 	f.next = "the cluster does not answer: what depends on its configuration was not checked"

@@ -91,7 +91,7 @@ func (a *app) finish(ctx context.Context, c *client, op *v1.Operation, w *waitin
 	})
 }
 
-const reconnect = 200 * time.Millisecond
+const reconnect = 100 * time.Millisecond
 
 // follow an operation to its end. A daemon that restarts meanwhile is asked
 // again: operations survive it.
@@ -114,7 +114,7 @@ func (a *app) follow(ctx context.Context, c *client, op *v1.Operation, p *progre
 		}
 		var e *connect.Error
 		switch {
-		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		case errors.Is(ctx.Err(), context.DeadlineExceeded), errors.As(err, &e) && e.Code() == connect.CodeDeadlineExceeded:
 			return nil, &failure{code: api.CodeWaitedTooLong, message: fmt.Sprintf("%s has not ended yet", operationName(op)),
 				next: fmt.Sprintf("it goes on; holdfast operation wait %d follows it", op.GetId())}
 		case ctx.Err() != nil:
@@ -127,7 +127,9 @@ func (a *app) follow(ctx context.Context, c *client, op *v1.Operation, p *progre
 			op.State, op.Message = v1.OperationState_OPERATION_STATE_DONE, gone+" has stopped: its daemon answers no more"
 			return op, nil
 		}
-		p.show("the daemon does not answer; asking again")
+		if lost > 1 {
+			p.show("the daemon does not answer; asking again")
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(reconnect):

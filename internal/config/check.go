@@ -60,7 +60,7 @@ func Check(cfg *v1.Configuration, types []*v1.ResourceType, judges ...Judge) []F
 	c.cluster()
 	c.nodes()
 	for i, t := range cfg.GetTypes() {
-		c.ownType(i, t)
+		c.ownType(nameless(cfg.Types[:i]), t)
 	}
 	c.groups()
 	return c.faults
@@ -172,7 +172,7 @@ func (c *checker) nodes() {
 	endpoints := map[netip.AddrPort]string{}
 	first := c.cfg.Nodes[0]
 	for i, n := range c.cfg.Nodes {
-		p := objectPath(KindNode, n.GetName(), i)
+		p := objectPath(KindNode, n.GetName(), nameless(c.cfg.Nodes[:i]))
 		c.name(p, n.GetName())
 		if names[n.GetName()] {
 			c.fault(p.Field("name"), "is the name of two nodes", "rename one")

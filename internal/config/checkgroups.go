@@ -20,7 +20,7 @@ func (c *checker) groups() {
 	names := map[string]bool{}
 	count := 0
 	for i, g := range c.cfg.GetGroups() {
-		p := objectPath(KindGroup, g.GetName(), i)
+		p := objectPath(KindGroup, g.GetName(), nameless(c.cfg.Groups[:i]))
 		c.name(p, g.GetName())
 		if names[g.GetName()] {
 			c.fault(p.Field("name"), "is the name of two groups", "rename one")

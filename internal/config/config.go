@@ -93,11 +93,11 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 	case KindCluster:
 		m = &v1.Cluster{}
 	case KindNode:
-		m, number = &v1.Node{}, len(d.cfg.Nodes)
+		m, number = &v1.Node{}, nameless(d.cfg.Nodes)
 	case KindType:
-		m, number = &v1.ResourceType{}, len(d.cfg.Types)
+		m, number = &v1.ResourceType{}, nameless(d.cfg.Types)
 	case KindGroup:
-		m, number = &v1.Group{}, len(d.cfg.Groups)
+		m, number = &v1.Group{}, nameless(d.cfg.Groups)
 	}
 	path := objectPath(kind, name, number)
 	if first, twice := seen[path.String()]; twice {
@@ -160,11 +160,14 @@ func (d *Documents) sorted(faults []Fault) []Fault {
 	return slices.CompactFunc(out, func(a, b Fault) bool { return a == b })
 }
 
-// objectPath of the object with that name; one without is named by its place
-// among those of its kind, from 0.
+// objectPath of the object with that name; number is that of one without among
+// those without, from 0.
 func objectPath(kind, name string, number int) protoyaml.Path {
 	if name == "" {
-		name = fmt.Sprintf("number %d", number+1)
+		name = "without a name"
+		if number > 0 {
+			name += fmt.Sprintf(" (%d)", number+1)
+		}
 	}
 	switch kind {
 	case KindCluster:
@@ -176,10 +179,21 @@ func objectPath(kind, name string, number int) protoyaml.Path {
 	}
 }
 
+// nameless counts the objects that have no name.
+func nameless[T named](list []T) (n int) {
+	for _, o := range list {
+		if o.GetName() == "" {
+			n++
+		}
+	}
+	return n
+}
+
 // Merge returns base with the objects of docs put in place, each replacing the
 // one of its kind and name; with prune, objects that docs does not have are
 // gone. The cluster's name and uuid can't be changed, which is a fault to try;
-// what is frozen stays frozen. base may be nil.
+// what is frozen stays frozen. The objects of docs come after the others of their
+// kind, so that what can't stand beside another is found at them. base may be nil.
 func Merge(base, docs *v1.Configuration, prune bool) (*v1.Configuration, []Fault) {
 	if base == nil {
 		return proto.CloneOf(docs), nil
@@ -229,12 +243,11 @@ func mergeList[T named](base, docs []T, prune bool, keep func(old, new T)) []T {
 	}
 	for _, d := range docs {
 		d = proto.CloneOf(d)
-		if i := slices.IndexFunc(out, func(o T) bool { return o.GetName() == d.GetName() }); i >= 0 {
+		if i := slices.IndexFunc(out, func(o T) bool { return o.GetName() == d.GetName() && d.GetName() != "" }); i >= 0 {
 			keep(out[i], d)
-			out[i] = d
-		} else {
-			out = append(out, d)
+			out = slices.Delete(out, i, i+1)
 		}
+		out = append(out, d)
 	}
 	return out
 }

@@ -120,7 +120,7 @@ func Lint(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
 		byName[t.GetName()] = t
 	}
 	for i, g := range cfg.GetGroups() {
-		p := objectPath(KindGroup, g.GetName(), i)
+		p := objectPath(KindGroup, g.GetName(), nameless(cfg.Groups[:i]))
 		if len(g.GetResources()) == 0 {
 			note(p.Field("resources"), "has no resources: there is nothing to run", "add some")
 		} else if !slices.ContainsFunc(g.GetResources(), func(r *v1.Resource) bool { return r.Critical == nil || r.GetCritical() }) {
@@ -150,7 +150,7 @@ func lintCluster(cfg *v1.Configuration, note func(p protoyaml.Path, problem, fix
 		note(p.Field("seedNodes"), fmt.Sprintf("is %d of %d: after a power cut nothing starts until so many nodes are up", seed, len(nodes)), "")
 	}
 	for i, n := range nodes {
-		at := objectPath(KindNode, n.GetName(), i)
+		at := objectPath(KindNode, n.GetName(), nameless(nodes[:i]))
 		if len(n.GetLinks()) == 1 && len(nodes) > 1 {
 			note(at.Field("links"), "has one link: its failure is the loss of the node (always in jeopardy)", "add a second link over another switch")
 		}

@@ -357,7 +357,10 @@ func (d *Decoder) list(n *yaml.Node, m protoreflect.Message, f protoreflect.Fiel
 			fix = fmt.Sprintf("write [%s]", n.Value)
 		}
 		d.at(n, p, "is "+describe(n)+", but must be a list", fix)
-		return
+		if n.Kind != yaml.ScalarNode || f.Message() != nil {
+			return
+		}
+		n = &yaml.Node{Kind: yaml.SequenceNode, Line: n.Line, Column: n.Column, Content: []*yaml.Node{n}} // probably meant
 	}
 	list := m.Mutable(f).List()
 	first := map[string]*yaml.Node{}
@@ -413,8 +416,8 @@ func (d *Decoder) scalar(n *yaml.Node, f protoreflect.FieldDescriptor, p Path) (
 		return d.duration(n, p)
 	case f.Kind() == protoreflect.StringKind:
 		if n.Tag != "!!str" {
+			// Taken all the same, so that nothing else is reported for want of it.
 			d.at(n, p, "is "+describe(n)+", but must be text", fmt.Sprintf("write %q", n.Value))
-			return none, false
 		}
 		return protoreflect.ValueOfString(n.Value), true
 	case f.Kind() == protoreflect.BoolKind:
