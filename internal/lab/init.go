@@ -135,6 +135,8 @@ func bootMachine(spec *bootSpec) error {
 			return fmt.Errorf("mount the lab's directory on %s: %w", spec.LabDir, err)
 		}
 	}
+	// As the service files of a package do: guard locks its memory. Where that is not permitted guard says so.
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	if err := unix.Sethostname([]byte(spec.Node)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-ha/holdfast/internal/config"
 )
 
 // rawAddr is an address as the kernel wants it, made once and not per packet.
@@ -62,16 +64,12 @@ func zoneIndex(zone string) (uint32, error) {
 	return uint32(i.Index), nil
 }
 
-// parseLink reads "10.0.0.1:7801" or "[fe80::1%eth0]:7801". Addresses that stand
-// for all addresses are refused (D4).
+// parseLink reads "10.0.0.1", with or without a port, or "[fe80::1%eth0]:7801".
+// Addresses that stand for all addresses are refused (D4).
 func parseLink(s string) (netip.AddrPort, error) {
-	ap, err := netip.ParseAddrPort(s)
+	ap, err := config.LinkAddress(s)
 	if err != nil {
-		return ap, fmt.Errorf("%q is no address with a port", s)
-	}
-	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	if ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() || ap.Port() == 0 {
-		return ap, fmt.Errorf("%q is not the address of one node's link", s)
+		return ap, fmt.Errorf("link address: %w", err)
 	}
 	return ap, nil
 }
