@@ -26,7 +26,11 @@ func daemons() []*cobra.Command {
 		})
 	clusterd := daemon("clusterd", "The brain of a node; guard starts it",
 		func(ctx context.Context, stateDir, runDir string) error {
-			return clusterd.Run(ctx, clusterd.Options{StateDir: stateDir, RunDir: runDir, Version: cli.Version()})
+			err := clusterd.Run(ctx, clusterd.Options{StateDir: stateDir, RunDir: runDir, Version: cli.Version()})
+			if err != nil {
+				err = &cli.Exit{Status: clusterd.Status(err), Err: err} // guard reads it
+			}
+			return err
 		})
 	return []*cobra.Command{guard, clusterd}
 }

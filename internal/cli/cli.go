@@ -57,7 +57,11 @@ func Main(ctx context.Context, s Streams, args []string, more ...*cobra.Command)
 	if err == nil {
 		return api.ExitOK
 	}
-	return a.fail(err)
+	status := a.fail(err)
+	if exit := new(Exit); errors.As(err, &exit) {
+		return exit.Status
+	}
+	return status
 }
 
 func (a *app) root(more ...*cobra.Command) *cobra.Command {
@@ -133,6 +137,16 @@ type failure struct {
 }
 
 func (f *failure) Error() string { return f.message }
+
+// An Exit is an error of a command beside those of this package that ends the
+// program with a status of its own.
+type Exit struct {
+	Status int
+	Err    error
+}
+
+func (e *Exit) Error() string { return e.Err.Error() }
+func (e *Exit) Unwrap() error { return e.Err }
 
 func (f *failure) hint(c *cobra.Command) *failure {
 	f.next = c.CommandPath() + " --help shows how it is used"
