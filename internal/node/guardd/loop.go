@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/config"
 )
 
 const (
@@ -61,8 +62,9 @@ type loop struct {
 
 // destination of heartbeats to a peer, by link.
 type destination struct {
-	addresses [guard.MaxLinks]rawAddr
-	resolved  [guard.MaxLinks]netip.AddrPort
+	configured []string
+	addresses  [guard.MaxLinks]rawAddr
+	resolved   [guard.MaxLinks]netip.AddrPort
 }
 
 func newLoop(o Options, cfg guard.Config, page *leasePage, conditions []string) (*loop, error) {
@@ -356,18 +358,22 @@ func (l *loop) configured(c *guardpb.Configure) {
 			}
 			continue
 		}
-		d := &destination{}
+		if d := l.peers[p.GetNode()]; d != nil && slices.Equal(d.configured, p.GetAddresses()) {
+			peers[p.GetNode()] = d
+			continue
+		}
+		d := &destination{configured: p.GetAddresses()}
 		for i, a := range p.GetAddresses() {
 			if i >= guard.MaxLinks || a == "" {
 				continue
 			}
-			ap, err := parseLink(a)
+			ap, err := config.LinkAddress(a)
 			if err == nil {
 				d.resolved[i] = netip.AddrPortFrom(ap.Addr().WithZone(""), ap.Port())
 				d.addresses[i], err = makeRawAddr(ap)
 			}
 			if err != nil {
-				l.log.Error("a peer's link address can't be used", "node", p.GetNode(), "link", i, "error", err)
+				l.log.Error("a peer's link can't be used", "node", p.GetNode(), "link", i, "error", err)
 			}
 		}
 		peers[p.GetNode()] = d
@@ -379,6 +385,12 @@ func (l *loop) configured(c *guardpb.Configure) {
 func (l *loop) bindOwn(addresses []string) {
 	if len(addresses) > guard.MaxLinks {
 		addresses = addresses[:guard.MaxLinks]
+	}
+	addresses = slices.Clone(addresses)
+	for i, a := range addresses {
+		if ap, err := config.LinkAddress(a); err == nil {
+			addresses[i] = ap.String() // with the port, however it was written
+		}
 	}
 	for i, s := range l.links {
 		if i >= len(addresses) || s.address != addresses[i] {

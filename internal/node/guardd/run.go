@@ -26,8 +26,8 @@ import (
 type Identity struct {
 	Node        string
 	ClusterUUID string
-	// Links has the node's own addresses with their UDP ports, in link order. They
-	// are bound until the engine has configured others.
+	// Links has the node's own addresses as a configuration has them, in link order.
+	// They are bound until the engine has configured others.
 	Links []string
 	// Secret of the heartbeats, guard.SecretSize bytes.
 	Secret []byte

@@ -4,7 +4,6 @@ package guardd
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -64,16 +63,6 @@ func zoneIndex(zone string) (uint32, error) {
 	return uint32(i.Index), nil
 }
 
-// parseLink reads "10.0.0.1", with or without a port, or "[fe80::1%eth0]:7801".
-// Addresses that stand for all addresses are refused (D4).
-func parseLink(s string) (netip.AddrPort, error) {
-	ap, err := config.LinkAddress(s)
-	if err != nil {
-		return ap, fmt.Errorf("link address: %w", err)
-	}
-	return ap, nil
-}
-
 // linkSocket is this node's end of a link.
 type linkSocket struct {
 	address string
@@ -83,7 +72,8 @@ type linkSocket struct {
 
 // openLink binds a link's own address.
 func openLink(address string) (int, error) {
-	ap, err := parseLink(address)
+	// No address that stands for all addresses passes (D4).
+	ap, err := config.LinkAddress(address)
 	if err != nil {
 		return -1, err
 	}

@@ -652,7 +652,7 @@ func (x *Configure) GetSeedNodes() uint32 {
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// Address and UDP port per link, in link order.
+	// Address per link as configured, with or without a UDP port, in link order.
 	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	LinkNames []string `protobuf:"bytes,3,rep,name=link_names,json=linkNames,proto3" json:"link_names,omitempty"`
 	// Not 0: a voter of the applied view, with this raft id.
