@@ -32,8 +32,8 @@ type floor struct {
 var floors = []floor{
 	{packages: []string{"api/holdfast/v1", "internal/wire", "internal/protoyaml", "internal/protogen", "internal/archtest", "internal/testrun"},
 		why: "vocabulary, framing and tools of the repository know nothing of clusters"},
-	{packages: []string{"internal/cluster/timers"},
-		why: "what the timers of a cluster are follows from its configuration alone"},
+	{packages: []string{"internal/cluster/timers", "internal/cluster/link"},
+		why: "what the timers and addresses of a cluster are follows from its configuration alone"},
 	{packages: []string{"internal/cluster/state/statepb"},
 		why: "what is replicated is described in objects only"},
 	{packages: []string{"internal/cluster/guard/guardpb", "internal/cluster/peer/peerpb"},

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
@@ -140,7 +141,7 @@ func (a *app) clusterClientCommand() *cobra.Command {
 			if err := au.WriteClient(args[0], out); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.Out, "made %s: use it with --client-dir %s --api https://NODE:%d\n", out, out, config.DefaultPort)
+			_, err = fmt.Fprintf(a.Out, "made %s: use it with --client-dir %s --api https://NODE:%d\n", out, out, link.DefaultPort)
 			return err
 		},
 	}

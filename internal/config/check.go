@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
@@ -22,9 +23,6 @@ const (
 	// MaxGroups and MaxResources of a cluster: ten times what the planner is measured with.
 	MaxGroups    = 10_000
 	MaxResources = 200_000
-
-	// DefaultPort of links, UDP and TCP.
-	DefaultPort = 7946
 
 	maxName = 63
 )
@@ -202,7 +200,7 @@ func (c *checker) links(p protoyaml.Path, n *v1.Node, endpoints map[netip.AddrPo
 			c.fault(at.Field("name"), "is the name of two links of the node", "rename one")
 		}
 		names[l.GetName()] = true
-		ep, err := LinkAddress(l.GetAddress())
+		ep, err := link.Parse(l.GetAddress())
 		if err != nil {
 			c.fault(at.Field("address"), err.Error(), "write an IP address such as 10.0.1.1 or fd00::1, with a port if it is not 7946: 10.0.1.1:7946, [fd00::1]:7946")
 			continue
@@ -217,29 +215,6 @@ func (c *checker) links(p protoyaml.Path, n *v1.Node, endpoints map[netip.AddrPo
 			c.taken[ep.Addr()] = who
 		}
 	}
-}
-
-// LinkAddress reads the address of a link: an IP address with or without a
-// port.
-func LinkAddress(s string) (netip.AddrPort, error) {
-	if s == "" {
-		return netip.AddrPort{}, fmt.Errorf("is missing")
-	}
-	ep, err := netip.ParseAddrPort(s)
-	if err != nil {
-		addr, err := netip.ParseAddr(s)
-		if err != nil {
-			return netip.AddrPort{}, fmt.Errorf("%q is not an address (names are not looked up)", s)
-		}
-		ep = netip.AddrPortFrom(addr, DefaultPort)
-	}
-	switch {
-	case ep.Port() == 0:
-		return netip.AddrPort{}, fmt.Errorf("%q has port 0", s)
-	case ep.Addr().IsUnspecified(), ep.Addr().IsMulticast():
-		return netip.AddrPort{}, fmt.Errorf("%q is not the address of one machine", s)
-	}
-	return netip.AddrPortFrom(ep.Addr().Unmap(), ep.Port()), nil
 }
 
 // sameLinks compares the links of a node with those of the first one.
@@ -260,8 +235,8 @@ func (c *checker) sameLinks(p protoyaml.Path, first, n *v1.Node) {
 		return
 	}
 	for i, l := range n.GetLinks() {
-		a, errA := LinkAddress(first.GetLinks()[i].GetAddress())
-		b, errB := LinkAddress(l.GetAddress())
+		a, errA := link.Parse(first.GetLinks()[i].GetAddress())
+		b, errB := link.Parse(l.GetAddress())
 		if errA == nil && errB == nil && a.Addr().Is4() != b.Addr().Is4() {
 			c.fault(p.Object("link", l.GetName()).Field("address"),
 				fmt.Sprintf("%s and %s of node %s are of different families", b.Addr(), a.Addr(), first.GetName()),

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
@@ -156,7 +157,7 @@ func lintCluster(cfg *v1.Configuration, note func(p protoyaml.Path, problem, fix
 		}
 		hosts := map[string]string{}
 		for _, l := range n.GetLinks() {
-			ep, err := LinkAddress(l.GetAddress())
+			ep, err := link.Parse(l.GetAddress())
 			if err != nil {
 				continue
 			}

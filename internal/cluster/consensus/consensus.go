@@ -3,8 +3,6 @@ package consensus
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -367,18 +365,3 @@ func (n *Node) Match(id uint64) (index uint64, snapshot, known bool) {
 
 // ConfState that is in force.
 func (n *Node) ConfState() *raftpb.ConfState { return n.confState }
-
-func logger(logf func(string, ...any)) raft.Logger {
-	l := log.New(io.Discard, "", 0)
-	if logf != nil {
-		l = log.New(logWriter(logf), "", 0)
-	}
-	return &raft.DefaultLogger{Logger: l}
-}
-
-type logWriter func(string, ...any)
-
-func (w logWriter) Write(p []byte) (int, error) {
-	w("raft: %s", p)
-	return len(p), nil
-}

@@ -37,8 +37,8 @@ func CheckEvict(s *pb.State, c *pb.Evict) ([]Verdict, *Refused) {
 	if c.GetBaseEpoch() != s.GetView().GetEpoch() {
 		return nil, refuse(CodeStale, "the view is %d by now, not %d", s.GetView().GetEpoch(), c.GetBaseEpoch())
 	}
-	if len(c.GetEvictees()) == 0 || len(c.GetEvictees()) >= len(s.View.Members) {
-		return nil, refuse(CodeInvalid, "%d of %d members can't be evicted", len(c.GetEvictees()), len(s.View.Members))
+	if n := len(c.GetEvictees()); n == 0 || n > MostEvictees(s) {
+		return nil, refuse(CodeInvalid, "%d of %d members can't be evicted at once: a majority has to stay", n, len(s.View.Members))
 	}
 	var verdicts []Verdict
 	seen := map[string]bool{}
@@ -56,6 +56,12 @@ func CheckEvict(s *pb.State, c *pb.Evict) ([]Verdict, *Refused) {
 		verdicts = append(verdicts, verdict(s, m, e, c.GetViewAge().AsDuration(), valid[:need]))
 	}
 	return verdicts, nil
+}
+
+// MostEvictees of one view change: those that stay are a majority of the view.
+// (Where statements still travel although no heartbeat does, everyone suspects everyone.)
+func MostEvictees(s *pb.State) int {
+	return len(s.GetView().GetMembers()) - Majority(len(s.GetView().GetMembers()))
 }
 
 // validStatements returns at most one statement per voter about m, the one

@@ -203,7 +203,7 @@ func TestNotEveryoneIsEvicted(t *testing.T) {
 	c := evict(s, time.Hour, "n3", statement(s, "n1", "n3", time.Second), statement(s, "n2", "n3", time.Second))
 	must(t, s, c)
 	// Two are left: a majority of two is two, and the suspected has no say.
-	refused(t, s, evict(s, time.Hour, "n2", statement(s, "n1", "n2", time.Hour)), CodeConflict)
+	refused(t, s, evict(s, time.Hour, "n2", statement(s, "n1", "n2", time.Hour)), CodeInvalid)
 }
 
 func TestRejoin(t *testing.T) {

@@ -15,6 +15,7 @@
 package view
 
 import (
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -265,8 +266,15 @@ func (k *Keeper) evict(now time.Duration, s *pb.State, sight Sight, sooner func(
 		e.Evictees = append(e.Evictees, one.Evictees...)
 		e.Statements = append(e.Statements, mine...)
 	}
-	if len(e.Evictees) == 0 || len(e.Evictees) >= len(s.GetView().GetMembers()) {
+	if len(e.Evictees) == 0 {
 		return nil
+	}
+	if most := state.MostEvictees(s); len(e.Evictees) > most {
+		// Nodes that reach no one suspect everyone: those that most voters suspect go first.
+		slices.SortStableFunc(e.Evictees, func(a, b *pb.Evictee) int {
+			return len(k.Suspecting(s, b.GetNode())) - len(k.Suspecting(s, a.GetNode()))
+		})
+		e.Evictees = e.Evictees[:most]
 	}
 	if until := first + state.Peerinact(s)/batchWait; trouble && now < until {
 		sooner(until)

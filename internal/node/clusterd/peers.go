@@ -9,9 +9,9 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
-	"github.com/holdfast-ha/holdfast/internal/config"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
 
@@ -102,7 +102,7 @@ func (n *node) keepNodes() {
 func endpoints(one *v1.Node) ([]string, error) {
 	var as []string
 	for _, l := range one.GetLinks() {
-		a, err := config.LinkAddress(l.GetAddress())
+		a, err := link.Parse(l.GetAddress())
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", l.GetName(), err)
 		}

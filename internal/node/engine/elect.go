@@ -107,6 +107,11 @@ func (e *Engine) suspicion(node string, m *peerpb.Suspicion) {
 		e.keeper.Stated(e.now, st)
 	}
 	if m.GetLastIndex() != 0 {
+		if e.raft != nil {
+			if lead := e.raft.Status().Leader; lead != 0 && lead != e.RaftID() && lead == e.peers[node].hello.GetRaftId() {
+				e.raft.ForgetLeader() // it leads no more by its own word: its engine was started again
+			}
+		}
 		l := leaderless{e.peers[node].hello.GetRaftId(), m.GetLastTerm(), m.GetLastIndex(), e.now}
 		if was, ok := e.election.leaderless[node]; !ok || was.raftID != l.raftID || was.term != l.term || was.index != l.index {
 			e.election.reports++

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
@@ -312,7 +313,7 @@ func (e *Engine) guardConfiguration() *guardpb.Configure {
 		p := &guardpb.Peer{Node: n.GetName()}
 		for _, l := range n.GetLinks() {
 			p.LinkNames = append(p.LinkNames, l.GetName())
-			p.Addresses = append(p.Addresses, l.GetAddress())
+			p.Addresses = append(p.Addresses, link.Endpoint(l.GetAddress()))
 		}
 		if m := state.MemberOf(e.s, n.GetName()); m != nil && !e.outside.removed {
 			p.RaftId, p.GuardIncarnation = m.GetRaftId(), m.GetGuardIncarnation()

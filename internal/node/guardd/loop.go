@@ -16,7 +16,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
-	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 )
 
 const (
@@ -367,7 +367,7 @@ func (l *loop) configured(c *guardpb.Configure) {
 			if i >= guard.MaxLinks || a == "" {
 				continue
 			}
-			ap, err := config.LinkAddress(a)
+			ap, err := link.Parse(a)
 			if err == nil {
 				d.resolved[i] = netip.AddrPortFrom(ap.Addr().WithZone(""), ap.Port())
 				d.addresses[i], err = makeRawAddr(ap)
@@ -388,7 +388,7 @@ func (l *loop) bindOwn(addresses []string) {
 	}
 	addresses = slices.Clone(addresses)
 	for i, a := range addresses {
-		if ap, err := config.LinkAddress(a); err == nil {
+		if ap, err := link.Parse(a); err == nil {
 			addresses[i] = ap.String() // with the port, however it was written
 		}
 	}

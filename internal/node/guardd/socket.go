@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-ha/holdfast/internal/config"
+	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 )
 
 // rawAddr is an address as the kernel wants it, made once and not per packet.
@@ -73,7 +73,7 @@ type linkSocket struct {
 // openLink binds a link's own address.
 func openLink(address string) (int, error) {
 	// No address that stands for all addresses passes (D4).
-	ap, err := config.LinkAddress(address)
+	ap, err := link.Parse(address)
 	if err != nil {
 		return -1, err
 	}
