@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,13 +47,13 @@ func checkApplication(a map[string]string) []error {
 		errs = append(errs, errors.New("one of MonitorProgram, PidFiles and MonitorProcesses is needed to tell whether it runs"))
 	}
 	if _, err := variables(a["Environment"]); err != nil {
-		errs = append(errs, fmt.Errorf("Environment: %w", err))
+		errs = append(errs, faultOf("Environment", "%w", err))
 	}
 	if _, err := pidFiles(a["PidFiles"]); err != nil {
-		errs = append(errs, fmt.Errorf("PidFiles: %w", err))
+		errs = append(errs, faultOf("PidFiles", "%w", err))
 	}
 	if _, err := commandLines(a["MonitorProcesses"]); err != nil {
-		errs = append(errs, fmt.Errorf("MonitorProcesses: %w", err))
+		errs = append(errs, faultOf("MonitorProcesses", "%w", err))
 	}
 	return errs
 }
@@ -227,6 +228,11 @@ func (a application) running() (procs []process, missing string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
+	byAge := func(a, b procStat) int {
+		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Pid, b.Pid))
+	}
+	// The oldest counts: a child looks the same until it becomes another program.
+	slices.SortFunc(candidates, byAge)
 	for _, argv := range a.commands {
 		is := func(st procStat) bool { return isCommand(st.Pid, argv) }
 		i := slices.IndexFunc(candidates, is)

@@ -337,7 +337,6 @@ type mailbox struct {
 
 	mu      sync.Mutex
 	waiting []agent.Notice
-	closed  bool
 }
 
 func newMailbox() *mailbox {

@@ -33,13 +33,13 @@ var ipKind = kind{
 		p, err := netip.ParsePrefix(a["Address"])
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("Address: %w", err))
+			errs = append(errs, faultOf("Address", "%w", err))
 		case p.Addr().IsUnspecified() || p.Addr().IsMulticast() || p.Addr().IsLoopback() && p.Addr().Is6() || p.Addr().Is4In6():
-			errs = append(errs, fmt.Errorf("Address: %s can't be given to a network card", p.Addr()))
+			errs = append(errs, faultOf("Address", "%s can't be given to a network card", p.Addr()))
 		case p.Addr().Is6() && p.Addr().IsLinkLocalUnicast():
-			errs = append(errs, fmt.Errorf("Address: %s is link-local: it means something else on each network card", p.Addr()))
+			errs = append(errs, faultOf("Address", "%s is link-local: it means something else on each network card", p.Addr()))
 		case p.Bits() == 0:
-			errs = append(errs, errors.New("Address: a prefix length of 0 would make everything a neighbour"))
+			errs = append(errs, faultOf("Address", "a prefix length of 0 would make everything a neighbour"))
 		}
 		return errs
 	},

@@ -81,13 +81,18 @@ func (k *kind) faults(attributes map[string]string) []error {
 			continue
 		}
 		if err := checkValue(a.GetKind(), v); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", a.GetName(), err))
+			errs = append(errs, faultOf(a.GetName(), "%w", err))
 		}
 	}
 	if len(errs) == 0 && k.check != nil {
 		errs = k.check(attributes)
 	}
 	return errs
+}
+
+// faultOf an attribute's value.
+func faultOf(attribute, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", attribute, fmt.Errorf(format, args...))
 }
 
 func checkValue(k v1.AttributeKind, v string) error {

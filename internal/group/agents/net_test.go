@@ -75,8 +75,8 @@ func newPeer(t *testing.T) *peer {
 	p.within(func() {
 		p.fd = must(unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(swap16(unix.ETH_P_ALL))))
 	})
-	until(t, "eth0 has a carrier", func() bool {
-		return linkUp(must(netlink.LinkByName("eth0")).Attrs().RawFlags)
+	until(t, "both ends have a carrier", func() bool {
+		return linkUp(must(netlink.LinkByName("eth0")).Attrs().RawFlags) && linkUp(must(p.nl.LinkByName("eth0")).Attrs().RawFlags)
 	})
 	return p
 }

@@ -33,11 +33,11 @@ var nicKind = kind{
 
 func checkDevice(name string) []error {
 	if len(name) >= unix.IFNAMSIZ || name == "." || name == ".." {
-		return []error{fmt.Errorf("Device: %q can't be the name of a network card", name)}
+		return []error{faultOf("Device", "%q can't be the name of a network card", name)}
 	}
 	for _, r := range name {
 		if r == '/' || r == ':' || r <= ' ' {
-			return []error{fmt.Errorf("Device: %q can't be the name of a network card", name)}
+			return []error{faultOf("Device", "%q can't be the name of a network card", name)}
 		}
 	}
 	return nil

@@ -39,10 +39,10 @@ var processKind = kind{
 func checkProcess(a map[string]string) []error {
 	var errs []error
 	if _, err := words(a["Arguments"]); err != nil {
-		errs = append(errs, fmt.Errorf("Arguments: %w", err))
+		errs = append(errs, faultOf("Arguments", "%w", err))
 	}
 	if _, err := variables(a["Environment"]); err != nil {
-		errs = append(errs, fmt.Errorf("Environment: %w", err))
+		errs = append(errs, faultOf("Environment", "%w", err))
 	}
 	return errs
 }

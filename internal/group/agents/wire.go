@@ -82,16 +82,21 @@ func (w *wire) probe(ctx context.Context, a netip.Addr) (net.HardwareAddr, error
 	end := time.Now().Add(probeTime)
 	buf := make([]byte, 256)
 	for {
-		left := time.Until(end)
-		if left <= 0 || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}, max(1, int(left.Milliseconds())))
-		if errors.Is(err, unix.EINTR) || n == 0 {
+		// On a busy machine the time may be over before this runs again: an answer that is there by then counts.
+		left := max(0, time.Until(end))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}, int((left+time.Millisecond-1)/time.Millisecond))
+		switch {
+		case errors.Is(err, unix.EINTR):
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return nil, err
+		case n == 0 && time.Now().Before(end):
+			continue
+		case n == 0:
+			return nil, nil
 		}
 		n, _, err = unix.Recvfrom(w.fd, buf, unix.MSG_DONTWAIT)
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
