@@ -206,6 +206,36 @@ func TestReads(t *testing.T) {
 	}
 }
 
+// A cluster of any size fits one screen, as long as not much is wrong.
+func TestLargeStatusFitsAScreen(t *testing.T) {
+	m := &v1.StatusResponse{Source: &v1.Source{Node: "n1", Leader: "n1"}, Verdict: "degraded"}
+	for i := range 64 {
+		n := &v1.NodeInfo{Name: fmt.Sprint("n", i), Phase: v1.NodePhase_NODE_PHASE_RUNNING, LinkState: v1.LinkState_LINK_STATE_UP}
+		if i == 7 {
+			n.Phase = v1.NodePhase_NODE_PHASE_FAULTED
+		}
+		m.Nodes = append(m.Nodes, n)
+	}
+	for i := range 1000 {
+		g := &v1.GroupInfo{Name: fmt.Sprint("g", i), State: v1.GroupState_GROUP_STATE_ONLINE, Node: "n1"}
+		if i == 500 {
+			g.State = v1.GroupState_GROUP_STATE_STARTING
+		}
+		m.Groups = append(m.Groups, g)
+	}
+	var b strings.Builder
+	writeStatus(&b, m, false)
+	text := b.String()
+	for _, want := range []string{"n7 ", "63 nodes are well (--all lists them)", "g500 ", "999 groups are online (--all lists them)"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	if n := strings.Count(text, "\n"); n > 15 {
+		t.Errorf("%d lines", n)
+	}
+}
+
 // C2: every machine output begins with its schema.
 func TestSchemaFirst(t *testing.T) {
 	s := newSite(t)

@@ -32,7 +32,7 @@ func writeExplanation(w io.Writer, m *v1.ExplainGroupResponse) {
 	bullets(w, "Why", m.GetReasons())
 	var not []string
 	for _, r := range m.GetNotThere() {
-		not = append(not, r.GetNode()+": "+r.GetReason())
+		not = append(not, about(r))
 	}
 	bullets(w, "Why not elsewhere", not)
 	bullets(w, "What if", m.GetWhatIf())
@@ -42,6 +42,14 @@ func writeExplanation(w io.Writer, m *v1.ExplainGroupResponse) {
 	for _, d := range m.GetDecisions() {
 		writeDecision(w, d, fmt.Sprintf("#%d  %s  ", d.GetNumber(), clock(d.GetTimeMs())))
 	}
+}
+
+// about is a rejection as a sentence that names its node.
+func about(r *v1.Rejection) string {
+	if strings.HasPrefix(r.GetReason(), r.GetNode()+" ") {
+		return r.GetReason()
+	}
+	return r.GetNode() + ": " + r.GetReason()
 }
 
 func bullets(w io.Writer, heading string, lines []string) {
@@ -60,7 +68,7 @@ func writeDecision(w io.Writer, d *v1.Decision, prefix string) {
 		fmt.Fprintf(w, "      because %s\n", r)
 	}
 	for _, r := range d.GetRejections() {
-		fmt.Fprintf(w, "      not %s: %s\n", r.GetNode(), r.GetReason())
+		fmt.Fprintf(w, "      not there: %s\n", about(r))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 func (a *app) nodeCommand() *cobra.Command {
@@ -256,4 +257,9 @@ func loss(k *v1.LinkInfo) string {
 	return fmt.Sprintf("%.1f%%", k.GetLossPercent())
 }
 
-func heard(k *v1.LinkInfo) string { return span(k.GetSinceHeard()) }
+func heard(k *v1.LinkInfo) string {
+	if k.GetSinceHeard() == nil {
+		return ""
+	}
+	return protoyaml.Duration(k.GetSinceHeard().AsDuration().Round(time.Millisecond))
+}

@@ -118,7 +118,7 @@ func nodeState(n *v1.NodeInfo) string {
 		is   bool
 		text string
 	}{
-		{n.GetFrozen(), "frozen"}, {n.GetSuspected(), "silent"}, {n.GetSilence(), "silence announced"},
+		{n.GetFrozen(), "frozen"}, {n.GetSuspected() && n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING, "silent"}, {n.GetSilence(), "silence announced"},
 		{n.GetEngineDown(), "engine down"}, {n.GetWaitingForProof() != "", "not proven to have stopped"},
 	} {
 		if more.is {

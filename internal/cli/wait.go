@@ -81,7 +81,7 @@ func (a *app) finish(ctx context.Context, c *client, op *v1.Operation, w *waitin
 	return a.show("operation/1", end, func(out io.Writer) {
 		took := ""
 		if end.GetEndedMs() > end.GetStartedMs() && end.GetStartedMs() > 0 {
-			took = fmt.Sprintf(" (%.1f s)", float64(end.GetEndedMs()-end.GetStartedMs())/1000)
+			took = fmt.Sprintf(" (%d ms)", end.GetEndedMs()-end.GetStartedMs())
 		}
 		message := end.GetMessage()
 		if message == "" {

@@ -84,7 +84,7 @@ func TestSwitchShowsProgress(t *testing.T) {
 		if terminal {
 			want = "\r\x1b[K" + strings.Join(steps, "\r\x1b[K") + "\r\x1b[K"
 		}
-		if got := errs.shown.String(); got != want || status != 0 || out.String() != "web is online on n2 (1.2 s)\n" {
+		if got := errs.shown.String(); got != want || status != 0 || out.String() != "web is online on n2 (1234 ms)\n" {
 			t.Errorf("terminal %v: exit %d\n%q\nwant\n%q\nout: %s", terminal, status, got, want, out.String())
 		}
 	}
