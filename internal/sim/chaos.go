@@ -19,6 +19,7 @@ type Options struct {
 	Drift     int64         // clocks are up to so many ppm wrong
 	DiskSync  time.Duration // usual time of a sync
 	Hiccups   bool          // the engine may be held up between deciding on a call and doing it
+	Calm      bool          // for scripts: nothing is left to chance
 	Chaos     time.Duration // length of the first phase
 	Schedule  []Fault
 }

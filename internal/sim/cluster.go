@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -34,7 +35,9 @@ type cluster struct {
 
 	asked  map[uint64]asked // by token
 	tokens uint64
-	told   uint64 // the newest event of the cluster's own log that the trace has
+	// raftLines takes raft's own lines, nil: nobody wants them.
+	raftLines io.Writer
+	told      uint64 // the newest event of the cluster's own log that the trace has
 }
 
 // asked is what an administrator waits for.
@@ -62,9 +65,14 @@ func (c *cluster) fail(rule, format string, args ...any) {
 }
 
 func newCluster(o Options) *cluster {
+	return newClusterOf(o, configuration(o, newRand(o.Seed, "configuration")))
+}
+
+// newClusterOf a configuration, in a calm world if the options say so.
+func newClusterOf(o Options, config *v1.Configuration) *cluster {
 	c := &cluster{World: newWorld(o.Seed), o: o, byName: map[string]*node{}, pendingUndo: map[int]func(){}, asked: map[uint64]asked{}}
 	c.recv = c
-	c.config = configuration(o, newRand(o.Seed, "configuration"))
+	c.config, c.calm = config, o.Calm
 	c.check = newChecker(c)
 	c.net = newNetwork(c.World, o.Nodes, o.Links)
 	initial, err := state.Initial(c.config)

@@ -10,7 +10,7 @@
 // # Faults
 //
 // One line each; a schedule is a list of them with times, drawn from the seed
-// before the run starts. Scripts in testdata use the same lines. "for D" takes
+// before the run starts. Scripts in testdata/stories use the same lines. "for D" takes
 // the fault back after so long.
 //
 //	crash N                    the machine stops; an unsynced write may be lost, its clock starts anew

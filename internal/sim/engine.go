@@ -44,11 +44,11 @@ func (n *node) startEngine() {
 
 // raftTrace goes to the whole story only.
 func (n *node) raftTrace() func(string, ...any) {
-	if n.c.verbose == nil {
+	if n.c.raftLines == nil {
 		return nil
 	}
 	return func(format string, args ...any) {
-		fmt.Fprintf(n.c.verbose, "%11s %-4s %s\n", seconds(n.c.now), n.name, strings.TrimSpace(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(n.c.raftLines, "%11s %-4s %s\n", seconds(n.c.now), n.name, strings.TrimSpace(fmt.Sprintf(format, args...)))
 	}
 }
 

@@ -33,6 +33,9 @@ func (c *cluster) do(line string) error {
 	}
 	verb, args := f[0], f[1:]
 	switch verb {
+	case "break": // for tests of the simulator itself
+		c.fail("N6", "broken on purpose")
+		return nil
 	case "crash", "boot", "kill", "pause", "disk", "die", "agents", "start":
 		return c.doNode(verb, args, length, undo)
 	case "cut", "flap", "split", "net":
@@ -335,6 +338,9 @@ func (c *cluster) netFault(args []string, undo func(func())) error {
 			return err
 		}
 	}
+	if change == (path{}) {
+		return fmt.Errorf("net: delay=D, jitter=D, loss=P or dup=P")
+	}
 	add := func(sign int) {
 		for a := range c.nodes {
 			for b := range c.nodes {
@@ -372,6 +378,9 @@ func (c *cluster) doAdmin(verb string, args []string) error {
 	operate := func(kind v1.OperationKind, op *v1.Operation) error {
 		op.Kind = kind
 		return c.ask(&pb.Command{Change: &pb.Command_Operate{Operate: &pb.Operate{Operation: op}}})
+	}
+	if len(args) == 0 {
+		return fmt.Errorf("%s: what?", verb)
 	}
 	switch verb {
 	case "online":

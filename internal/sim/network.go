@@ -50,6 +50,15 @@ func newNetwork(w *World, nodes, links int) *network {
 	return n
 }
 
+func (n *network) upTo(d time.Duration) time.Duration { return n.between(0, d) }
+
+func (n *network) between(lo, hi time.Duration) time.Duration {
+	if n.w.calm {
+		return (lo + hi) / 2
+	}
+	return between(n.r, lo, hi)
+}
+
 func (n *network) path(from, to, link int) *path {
 	return &n.paths[(from*n.nodes+to)*n.links+link]
 }
@@ -68,7 +77,7 @@ func (n *network) send(from, to, link int, payload any) {
 		n.w.count("net.duplicated")
 	}
 	for range copies {
-		n.w.after(p.delay+upTo(n.r, p.jitter), func() {
+		n.w.after(p.delay+n.upTo(p.jitter), func() {
 			if n.path(from, to, link).cut == 0 {
 				n.w.recv.datagram(to, from, link, payload)
 			}
@@ -117,7 +126,7 @@ const (
 
 // dialer keeps trying to connect a and b, a < b, as long as the run lasts.
 func (n *network) dialer(a, b int) {
-	again := func(lo, hi time.Duration) { n.w.after(between(n.r, lo, hi), func() { n.dialer(a, b) }) }
+	again := func(lo, hi time.Duration) { n.w.after(n.between(lo, hi), func() { n.dialer(a, b) }) }
 	s := n.streams[[2]int{a, b}]
 	if s != nil && !s.broken && s.side[0].up && s.side[1].up {
 		again(dialLowest, dialHighest)
@@ -151,7 +160,7 @@ func (n *network) open(a, b, link int) {
 	s.side[1] = streamSide{node: b, proc: n.w.recv.processOf(b)}
 	n.streams[[2]int{a, b}] = s
 	for i := range s.side {
-		n.w.after(n.path(a, b, link).delay+upTo(n.r, 2*time.Millisecond), func() {
+		n.w.after(n.path(a, b, link).delay+n.upTo(2*time.Millisecond), func() {
 			side := &s.side[i]
 			if s.broken || !side.proc.alive {
 				return
@@ -180,7 +189,7 @@ func (s *stream) breakNow(why string) {
 	s.n.w.count("stream.broken")
 	s.n.w.tell("net", "stream %d-%d over link %d breaks (%s)", s.side[0].node+1, s.side[1].node+1, s.link, why)
 	for i := range s.side {
-		s.n.w.after(upTo(s.n.r, 500*time.Millisecond), func() { s.down(i) })
+		s.n.w.after(s.n.upTo(500*time.Millisecond), func() { s.down(i) })
 	}
 }
 
@@ -208,9 +217,9 @@ func (n *network) sendMessage(from, to int, m any) {
 		return
 	}
 	p := n.path(from, to, s.link)
-	at := n.w.now + p.delay + upTo(n.r, p.jitter)
+	at := n.w.now + p.delay + n.upTo(p.jitter)
 	if p.loss > 0 && n.r.Float64() < p.loss {
-		at += between(n.r, 10*time.Millisecond, 250*time.Millisecond) // sent again
+		at += n.between(10*time.Millisecond, 250*time.Millisecond) // sent again
 	}
 	d.fifo = append(d.fifo, underWay{at, m})
 	if len(d.fifo) == 1 {
@@ -244,12 +253,12 @@ func (s *stream) arrive(i int) {
 		switch {
 		case d.giveUp == 0:
 			s.n.w.count("stream.stalled")
-			d.giveUp = s.n.w.now + between(s.n.r, breakLowest, breakHighest)
+			d.giveUp = s.n.w.now + s.n.between(breakLowest, breakHighest)
 		case s.n.w.now >= d.giveUp:
 			s.breakNow("stalled too long")
 			return
 		}
-		d.pump = s.n.w.after(between(s.n.r, 20*time.Millisecond, 400*time.Millisecond), func() { s.arrive(i) })
+		d.pump = s.n.w.after(s.n.between(20*time.Millisecond, 400*time.Millisecond), func() { s.arrive(i) })
 		return
 	}
 	d.giveUp = 0
@@ -290,10 +299,10 @@ func (n *network) processEnded(node int, machine bool) {
 		case s.broken:
 		case machine || p.cut > 0:
 			s.broken = true
-			n.w.after(between(n.r, breakLowest, breakHighest), func() { s.down(theirs) })
+			n.w.after(n.between(breakLowest, breakHighest), func() { s.down(theirs) })
 		default:
 			s.broken = true
-			n.w.after(p.delay+upTo(n.r, p.jitter), func() { s.down(theirs) })
+			n.w.after(p.delay+n.upTo(p.jitter), func() { s.down(theirs) })
 		}
 	}
 }

@@ -27,7 +27,7 @@ type Result struct {
 func Run(o Options, verbose io.Writer) (r Result) {
 	defer useSeed(o.Seed)()
 	c := newCluster(o)
-	c.verbose = verbose
+	c.verbose, c.raftLines = verbose, verbose
 	defer func() {
 		if p := recover(); p != nil {
 			c.fail("N6", "panic: %v\n%s", p, shortStack(debug.Stack()))

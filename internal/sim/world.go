@@ -15,6 +15,9 @@ type World struct {
 	net   *network
 	recv  netReceiver
 	cover map[string]int
+	// calm: chance always draws the middle, so that a script's story changes
+	// only when the cores do.
+	calm bool
 }
 
 func newWorld(seed uint64) *World {
@@ -24,11 +27,16 @@ func newWorld(seed uint64) *World {
 // count that something happened; RequireSeen asks for it.
 func (w *World) count(what string) { w.cover[what]++ }
 
-func (w *World) chance(p float64) bool { return w.luck.Float64() < p }
+func (w *World) chance(p float64) bool { return !w.calm && w.luck.Float64() < p }
 
-func (w *World) upTo(d time.Duration) time.Duration { return upTo(w.luck, d) }
+func (w *World) upTo(d time.Duration) time.Duration { return w.between(0, d) }
 
-func (w *World) between(lo, hi time.Duration) time.Duration { return between(w.luck, lo, hi) }
+func (w *World) between(lo, hi time.Duration) time.Duration {
+	if w.calm {
+		return (lo + hi) / 2
+	}
+	return between(w.luck, lo, hi)
+}
 
 // tell a line of the story.
 func (w *World) tell(who, format string, args ...any) { w.add(w.now, who, format, args...) }
