@@ -4,11 +4,11 @@
 // guard its sockets, clock and files, kills when the core says stop, and keeps
 // clusterd running.
 //
-// [Run] is the daemon. One goroutine, on an operating system thread of its own,
-// owns the core: it waits in epoll for heartbeats, the timer (CLOCK_BOOTTIME) and
-// for what other goroutines have put into its inbox. Whatever may block — killing,
-// the engine's socket, starting clusterd — happens elsewhere and comes back through
-// the inbox.
+// [Run] is the daemon. One goroutine owns the core: it waits in epoll for heartbeats,
+// the timer (CLOCK_BOOTTIME) and for what other goroutines have put into its inbox.
+// Whatever may block — killing, the engine's socket, starting clusterd — happens
+// elsewhere and comes back through the inbox. All threads of the process have
+// real-time priority, so that it does not matter which of them the goroutine gets.
 //
 // What holds:
 //
