@@ -34,6 +34,9 @@ func (e *Engine) peerConn(node string, up bool) {
 		return
 	}
 	e.send(node, e.hello())
+	if p.hello != nil { // it may have come before there was a way to answer
+		e.checkMember(node, p.hello)
+	}
 	for _, about := range state.SortedKeys(e.guard.statements) {
 		if st, ok := e.statement(about); ok {
 			e.send(node, &peerpb.Message{Body: &peerpb.Message_Suspicion{Suspicion: &peerpb.Suspicion{Statement: st}}})
