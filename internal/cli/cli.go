@@ -19,7 +19,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,10 +37,9 @@ type Streams struct {
 // app is one run of the command line.
 type app struct {
 	Streams
-	api     string
-	client  string
-	output  string
-	timeout time.Duration
+	api    string
+	client string
+	output string
 }
 
 // Main runs a command line and returns its exit status. more are commands
