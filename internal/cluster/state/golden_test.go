@@ -1,0 +1,102 @@
+package state
+
+import (
+	"bytes"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	pb "github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite testdata/golden.txt")
+
+// TestGoldenBytes: what older versions have stored is read, and stored the
+// same way, for ever. A new kind of command joins the file; a changed line is
+// a broken format.
+func TestGoldenBytes(t *testing.T) {
+	s := three(t)
+	commands := []*pb.Command{
+		{Change: &pb.Command_Configure{Configure: &pb.Configure{BaseRevision: 3, Configuration: &v1.Configuration{Cluster: &v1.Cluster{Name: "c"}}}}},
+		{Change: &pb.Command_GuardStarted{GuardStarted: &pb.GuardStarted{Node: "n1", RaftId: 1, GuardIncarnation: 2, Rebooted: true}}},
+		evict(s, time.Minute, "n3", statement(s, "n1", "n3", time.Second)),
+		{Change: &pb.Command_Stays{Stays: &pb.Stays{Node: "n1", RaftId: 1}}},
+		{Change: &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: 1, Node: "n1", ResignedRaftId: 1}}},
+		{Change: &pb.Command_Join{Join: &pb.Join{Node: "n1", RaftId: 4, GuardIncarnation: 2}}},
+		{Change: &pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: 1, Node: "n1", RaftId: 4}}},
+		{Change: &pb.Command_Proven{Proven: &pb.Proven{Node: "n1", RaftId: 1, Proof: pb.Proof_PROOF_TIME}}},
+		{Change: &pb.Command_Report{Report: &pb.Report{Node: "n1", RaftId: 1, Groups: []*pb.GroupReport{{Group: "web", Intent: 5, Resources: map[string]*v1.ResourceStatus{
+			"file": {State: v1.ResourceState_RESOURCE_STATE_ONLINE, Message: "m"}}}}}}},
+		{Change: &pb.Command_Plan{Plan: &pb.Plan{BasePlanRevision: 9, Orders: []*pb.Order{{Group: "web", Node: "n1", Want: v1.Want_WANT_ONLINE}},
+			Decisions: []*v1.Decision{{Group: "web", Action: "a", Reasons: []string{"r"}}}}}},
+		{Change: &pb.Command_Operate{Operate: &pb.Operate{Operation: &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_GROUP_SWITCH, Group: "web", Node: "n2"}}}},
+		{Change: &pb.Command_SetFrozen{SetFrozen: &pb.SetFrozen{Group: "web", Frozen: true}}},
+		{Change: &pb.Command_Clear{Clear: &pb.Clear{Group: "web", Resource: "file", Node: "n1"}}},
+		{Change: &pb.Command_Flush{Flush: &pb.Flush{Group: "web", Node: "n1"}}},
+		{Change: &pb.Command_Probe{Probe: &pb.Probe{Group: "web", Resource: "file", Node: "n1"}}},
+		{Change: &pb.Command_AnnounceSilence{AnnounceSilence: &pb.AnnounceSilence{Node: "n1", RaftId: 1, Length: durationpb.New(time.Second)}}},
+		{Change: &pb.Command_SilenceOver{SilenceOver: &pb.SilenceOver{Node: "n1", Number: 1}}},
+		{Change: &pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: 2}}},
+		{Change: &pb.Command_ClusterStarted{ClusterStarted: &pb.ClusterStarted{Node: "n1", RaftId: 1, GuardIncarnation: 1}}},
+		{Change: &pb.Command_Note{Note: &pb.Note{Events: []*v1.Event{{Code: "c", Message: "m"}}}}},
+	}
+	var out strings.Builder
+	for _, c := range commands {
+		c.Format, c.Proposer, c.Request, c.TimeMs = 1, "n1", 7, 1000
+		fmt.Fprintf(&out, "%T %x\n", c.Change, Marshal(c))
+	}
+	fmt.Fprintf(&out, "state %x\n", Marshal(s))
+	const file = "testdata/golden.txt"
+	if *rewrite {
+		if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(golden) != out.String() {
+		t.Errorf("the stored form has changed: see docs/formats/state.md\n%s", out.String())
+	}
+	if want := (&pb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("change").Fields().Len(); want != len(commands) {
+		t.Errorf("%d kinds of commands, %d of them with golden bytes", want, len(commands))
+	}
+	for line := range strings.Lines(string(golden)) {
+		kind, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		raw, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == "state" {
+			back, err := Unmarshal(raw)
+			if err != nil || !bytes.Equal(Marshal(back), raw) {
+				t.Errorf("state: %v", err)
+			}
+			continue
+		}
+		c := &pb.Command{}
+		if err := proto.Unmarshal(raw, c); err != nil || !bytes.Equal(Marshal(c), raw) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+func TestUnknownFormatIsRefused(t *testing.T) {
+	s := three(t)
+	s.Format = Format + 1
+	if _, err := Unmarshal(Marshal(s)); err == nil || !strings.Contains(err.Error(), "upgrade") {
+		t.Fatalf("%v", err)
+	}
+	if _, err := Unmarshal([]byte{0xff}); err == nil {
+		t.Fatal("damaged bytes were taken")
+	}
+}
