@@ -104,10 +104,15 @@ func makeCgroup(t *testing.T, hierarchy string) string {
 	return dir
 }
 
+func unified() string {
+	_, mount := cgroupMount()
+	return mount
+}
+
 // hierarchies of control groups on this machine: the unified one, and one of the old.
 func hierarchies(t *testing.T) map[string]string {
 	t.Helper()
-	h := map[string]string{"unified": cgroupMount()}
+	h := map[string]string{"unified": unified()}
 	if h["unified"] == "" {
 		t.Fatal("no unified hierarchy of control groups is mounted")
 	}
@@ -255,7 +260,7 @@ func TestLeaseEndStopsEverything(t *testing.T) {
 	conf := configurations(time.Second, []plan{p}, []*engine{e})[0]
 	e.configure(conf)
 	e.awaitLease(true, false)
-	dir := makeCgroup(t, cgroupMount())
+	dir := makeCgroup(t, unified())
 	_, dead := startStubborn(t, dir)
 	protect := &guardpb.Protect{Group: "web", Cgroup: dir, Addresses: []string{"10.99.0.9/24 lo", "fd00:99::9/64 lo", "10.99.0.10/24 lo", "10.99.0.9/24 gone0"}}
 	if msg := e.call(&guardpb.ToGuard{Body: &guardpb.ToGuard_Protect{Protect: protect}}); msg != "" {

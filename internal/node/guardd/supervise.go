@@ -229,29 +229,32 @@ func engineCgroup() (*os.File, error) {
 			path = rest
 		}
 	}
-	mount := cgroupMount()
-	if path == "" || path == "/" || mount == "" || strings.HasSuffix(path, "/clusterd") {
+	root, mount := cgroupMount()
+	below, err := filepath.Rel(root, path)
+	if path == "" || path == "/" || mount == "" || err != nil || below == ".." || strings.HasPrefix(below, "../") {
 		return nil, errors.New("guardd: no control group of its own")
 	}
-	dir := filepath.Join(mount, path, "clusterd")
+	dir := filepath.Join(mount, below, "clusterd")
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
 	return os.Open(dir)
 }
 
-func cgroupMount() string {
+// cgroupMount is where the unified hierarchy is mounted, and from which of its
+// directories on; empty: nowhere.
+func cgroupMount() (root, mount string) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return ""
+		return "", ""
 	}
 	defer f.Close()
 	for sc := bufio.NewScanner(f); sc.Scan(); {
 		before, after, ok := strings.Cut(sc.Text(), " - ")
 		fields := strings.Fields(before)
 		if ok && strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
-			return fields[4]
+			return fields[3], fields[4]
 		}
 	}
-	return ""
+	return "", ""
 }
