@@ -209,7 +209,7 @@ func (n *node) carryOut() {
 	out := n.engine.Take()
 	for _, m := range out.ToPeers {
 		if !n.peers.Send(m.Node, m.Message) {
-			n.local = append(n.local, engine.PeerDropped{Node: m.Node, Message: m.Message})
+			n.local = append(n.local, engine.PeerDropped(m))
 		}
 	}
 	for _, f := range out.ToGuard {

@@ -4,6 +4,7 @@ package clusterd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -40,6 +43,15 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if size := os.Getenv("CLUSTERD_TEST_DISK"); size != "" && as == "guard" {
+		if err := smallDisk(stateDir, size); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(99)
+		}
+	}
+	if as == "scheduling" {
+		os.Exit(schedulingChild())
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("as", as)
 	var err error
 	if as == "guard" {
@@ -53,6 +65,52 @@ func TestMain(m *testing.M) {
 	os.Exit(Status(err))
 }
 
+// schedulingChild was started with real-time priority.
+func schedulingChild() int {
+	if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Policy != unix.SCHED_RR {
+		fmt.Println("not begun with real-time priority", err)
+		return 1
+	}
+	if err := usualScheduling(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	tasks, _ := os.ReadDir("/proc/self/task")
+	for _, task := range tasks {
+		tid, _ := strconv.Atoi(task.Name())
+		if attr, err := unix.SchedGetAttr(tid, 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
+			fmt.Println("thread", tid, attr, err)
+			return 1
+		}
+	}
+	fmt.Println("ordinary")
+	return 0
+}
+
+// smallDisk puts a file system of the given size under the state directory, in a
+// mount namespace that this process has of its own.
+func smallDisk(dir, size string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		return err
+	}
+	content := map[string][]byte{}
+	for _, f := range files {
+		if content[f], err = os.ReadFile(f); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "mode=700,size="+size); err != nil {
+		return err
+	}
+	for f, b := range content {
+		if err := os.WriteFile(f, b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // machine is one node of a cluster on this machine.
 type machine struct {
 	t     *testing.T
@@ -62,6 +120,7 @@ type machine struct {
 	guard *exec.Cmd
 	ended chan error
 	log   *tail
+	disk  string // size of its file system, empty: the machine's
 }
 
 // tail keeps a log in memory.
@@ -126,6 +185,10 @@ func (m *machine) start() {
 	m.guard.Env = append(os.Environ(), asEnv+"=guard", "CLUSTERD_TEST_STATE="+m.state, "CLUSTERD_TEST_RUN="+m.run)
 	m.guard.Stderr = m.log
 	m.guard.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if m.disk != "" {
+		m.guard.Env = append(m.guard.Env, "CLUSTERD_TEST_DISK="+m.disk)
+		m.guard.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	}
 	if err := m.guard.Start(); err != nil {
 		m.t.Fatal(err)
 	}
@@ -233,7 +296,11 @@ func TestThreeNodes(t *testing.T) {
 		where = onlineOn(m.until("a healthy cluster", healthy(3, "web")), "web")
 	}
 	active := ms[where]
-	running := active.services()
+	var running []int
+	active.until("the service's process", func(*v1.StatusResponse) bool {
+		running = active.services()
+		return len(running) == 1
+	})
 	if len(running) != 1 {
 		t.Fatalf("processes of the service on %s: %v", where, running)
 	}
@@ -301,4 +368,97 @@ func (m *machine) services() (pids []int) {
 		}
 	}
 	return pids
+}
+
+// A node whose disk is full stops its groups, says goodbye and stays down; the
+// others go on with them at once.
+func TestFullDisk(t *testing.T) {
+	ms := cluster(t, []*v1.Group{service("n1", "n2", "n3")}, "n1", "n2", "n3")
+	full := ms["n1"]
+	full.disk = "88k"
+	for _, m := range ms {
+		m.start()
+	}
+	full.until("the service on n1", func(s *v1.StatusResponse) bool { return onlineOn(s, "web") == "n1" })
+	other := ms["n2"]
+	other.until("a healthy cluster", healthy(3, "web"))
+	nodes := v1.NewNodeServiceClient(other.client(), "http://node")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for i := 0; ; i++ {
+		select {
+		case err := <-full.ended:
+			if err != nil {
+				t.Errorf("guard ended with %v", err)
+			}
+		default:
+			if _, err := nodes.Freeze(ctx, connect.NewRequest(&v1.FreezeNodeRequest{Node: "n3"})); err != nil {
+				t.Logf("freeze: %v", err)
+			}
+			if _, err := nodes.Unfreeze(ctx, connect.NewRequest(&v1.UnfreezeNodeRequest{Node: "n3"})); err != nil {
+				t.Logf("unfreeze: %v", err)
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("n1 goes on after %d changes", i)
+			}
+			continue
+		}
+		break
+	}
+	if got := full.services(); len(got) != 0 {
+		t.Errorf("%v of the service outlive the node", got)
+	}
+	if log := full.log.String(); !strings.Contains(log, "this node can't go on") || !strings.Contains(log, "no space left for the raft log") {
+		t.Error("no reason is told")
+	}
+	s := other.until("a takeover", func(s *v1.StatusResponse) bool { on := onlineOn(s, "web"); return on != "" && on != "n1" })
+	t.Log(s.GetVerdict())
+}
+
+func TestDamagedLogEndsTheNode(t *testing.T) {
+	ms := cluster(t, nil, "n1")
+	m := ms["n1"]
+	path := filepath.Join(m.state, identity.FileLog)
+	log, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(log[4096:8192]) // the page that says where everything is
+	if err := os.WriteFile(path, log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	select {
+	case err := <-m.ended:
+		if err != nil {
+			t.Errorf("guard ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("guard goes on")
+	}
+	if log := m.log.String(); !strings.Contains(log, "raft log is damaged") || !strings.Contains(log, "move the file away") {
+		t.Error("the log does not say what to do")
+	}
+}
+
+// What guard would hand down must not stay: services would inherit it.
+func TestRealTimePriorityIsNotKept(t *testing.T) {
+	c := exec.Command("chrt", "--rr", "20", os.Args[0])
+	c.Env = append(os.Environ(), asEnv+"=scheduling")
+	out, err := c.CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "ordinary" {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+func TestSecondClusterdIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := lockRunDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := Run(t.Context(), Options{StateDir: dir, RunDir: dir}); !errors.Is(err, ErrRunning) || Status(err) != 1 {
+		t.Errorf("got %v", err)
+	}
 }
