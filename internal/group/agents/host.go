@@ -57,6 +57,9 @@ type Host struct {
 	kindOf      func(string) *kind
 	giveUpAfter time.Duration
 
+	// dirs keeps Release from removing a control group that something is about to enter.
+	dirs sync.RWMutex
+
 	mu     sync.Mutex
 	calls  map[uint64]context.CancelFunc
 	stuck  map[key]bool
@@ -285,6 +288,8 @@ func (h *Host) Release(group string) {
 	if dir == "" {
 		return
 	}
+	h.dirs.Lock()
+	defer h.dirs.Unlock()
 	below, err := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 	if err != nil {
 		return

@@ -102,6 +102,8 @@ func (p place) startInside(cmd *exec.Cmd, service bool) error {
 	if service {
 		dir = p.serviceDir()
 	}
+	p.h.dirs.RLock()
+	defer p.h.dirs.RUnlock()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("control group for %s: %w", p.resource, err)
 	}
