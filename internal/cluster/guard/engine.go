@@ -163,6 +163,9 @@ func (c *Core) downFor() time.Duration {
 	return max(c.now-c.engineAlive, 1)
 }
 
+// maxTime bounds every duration that the engine may set.
+const maxTime = time.Hour
+
 // checkConfigure says what is wrong with m.
 func checkConfigure(self string, m *guardpb.Configure) error {
 	var errs []error
@@ -182,9 +185,12 @@ func checkConfigure(self string, m *guardpb.Configure) error {
 		{"heartbeat", m.GetHeartbeat()}, {"peertrouble", m.GetPeertrouble()},
 		{"peerinact", m.GetPeerinact()}, {"engine_down_limit", m.GetEngineDownLimit()},
 	} {
-		if t.d != nil && (t.d.CheckValid() != nil || t.d.AsDuration() < 0) {
-			bad("%s is %v", t.name, t.d.AsDuration())
+		if t.d != nil && (t.d.CheckValid() != nil || t.d.AsDuration() < 0 || t.d.AsDuration() > maxTime) {
+			bad("%s is %v, it may be up to %v", t.name, t.d.AsDuration(), maxTime)
 		}
+	}
+	if inact := or(m.GetPeerinact(), timers.DefaultPeerinact); or(m.GetHeartbeat(), inact/10) >= inact {
+		bad("heartbeat %v is not below peerinact %v", m.GetHeartbeat().AsDuration(), inact)
 	}
 	own := uint64(0)
 	ids := map[uint64]string{}
@@ -202,8 +208,8 @@ func checkConfigure(self string, m *guardpb.Configure) error {
 			}
 			ids[id] = name
 		}
-		if s := p.GetSilence(); s != nil && (s.CheckValid() != nil || s.AsDuration() < 0) {
-			bad("node %s: a silence of %v", name, s.AsDuration())
+		if s := p.GetSilence(); s != nil && (s.CheckValid() != nil || s.AsDuration() < 0 || s.AsDuration() > maxTime) {
+			bad("node %s: a silence of %v, it may be up to %v", name, s.AsDuration(), maxTime)
 		}
 		if name == self {
 			own = p.GetRaftId()

@@ -215,8 +215,8 @@ func (c *Core) voterIDs() map[string]uint64 {
 func (c *Core) extend(m *guardpb.Extend) error {
 	since, length := m.GetSince().AsDuration(), m.GetLength().AsDuration()
 	switch {
-	case m.GetNumber() == 0 || length < 0 || since < 0 || since > c.now:
-		return fmt.Errorf("guard: silence %d of %v since %v: the number must not be 0, and it can't begin after now (%v)", m.GetNumber(), length, since, c.now)
+	case m.GetNumber() == 0 || length < 0 || length > maxTime || since < 0 || since > c.now:
+		return fmt.Errorf("guard: silence %d of %v since %v: the number must not be 0, the length at most %v, and it can't begin after now (%v)", m.GetNumber(), length, since, maxTime, c.now)
 	case c.lease.state != leaseHeld:
 		return fmt.Errorf("guard: silence %d: this node holds no lease that could be extended: %s", m.GetNumber(), c.lease.reason)
 	case m.GetNumber() < c.lease.extendNumber || m.GetNumber() == c.lease.extendNumber && since+length > c.lease.extended:

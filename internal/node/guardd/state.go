@@ -76,8 +76,7 @@ func bootID() string {
 // leasePage is R/guard.lease, mapped: the end of the lease is written with a store,
 // not a system call, and outlives this process.
 type leasePage struct {
-	mem  []byte
-	last int64
+	mem []byte
 }
 
 // openLeasePage maps the file; keep its value only if it is of this boot.
@@ -99,7 +98,6 @@ func openLeasePage(dir string, sameBoot bool) (*leasePage, error) {
 		p.set(0)
 	}
 	copy(mem, guardclient.LeaseMagic)
-	p.last = atomic.LoadInt64(p.word())
 	return p, nil
 }
 
@@ -113,10 +111,9 @@ func (p *leasePage) until() time.Duration {
 }
 
 func (p *leasePage) set(until time.Duration) {
-	if int64(until) == p.last {
+	if until == p.until() {
 		return
 	}
-	p.last = int64(until)
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(until))
 	atomic.StoreInt64(p.word(), *(*int64)(unsafe.Pointer(&b)))

@@ -1,0 +1,114 @@
+package guard
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+)
+
+func goodConfigure() *guardpb.Configure {
+	return &guardpb.Configure{
+		Node: "a", Epoch: 3, RaftId: 1, MayAcknowledge: true, Peerinact: durationpb.New(time.Second),
+		Peers: []*guardpb.Peer{
+			{Node: "a", RaftId: 1, GuardIncarnation: 1, Addresses: []string{"10.0.0.1"}},
+			{Node: "b", RaftId: 2, GuardIncarnation: 1, Addresses: []string{"10.0.0.2"}},
+		},
+	}
+}
+
+// Each fault of a configuration is named, all of them at once, and nothing changes.
+func TestConfigureRefusals(t *testing.T) {
+	for _, c := range []struct {
+		want   string
+		change func(c *guardpb.Configure)
+	}{
+		{`for node "b"`, func(c *guardpb.Configure) { c.Node = "b" }},
+		{"own raft id is 9, and 1 in the list", func(c *guardpb.Configure) { c.RaftId = 9 }},
+		{"raft id 1 is of a and of b", func(c *guardpb.Configure) { c.Peers[1].RaftId = 1 }},
+		{"sorted", func(c *guardpb.Configure) { c.Peers[1].Node = "a" }},
+		{"sorted", func(c *guardpb.Configure) { c.Peers[1].Node = "" }},
+		{"9 links", func(c *guardpb.Configure) { c.Peers[1].Addresses = make([]string, 9) }},
+		{"peerinact is -1s", func(c *guardpb.Configure) { c.Peerinact = durationpb.New(-time.Second) }},
+		{"peerinact is", func(c *guardpb.Configure) { c.Peerinact = &durationpb.Duration{Seconds: 1 << 62} }},
+		{"not below peerinact", func(c *guardpb.Configure) { c.Heartbeat = durationpb.New(time.Second) }},
+		{"a silence of -1s", func(c *guardpb.Configure) { c.Peers[1].Silence = durationpb.New(-time.Second) }},
+	} {
+		core := New(0, Config{Node: "a", Incarnation: 1})
+		core.EngineConn(0, true)
+		core.Engine(0, &guardpb.ToGuard{Call: 1, Body: &guardpb.ToGuard_Configure{Configure: goodConfigure()}})
+		core.Take()
+		before := core.Configured()
+		bad := goodConfigure()
+		c.change(bad)
+		core.Engine(1, &guardpb.ToGuard{Call: 2, Body: &guardpb.ToGuard_Configure{Configure: bad}})
+		answer := ""
+		for _, f := range core.Take().Engine {
+			if f.GetDone().GetCall() == 2 {
+				answer = f.GetDone().GetError()
+			}
+		}
+		if !strings.Contains(answer, c.want) || core.Configured() != before {
+			t.Errorf("want %q, got %q", c.want, answer)
+		}
+	}
+}
+
+// FuzzEngine: whatever an engine sends and a peer says, in whatever order, the core
+// neither panics nor breaks what it asserts. The input is a list of steps, each a length
+// and so many bytes: a frame, or a heartbeat if it decodes as none.
+func FuzzEngine(f *testing.F) {
+	var seed []byte
+	for _, m := range []*guardpb.ToGuard{
+		{Call: 1, Body: &guardpb.ToGuard_Configure{Configure: goodConfigure()}},
+		{Body: &guardpb.ToGuard_Tick{Tick: &guardpb.Tick{Counter: 1, Leader: "b"}}},
+		{Call: 2, Body: &guardpb.ToGuard_Protect{Protect: &guardpb.Protect{Group: "web"}}},
+		{Call: 3, Body: &guardpb.ToGuard_Extend{Extend: &guardpb.Extend{Number: 1, Length: durationpb.New(time.Second)}}},
+		{Body: &guardpb.ToGuard_Appended{Appended: &guardpb.Appended{Epoch: 4}}},
+		{Body: &guardpb.ToGuard_Quiet{Quiet: &guardpb.Quiet{}}},
+		{Call: 4, Body: &guardpb.ToGuard_StatsRequest{StatsRequest: &guardpb.StatsRequest{}}},
+		{Call: 5, Body: &guardpb.ToGuard_Leaving{Leaving: &guardpb.Leaving{}}},
+	} {
+		b, _ := proto.Marshal(m)
+		seed = append(append(seed, byte(len(b))), b...)
+	}
+	f.Add(seed)
+	hb := AppendHeartbeat(nil, &fullHeartbeat)
+	f.Add(append(append(seed[:0:0], seed...), append([]byte{byte(len(hb))}, hb...)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := New(0, Config{Node: "a", Incarnation: 1, Rebooted: true})
+		c.EngineConn(0, true)
+		now := time.Duration(0)
+		for n := uint64(1); len(b) > 0; n++ {
+			size := min(int(b[0]), len(b)-1)
+			step := b[1 : 1+size]
+			b = b[1+size:]
+			now += time.Duration(size) * 7 * time.Millisecond
+			m := new(guardpb.ToGuard)
+			h := Heartbeat{Sequence: n}
+			switch {
+			case DecodeHeartbeat(step, &h) == nil:
+				c.Receive(now, int(n%2), "b", h)
+			case proto.Unmarshal(step, m) == nil:
+				c.Engine(now, m)
+			default:
+				c.EngineConn(now, n%2 == 0)
+			}
+			out := c.Take()
+			if out.Stop != nil {
+				c.Stopped(now, 0, nil)
+				c.Take()
+			}
+			c.Tick(max(now, out.Wake))
+			now = max(now, out.Wake)
+			if out := c.Take(); out.Save != nil {
+				again := New(now, Config{Node: "a", Incarnation: 2, Saved: out.Save, LeaseUntil: c.LeaseUntil()})
+				again.Take()
+			}
+		}
+	})
+}
