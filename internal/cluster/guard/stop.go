@@ -65,12 +65,33 @@ func (c *Core) Stopped(now time.Duration, took time.Duration, err error) {
 		c.soonest(c.stop.retryAt)
 		return
 	}
-	// What was stopped is forgotten: a process group's number may be used again.
-	c.protected = slices.DeleteFunc(c.protected, func(p *guardpb.Protect) bool { return slices.Contains(c.stop.covered, p) })
+	// What was stopped is forgotten once nothing can be started any more. Until
+	// then an engine that was held up may still do what it had decided: it is
+	// stopped again and again.
+	if c.stop.beganQuiet {
+		c.protected = slices.DeleteFunc(c.protected, func(p *guardpb.Protect) bool { return slices.Contains(c.stop.covered, p) })
+	} else {
+		c.forgetProcessGroups()
+		if len(c.protected) > 0 {
+			c.stop.retryAt = c.now + c.heartbeat
+			c.soonest(c.stop.retryAt)
+		}
+	}
 	c.saveDue = true
 	c.stop.covered = nil
 	c.finishStop()
 	c.soonest(c.nextBeat)
+}
+
+// forgetProcessGroups that were killed: their numbers may be used again by
+// somebody else, unlike a control group's name.
+func (c *Core) forgetProcessGroups() {
+	for i, p := range c.protected {
+		if slices.Contains(c.stop.covered, p) && len(p.GetProcessGroups()) > 0 {
+			c.protected[i] = proto.CloneOf(p)
+			c.protected[i].ProcessGroups = nil
+		}
+	}
 }
 
 // finishStop says goodbye once nothing runs and nothing can be started.
@@ -78,8 +99,10 @@ func (c *Core) finishStop() {
 	s := &c.stop
 	switch {
 	case c.lease.state != leaseStopping || s.underWay:
+	case s.quiet && !s.beganQuiet:
+		c.beginStop()
 	case s.retryAt != 0 && c.now < s.retryAt:
-	case s.retryAt != 0, s.quiet && !s.beganQuiet, len(c.protected) > 0:
+	case s.retryAt != 0, len(c.protected) > 0:
 		c.beginStop()
 	case s.quiet:
 		c.lease.state = leaseNone
