@@ -57,9 +57,14 @@ on loopback addresses.`,
 	root.AddCommand(
 		&cobra.Command{Use: initCommand + " SPEC", Hidden: true, Args: cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error { return runInit(args[0]) }},
-		&cobra.Command{Use: probeCommand + " HOST:PORT", Hidden: true, Args: cobra.ExactArgs(1),
+		&cobra.Command{Use: probeCommand + " HOST:PORT EVERY TIMEOUT", Hidden: true, Args: cobra.ExactArgs(3),
 			RunE: func(_ *cobra.Command, args []string) error {
-				return runProber(args[0], probeEvery, probeTimeout, os.Stdin, os.Stdout)
+				every, err1 := time.ParseDuration(args[1])
+				timeout, err2 := time.ParseDuration(args[2])
+				if err := errors.Join(err1, err2); err != nil || every <= 0 || timeout <= 0 {
+					return fmt.Errorf("prober: %v, %v: %w", args[1], args[2], err)
+				}
+				return runProber(args[0], every, timeout, os.Stdin, os.Stdout)
 			}},
 		&cobra.Command{Use: webCommand + " HOST:PORT", Hidden: true, Args: cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error { return runWeb(args[0]) }},
@@ -328,7 +333,10 @@ func (c *commandLine) start() *cobra.Command {
 }
 
 func (c *commandLine) pause() *cobra.Command {
-	return c.onNode("pause", "Stop every process of a node where it is", (*Lab).Pause)
+	var answering bool
+	cmd := c.onNode("pause", "Stop every process of a node where it is, and its network", func(l *Lab, n string) error { return l.Pause(n, answering) })
+	cmd.Flags().BoolVar(&answering, "answering", false, "the node's kernel still answers on the network: only its processes hang")
+	return cmd
 }
 
 func (c *commandLine) resume() *cobra.Command {

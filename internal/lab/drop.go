@@ -2,6 +2,7 @@ package lab
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -112,27 +113,37 @@ func loadProgram(prog []insn) (int, error) {
 	return int(fd), nil
 }
 
+// dropAll is a classifier that passes nothing.
+func dropAll() []insn {
+	return []insn{{op: unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K, imm: 2}, {op: unix.BPF_JMP | unix.BPF_EXIT}}
+}
+
 // setDrop makes the switch port drop exactly what the given senders send
-// through it; none removes the rule.
-func setDrop(h *netlink.Handle, port netlink.Link, senders []net.HardwareAddr) error {
+// through it; silent, everything in both directions. Neither removes the rule.
+func setDrop(h *netlink.Handle, port netlink.Link, senders []net.HardwareAddr, silent bool) error {
 	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := h.QdiscDel(clsact); err != nil && len(senders) == 0 {
-		return nil // there was none
-	}
-	if len(senders) == 0 {
+	_ = h.QdiscDel(clsact) // fails if there is none
+	if len(senders) == 0 && !silent {
 		return nil
 	}
-	fd, err := loadProgram(dropProgram(senders))
+	if err := h.QdiscAdd(clsact); err != nil {
+		return fmt.Errorf("drop rule on port %s: %w", port.Attrs().Name, err)
+	}
+	if silent {
+		return errors.Join(addDrop(h, port, netlink.HANDLE_MIN_EGRESS, dropAll()), addDrop(h, port, netlink.HANDLE_MIN_INGRESS, dropAll()))
+	}
+	return addDrop(h, port, netlink.HANDLE_MIN_EGRESS, dropProgram(senders))
+}
+
+func addDrop(h *netlink.Handle, port netlink.Link, hook uint32, prog []insn) error {
+	fd, err := loadProgram(prog)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := h.QdiscAdd(clsact); err != nil {
-		return fmt.Errorf("drop rule on port %s: %w", port.Attrs().Name, err)
-	}
 	err = h.FilterAdd(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: port.Attrs().Index, Parent: netlink.HANDLE_MIN_EGRESS,
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: port.Attrs().Index, Parent: hook,
 			Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
 		Fd: fd, Name: "holdfast-lab", DirectAction: true,
 	})

@@ -149,8 +149,11 @@ func checkNothingLeft(t *testing.T, l *Lab) {
 func get(t *testing.T, l *Lab, node, addr string) string {
 	t.Helper()
 	var out strings.Builder
-	cmd := &exec.Cmd{Path: l.rec.Binary, Args: []string{"holdfast", "lab", "get", addr}, Stdout: &out}
-	var err error
+	me, err := os.Executable() // not the binary of the lab, which may be the real one
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: me, Args: []string{"holdfast", "lab", "get", addr}, Stdout: &out}
 	if node == "" {
 		err = startInNetns(l.rec.Plan.ProbeNetns, cmd.Start)
 	} else {
@@ -381,7 +384,7 @@ func TestPauseAndResume(t *testing.T) {
 	l := testLab(t, Options{Nodes: 1})
 	awaitGet(t, l, "", web(l, 0, 0), "n1")
 	for range 2 {
-		if err := l.Pause("n1"); err != nil {
+		if err := l.Pause("n1", false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -391,6 +394,22 @@ func TestPauseAndResume(t *testing.T) {
 	if got := get(t, l, "", web(l, 0, 0)); got != "-" {
 		t.Errorf("a paused node answers %q", got)
 	}
+	arping := func() error {
+		cmd := exec.Command("arping", "-c", "1", "-w", "1", "-I", "eth0", "10.77.1.1")
+		if err := startInNetns(l.rec.Plan.ProbeNetns, cmd.Start); err != nil {
+			t.Fatal(err)
+		}
+		return cmd.Wait()
+	}
+	if arping() == nil {
+		t.Error("the kernel of a paused machine answers")
+	}
+	if err := l.Pause("n1", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := arping(); err != nil {
+		t.Errorf("the kernel does not answer though only the processes hang: %v", err)
+	}
 	if err := l.Start("n1"); err == nil {
 		t.Error("a paused node was started")
 	}
@@ -398,7 +417,7 @@ func TestPauseAndResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitGet(t, l, "", web(l, 0, 0), "n1")
-	if err := l.Pause("n1"); err != nil { // must not hinder removal
+	if err := l.Pause("n1", false); err != nil { // must not hinder removal
 		t.Fatal(err)
 	}
 }
@@ -539,7 +558,7 @@ func TestLoopback(t *testing.T) {
 	if _, err := l.Cut("n2"); err == nil || !strings.Contains(err.Error(), "as root") {
 		t.Errorf("cut in loopback mode: %v", err)
 	}
-	if err := l.Pause("n2"); err != nil {
+	if err := l.Pause("n2", false); err != nil {
 		t.Fatal(err)
 	}
 	if s, _ := l.State("n2"); s != Paused {

@@ -143,7 +143,7 @@ func (l *Lab) powerOff(p *nodePlan, r *nodeRecord) error {
 	} else {
 		errs = append(errs, l.killPlain(p, r))
 	}
-	r.Init, r.Cut, r.Blocked = process{}, nil, nil
+	*r = nodeRecord{Boots: r.Boots}
 	return errors.Join(errs...)
 }
 
@@ -248,13 +248,33 @@ func (l *Lab) bootAll() error {
 	return errors.Join(errs...)
 }
 
-// Pause stops every process of a node where it is.
-func (l *Lab) Pause(name string) error { return l.freeze(name, true) }
+// Pause stops every process of a node where it is, and its network too, as
+// when a machine is paused: its kernel answers nobody. With answering it does:
+// only what runs on it hangs.
+func (l *Lab) Pause(name string, answering bool) error {
+	return l.paused(name, func(p *nodePlan, r *nodeRecord) error {
+		if p.Cgroup == "" {
+			signalTree(r.Init, unix.SIGSTOP)
+			return nil
+		}
+		r.Silent = !answering
+		return errors.Join(setRules(&l.rec.Plan, p, r), cgroup(p.Cgroup).freeze(true))
+	})
+}
 
 // Resume lets a paused node go on.
-func (l *Lab) Resume(name string) error { return l.freeze(name, false) }
+func (l *Lab) Resume(name string) error {
+	return l.paused(name, func(p *nodePlan, r *nodeRecord) error {
+		if p.Cgroup == "" {
+			signalTree(r.Init, unix.SIGCONT)
+			return nil
+		}
+		r.Silent = false
+		return errors.Join(setRules(&l.rec.Plan, p, r), cgroup(p.Cgroup).freeze(false))
+	})
+}
 
-func (l *Lab) freeze(name string, frozen bool) error {
+func (l *Lab) paused(name string, f func(*nodePlan, *nodeRecord) error) error {
 	return l.change(func() error {
 		p, r, err := l.rec.node(name)
 		if err != nil {
@@ -263,15 +283,7 @@ func (l *Lab) freeze(name string, frozen bool) error {
 		if l.state(p, r) == Off {
 			return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
 		}
-		if p.Cgroup != "" {
-			return cgroup(p.Cgroup).freeze(frozen)
-		}
-		sig := unix.SIGSTOP
-		if !frozen {
-			sig = unix.SIGCONT
-		}
-		signalTree(r.Init, sig)
-		return nil
+		return f(p, r)
 	})
 }
 
@@ -350,9 +362,6 @@ func (l *Lab) cutFrom(from, to string, links []int) error {
 
 // block sets who is not heard by a node on a link.
 func (l *Lab) block(p *nodePlan, r *nodeRecord, link int, senders []string) error {
-	if err := setBlocked(&l.rec.Plan, p, []int{link}, senders); err != nil {
-		return err
-	}
 	if r.Blocked == nil {
 		r.Blocked = map[int][]string{}
 	}
@@ -360,7 +369,7 @@ func (l *Lab) block(p *nodePlan, r *nodeRecord, link int, senders []string) erro
 	if len(senders) == 0 {
 		delete(r.Blocked, link)
 	}
-	return nil
+	return setRules(&l.rec.Plan, p, r)
 }
 
 // port runs f with a node whose ports exist.

@@ -140,7 +140,11 @@ type Prober struct {
 
 // StartProber starts a prober of addr in the lab's probe namespace.
 func (l *Lab) StartProber(addr string) (*Prober, error) {
-	cmd := &exec.Cmd{Path: l.rec.Binary, Args: []string{"holdfast", "lab", probeCommand, addr}, Stderr: os.Stderr}
+	return l.startProber(addr, probeEvery, probeTimeout)
+}
+
+func (l *Lab) startProber(addr string, every, timeout time.Duration) (*Prober, error) {
+	cmd := &exec.Cmd{Path: l.rec.Binary, Args: []string{"holdfast", "lab", probeCommand, addr, every.String(), timeout.String()}, Stderr: os.Stderr}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -50,7 +50,9 @@ type nodeRecord struct {
 	Cut []int `json:"cut,omitempty"`
 	// Nodes whose frames do not reach this one, by link.
 	Blocked map[int][]string `json:"blocked,omitempty"`
-	Boots   int              `json:"boots"`
+	// Nothing passes its ports: it is paused as a whole machine.
+	Silent bool `json:"silent,omitempty"`
+	Boots  int  `json:"boots"`
 }
 
 func recordFile(dir string) string { return filepath.Join(dir, "lab.json") }

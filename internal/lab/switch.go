@@ -154,13 +154,12 @@ func setPorts(p *plan, n *nodePlan, links []int, up bool) error {
 	})
 }
 
-// setBlocked makes the node's ports on the given links drop what the named
-// senders send to it, and nothing else.
-func setBlocked(p *plan, n *nodePlan, links []int, senders []string) error {
+// setRules makes the node's ports drop what its record says, and nothing else.
+func setRules(p *plan, n *nodePlan, r *nodeRecord) error {
 	return inNetns(p.SwitchNetns, func(h *netlink.Handle, _ netns.NsHandle) error {
-		for _, i := range links {
+		for i, port := range n.Ports {
 			var from []net.HardwareAddr
-			for _, name := range senders {
+			for _, name := range r.Blocked[i] {
 				s, err := p.node(name)
 				if err != nil {
 					return err
@@ -171,11 +170,11 @@ func setBlocked(p *plan, n *nodePlan, links []int, senders []string) error {
 				}
 				from = append(from, hw)
 			}
-			link, err := h.LinkByName(n.Ports[i].Port)
+			link, err := h.LinkByName(port.Port)
 			if err != nil {
-				return fmt.Errorf("port %s of node %s: %w", n.Ports[i].Port, n.Name, err)
+				return fmt.Errorf("port %s of node %s: %w", port.Port, n.Name, err)
 			}
-			if err := setDrop(h, link, from); err != nil {
+			if err := setDrop(h, link, from, r.Silent); err != nil {
 				return err
 			}
 		}
