@@ -101,7 +101,7 @@ func (n *node) carryOut() {
 	}
 	for _, call := range out.Calls {
 		// Between deciding and doing the process may be held up.
-		if n.c.o.Hiccups && n.c.chance(0.01) {
+		if n.c.o.Hiccups && (n.c.chance(0.003) || call.Starts && n.c.chance(0.1)) {
 			was := n.boots
 			n.pause("engine")
 			n.c.count("hiccup")

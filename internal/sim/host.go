@@ -214,7 +214,11 @@ func (c *call) end(r agent.Result) {
 // cancel a call: it ends soon, and has done what it has done.
 func (h *host) cancel(token uint64) {
 	if c := h.calls[token]; c != nil {
-		c.answer(h.n.c.upTo(5*time.Millisecond), agent.Result{Err: "cancelled"})
+		soon := 5 * time.Millisecond
+		if h.n.c.chance(0.3) {
+			soon = 300 * time.Millisecond
+		}
+		c.answer(h.n.c.upTo(soon), agent.Result{Err: "cancelled"})
 	}
 }
 

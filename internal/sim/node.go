@@ -165,7 +165,7 @@ func (n *node) resume(what string, boot int) {
 	}
 	n.paused[what]--
 	if n.paused[what] == 0 {
-		n.woke(what)
+		n.woke()
 	}
 	// The order in which processes get the processor is anybody's guess.
 	ps := n.processes(what)
@@ -192,11 +192,9 @@ func (n *node) processes(what string) []*process {
 // pausedReasons that a process born now would have.
 func (n *node) pausedReasons(what string) int { return n.paused[""] + n.paused[what] }
 
-// woke: from now on whoever has to end what should have ended has the time for it.
-func (n *node) woke(what string) {
-	if what == "engine" && n.guardProc != nil && n.guardProc.alive {
-		return
-	}
+// woke: from now on whoever has to end what should have ended has the time for
+// it; an engine that wakes may do what it had decided before.
+func (n *node) woke() {
 	n.wokeUntil = max(n.wokeUntil, n.c.now+timers.Stop(n.c.longestPeerinact())+timers.Margin(n.c.longestPeerinact()))
 	n.c.after(0, n.c.check.allProcesses)
 }
@@ -222,7 +220,7 @@ func (n *node) startGuard() {
 		n.guardProc.freeze()
 	}
 	if n.guardRan {
-		n.woke("guard")
+		n.woke()
 	}
 	n.guardProc.post(n.c.between(time.Millisecond, 20*time.Millisecond), func() {
 		n.guard = guard.New(n.local(), guard.Config{
@@ -315,6 +313,10 @@ func (n *node) guardOut() {
 			n.c.count("goodbye")
 		}
 		n.c.net.send(n.index, to.index, s.Link, s.Heartbeat)
+	}
+	if out.KillEngine != "" {
+		n.c.count("guard.kills.engine")
+		_ = n.killEngine("guard: " + out.KillEngine) // it may have ended by itself
 	}
 	if out.Exit {
 		n.tell("guard has nothing more to do and ends; so does clusterd")
