@@ -123,6 +123,7 @@ func (e *Engine) guardConn(up bool) {
 	g.connected = up
 	g.incarnation, g.configured, g.runsEpoch, g.runsRevision = 0, nil, 0, 0
 	g.peers, g.lease, g.quiet = nil, nil, false
+	g.leaveCall = 0 // another guard is asked anew
 }
 
 func (e *Engine) fromGuard(f *guardpb.FromGuard) {
