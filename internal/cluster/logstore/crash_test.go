@@ -2,6 +2,7 @@ package logstore
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -170,6 +171,71 @@ func TestDamageIsNoticed(t *testing.T) {
 	}
 	if refused < 500 {
 		t.Fatalf("only %d files were refused", refused)
+	}
+}
+
+// Entries that are gone with everything else intact, as from a page that was
+// written long ago.
+func TestLostTailIsNoticed(t *testing.T) {
+	for _, lost := range []uint64{1, 150, 300} {
+		path := filepath.Join(t.TempDir(), "raft.db")
+		s := mustOpen(t, path)
+		mustSave(t, s, Batch{Entries: entries(1, 300, 1), HardState: hard(1, 0, 0)})
+		if err := s.update(func(tb *tables) error { return tb.dropEntries(lost, lost) }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Load(); !errors.Is(err, ErrDamaged) {
+			t.Errorf("without entry %d: %v", lost, err)
+		}
+	}
+}
+
+// A tree that leads back to itself would keep bbolt busy for ever.
+func TestPageReferredToTwiceIsNoticed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "raft.db")
+	s := mustOpen(t, path)
+	mustSave(t, s, Batch{Entries: entries(1, 3000, 1), HardState: hard(1, 0, 0)})
+	_ = s.Close()
+	good := fileBytes(t, path)
+	tried := 0
+	for id := 2; (id+1)*4096 <= len(good); id++ {
+		page := good[id*4096:]
+		if binary.LittleEndian.Uint16(page[8:]) != boltBranch || binary.LittleEndian.Uint64(page) != uint64(id) {
+			continue
+		}
+		sibling := binary.LittleEndian.Uint64(page[boltHeader+8:])
+		for _, to := range []uint64{uint64(id), sibling, 0, 1, 1 << 40} {
+			bad := append([]byte(nil), good...)
+			binary.LittleEndian.PutUint64(bad[id*4096+boltHeader+boltElement+8:], to)
+			if err := checkBytes(bad); !errors.Is(err, ErrDamaged) {
+				t.Errorf("page %d with a reference to %d: %v", id, to, err)
+			}
+			tried++
+		}
+	}
+	if tried == 0 {
+		t.Fatal("no branch page in the file")
+	}
+}
+
+// A meta page of long ago beside a new one.
+func TestMetaPagesMustBeConsecutive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "raft.db")
+	s := mustOpen(t, path)
+	var files [][]byte
+	for i := range uint64(8) {
+		mustSave(t, s, Batch{Entries: entries(i+1, i+1, 1), HardState: hard(1, 0, 0)})
+		files = append(files, fileBytes(t, path))
+	}
+	for slot := range 2 {
+		bad := append([]byte(nil), files[7]...)
+		copy(bad[slot*4096:slot*4096+4096], files[2][slot*4096:])
+		if err := checkBytes(bad); !errors.Is(err, ErrDamaged) {
+			t.Errorf("old page in slot %d: %v", slot, err)
+		}
+	}
+	if err := checkBytes(files[7]); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -61,12 +61,12 @@ func orNow(now func() time.Time) func() time.Time {
 // recorder keeps what a handler was told, as text: "up n2", "down n2", "n2: 5", "dropped n2: 5".
 type recorder struct {
 	events chan string
-	// Message waits for it, if it is not nil.
+	// Messages wait for it, if it is not nil; those that are not "quick".
 	block chan struct{}
 }
 
 func (r *recorder) Message(node string, m *peerpb.Message) {
-	if r.block != nil {
+	if r.block != nil && payload(m) != "quick" {
 		<-r.block
 	}
 	r.events <- node + ": " + payload(m)
@@ -355,6 +355,32 @@ func TestNewerConnectionReplacesTheOlder(t *testing.T) {
 	b.wait("n1: one")
 }
 
+// What the older connection has brought is delivered before anything of the newer one (P1).
+func TestOrderAcrossConnections(t *testing.T) {
+	ids, _ := identities(t, nil, "n1", "n2")
+	slow := &recorder{events: make(chan string, 100), block: make(chan struct{})}
+	a, b := start(t, Options{Identity: ids["n1"]}), start(t, Options{Identity: ids["n2"], Handler: slow})
+	b.SetPeers(map[string][]string{"n1": {"127.0.0.9:1"}})
+	for _, s := range []string{"slow", "quick"} {
+		p := dialPeer(t, ids["n1"], b.addrs[0])
+		p.hello(a)
+		if err := wire.WriteFrame(p, message(s)); err != nil {
+			t.Fatal(err)
+		}
+		for b.Counters()["n1"].Received == 0 {
+			runtime.Gosched()
+		}
+	}
+	select {
+	case e := <-b.events:
+		t.Errorf("%q came first", e)
+	case <-time.After(200 * time.Millisecond): // long enough for a wrong order to show
+	}
+	close(slow.block)
+	b.wait("n1: slow")
+	b.wait("n1: quick")
+}
+
 // rawPeer speaks the protocol by hand.
 type rawPeer struct {
 	*tls.Conn
@@ -415,6 +441,21 @@ func TestIncompatibleVersionsAreRefusedOnBothSides(t *testing.T) {
 	}
 	if len(a.events)+len(b.events) != 0 {
 		t.Error("the handlers heard of it")
+	}
+}
+
+func TestEachSideJudgesVersionsByItself(t *testing.T) {
+	ids, _ := identities(t, nil, "n1", "n2")
+	b := start(t, Options{Identity: ids["n2"], ProtocolMin: 3, ProtocolMax: 5})
+	for _, c := range []struct {
+		min, max uint32
+		refused  string
+	}{{1, 2, "upgrade node n1"}, {6, 9, "upgrade node n2"}, {1, 3, ""}, {5, 9, ""}, {4, 4, ""}} {
+		a := New(Options{Identity: ids["n1"], ProtocolMin: c.min, ProtocolMax: c.max})
+		h := dialPeer(t, ids["n1"], b.addrs[0]).hello(&node{Transport: a})
+		if (h.GetRefused() == "") != (c.refused == "") || !strings.Contains(h.GetRefused(), c.refused) {
+			t.Errorf("versions %d to %d: %q", c.min, c.max, h.GetRefused())
+		}
 	}
 }
 
@@ -597,6 +638,26 @@ func TestStrangersCantExhaustHandshakes(t *testing.T) {
 	if b.strangers > handshakesMax {
 		t.Errorf("%d handshakes with strangers at once", b.strangers)
 	}
+}
+
+func TestOneAddressHasFewHandshakes(t *testing.T) {
+	ids, _ := identities(t, nil, "n1", "n2")
+	b := start(t, Options{Identity: ids["n2"]}, "127.0.0.6:0")
+	b.SetPeers(map[string][]string{"n1": {"127.0.0.1:1"}}) // known, so not limited as a stranger
+	var last net.Conn
+	for range handshakesPerIP + 1 {
+		c, err := net.Dial("tcp", b.addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		last = c
+	}
+	_ = last.SetReadDeadline(time.Now().Add(handshakeLimit / 2))
+	if _, err := last.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Errorf("one more than allowed: %v", err)
+	}
+	b.waitLog("too many handshakes")
 }
 
 func TestAPIOnTheSamePort(t *testing.T) {
