@@ -80,7 +80,7 @@ func TestPowerCutAtEveryWrite(t *testing.T) {
 		page := os.Getpagesize()
 		grown := make([]byte, len(after))
 		copy(grown, before)
-		for try := range 30 {
+		for try := range 12 {
 			file := append([]byte(nil), grown...)
 			for at := 2 * page; at < len(after); at += sector {
 				if try == 0 || rng.IntN(2) == 0 {
@@ -98,7 +98,7 @@ func TestPowerCutAtEveryWrite(t *testing.T) {
 			t.Fatalf("step %d changes nothing", i)
 		}
 	}
-	if torn < 300 {
+	if torn < 140 {
 		t.Fatalf("only %d files tried", torn)
 	}
 }
@@ -142,7 +142,7 @@ func TestDamageIsNoticed(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	for range 1500 {
+	for range 700 {
 		file := append([]byte(nil), good...)
 		at := rng.IntN(len(file))
 		switch rng.IntN(3) {
@@ -159,17 +159,17 @@ func TestDamageIsNoticed(t *testing.T) {
 			try(fmt.Sprintf("zeroed sector at %d", at), file)
 		}
 	}
-	for n := 0; n < len(good); n += 1999 {
+	for n := 0; n < len(good); n += 4999 {
 		try(fmt.Sprintf("cut to %d bytes", n), good[:n])
 	}
 	// A page in the place of another, as a misdirected write leaves it.
-	for range 300 {
+	for range 150 {
 		file := append([]byte(nil), good...)
 		a, b := rng.IntN(len(file)/4096), rng.IntN(len(file)/4096)
 		copy(file[a*4096:a*4096+4096], good[b*4096:])
 		try(fmt.Sprintf("page %d in the place of %d", b, a), file)
 	}
-	if refused < 500 {
+	if refused < 250 {
 		t.Fatalf("only %d files were refused", refused)
 	}
 }
@@ -313,7 +313,7 @@ func TestKilledWhileWriting(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
 	rng := rand.New(rand.NewPCG(5, 6))
 	acked := uint64(0)
-	for range 12 {
+	for range 8 {
 		c := childCommand("append", path)
 		out, err := c.StdoutPipe()
 		if err != nil {

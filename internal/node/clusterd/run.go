@@ -71,6 +71,11 @@ func Run(ctx context.Context, o Options) error {
 	if o.Version == "" {
 		o.Version = buildVersion()
 	}
+	runDir, err := filepath.Abs(o.RunDir)
+	if err != nil {
+		return fmt.Errorf("clusterd: run directory: %w", err)
+	}
+	o.RunDir = runDir
 	lock, err := lockRunDir(o.RunDir)
 	if err != nil {
 		return fmt.Errorf("clusterd: %w", err)
