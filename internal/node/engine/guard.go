@@ -26,6 +26,8 @@ type guardInfo struct {
 	calls       uint64
 	appended    uint64
 	configured  *guardpb.Configure
+	// What configured was made from: while that is the same, so is it.
+	madeFrom configuredFrom
 	// Answered Configure frames: by these guard runs.
 	configureCall           uint64
 	askedEpoch, askedConf   uint64
@@ -279,9 +281,25 @@ func (e *Engine) timers() (heartbeat, peertrouble, peerinact time.Duration) {
 	return timers.Effective(e.s.GetCluster().GetTimers())
 }
 
+// configuredFrom is all that guardConfiguration looks at. Most steps change
+// nothing of it, and to make and compare a Configure in each costs more than
+// all else that an idle engine does.
+type configuredFrom struct {
+	state       *statepb.State
+	applied     uint64
+	raftID      uint64
+	incarnation uint64
+	removed     bool
+}
+
 // configureGuard sends what guard runs by, if it has changed.
 func (e *Engine) configureGuard() {
 	g := &e.guard
+	from := configuredFrom{e.s, e.applied, e.RaftID(), g.incarnation, e.outside.removed}
+	if g.configured != nil && from == g.madeFrom {
+		return
+	}
+	g.madeFrom = from
 	c := e.guardConfiguration()
 	revision := e.s.GetConfigRevision()
 	if proto.Equal(c, g.configured) && (revision == g.askedConf || g.configured == nil) {
