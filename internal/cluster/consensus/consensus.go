@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -10,10 +11,13 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// In ticks of 100 ms. Links notice a dead leader long before.
+// TickEvery is the time between ticks.
+const TickEvery = 250 * time.Millisecond
+
+// In ticks. Links notice a dead leader long before; an idle cluster should be quiet.
 const (
-	electionTicks  = 15
-	heartbeatTicks = 3
+	electionTicks  = 6
+	heartbeatTicks = 2
 )
 
 // maxMessage bounds the entries of one append.
@@ -170,7 +174,7 @@ func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
 	}}, nil
 }
 
-// Tick is called every 100 ms.
+// Tick is called every TickEvery.
 func (n *Node) Tick() { n.raw.Tick() }
 
 // Step takes a message of a peer. What does not fit is ignored.

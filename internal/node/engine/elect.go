@@ -23,6 +23,7 @@ type election struct {
 	tries      int
 	// Reports so far, and how many there were at the last try.
 	reports, triedAt int
+	wake             time.Duration
 }
 
 type leaderless struct {
@@ -39,6 +40,7 @@ const (
 )
 
 func (e *Engine) elect() {
+	e.election.wake = 0
 	if e.raft == nil || e.self() == nil {
 		return // E3
 	}
@@ -51,6 +53,7 @@ func (e *Engine) elect() {
 	if e.election.announced == 0 || e.now >= e.election.announced+announceEvery {
 		e.announceLeaderless(st.LastTerm, st.LastIndex)
 	}
+	e.election.wake = e.election.announced + announceEvery
 	if st.State == raft.StateLeader || !e.bestPlaced(st.LastTerm, st.LastIndex) {
 		return
 	}
@@ -59,7 +62,8 @@ func (e *Engine) elect() {
 		if e.election.reports != e.election.triedAt {
 			wait = retryCampaign / 4 // somebody new is without a leader; but a campaign may be under way
 		}
-		if e.now < e.election.lastTry+wait {
+		if next := e.election.lastTry + wait; e.now < next {
+			e.election.wake = min(e.election.wake, next)
 			return
 		}
 	}

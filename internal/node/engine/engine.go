@@ -279,7 +279,7 @@ func (e *Engine) Take() Out {
 
 func (e *Engine) wake() time.Duration {
 	wake := e.nextRaftTick
-	for _, t := range []time.Duration{e.lead.wake, e.groups.wake, e.guard.nextTick, e.waiting.nextRetry, e.outside.nextAsk} {
+	for _, t := range []time.Duration{e.lead.wake, e.groups.wake, e.guard.nextTick, e.waiting.nextRetry, e.outside.nextAsk, e.election.wake} {
 		if t > e.now && (wake == 0 || t < wake) { // what is due was looked at in this very step
 			wake = t
 		}

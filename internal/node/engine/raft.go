@@ -2,7 +2,6 @@ package engine
 
 import (
 	"slices"
-	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -15,7 +14,6 @@ import (
 )
 
 const (
-	raftTick = 100 * time.Millisecond
 	// A log longer than this many bytes or entries is folded into a snapshot.
 	compactBytes   = 8 << 20
 	compactEntries = 5000
@@ -34,7 +32,7 @@ func (e *Engine) load(cfg Config) error {
 	if id == 0 {
 		id = state.MemberOf(e.s, cfg.Node).GetRaftId()
 	}
-	e.nextRaftTick = e.now + raftTick
+	e.nextRaftTick = e.now + consensus.TickEvery
 	if id == 0 {
 		return nil // no log: this node has to join
 	}
@@ -65,7 +63,7 @@ func (e *Engine) ticks() {
 	if e.raft != nil {
 		e.raft.Tick()
 	}
-	e.nextRaftTick = max(e.nextRaftTick+raftTick, e.now+raftTick/2)
+	e.nextRaftTick = max(e.nextRaftTick+consensus.TickEvery, e.now+consensus.TickEvery/2)
 }
 
 // ready takes raft one step further, if nothing is outstanding.
