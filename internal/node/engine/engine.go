@@ -322,6 +322,17 @@ func (e *Engine) self() *statepb.Member {
 	return m
 }
 
+// incarnation is this incarnation as a member or as a learner, nil if it is neither.
+func (e *Engine) incarnation() *statepb.Member {
+	if m := e.self(); m != nil {
+		return m
+	}
+	if l := e.s.GetLearners()[e.node]; l.GetRaftId() == e.RaftID() {
+		return l
+	}
+	return nil
+}
+
 // nameOf the node with a raft id, empty: not known.
 func (e *Engine) nameOf(raftID uint64) string {
 	if raftID == 0 {

@@ -225,12 +225,7 @@ func (e *Engine) guardOn() {
 // register this guard, and that the cluster starts from cold, by commands.
 func (e *Engine) register() {
 	g := &e.guard
-	m := e.self()
-	if m == nil {
-		if l := e.s.GetLearners()[e.node]; l != nil && l.GetRaftId() == e.RaftID() {
-			m = l
-		}
-	}
+	m := e.incarnation()
 	if m == nil {
 		return
 	}
@@ -324,9 +319,11 @@ func (e *Engine) guardConfiguration() *guardpb.Configure {
 	if c.SeedNodes == 0 {
 		c.SeedNodes = uint32(state.Majority(len(nodes)))
 	}
-	if m := e.self(); m != nil && !e.outside.removed {
-		c.RaftId = m.GetRaftId()
-		c.MayAcknowledge = m.GetGuardIncarnation() == e.guard.incarnation
+	if !e.outside.removed {
+		c.RaftId = e.self().GetRaftId()
+		// A learner's word is wanted at once when it becomes a voter: the lease of those who
+		// have applied that already may depend on it.
+		c.MayAcknowledge = e.incarnation().GetGuardIncarnation() == e.guard.incarnation
 	}
 	for _, n := range sortedNodes(nodes) {
 		p := &guardpb.Peer{Node: n.GetName()}
