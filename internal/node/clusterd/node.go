@@ -92,8 +92,10 @@ type node struct {
 	cloned      *statepb.State // what State hands out, nil: to be made
 	revision    uint64         // of the configuration that addresses were taken from
 	addressed   bool
+	own         []string // this node's addresses
 	listenFault string
-	decision    uint64 // newest one that was logged
+	listenAt    time.Duration // when listening is tried again, 0: not
+	decision    uint64        // newest one that was logged
 	started     time.Time
 }
 
@@ -176,8 +178,12 @@ func (n *node) untilWake() time.Duration {
 		return 0
 	}
 	wake := n.guard.wake
-	if n.ending == "" && n.wake != 0 && (wake == 0 || n.wake < wake) {
-		wake = n.wake
+	if n.ending == "" {
+		for _, w := range []time.Duration{n.wake, n.listenAt} {
+			if w != 0 && (wake == 0 || w < wake) {
+				wake = w
+			}
+		}
 	}
 	if wake == 0 {
 		return time.Hour
@@ -187,6 +193,9 @@ func (n *node) untilWake() time.Duration {
 
 func (n *node) tick() {
 	n.guardTick()
+	if n.listenAt != 0 && n.now() >= n.listenAt {
+		n.listen()
+	}
 	if n.ending == "" && n.wake != 0 && n.now() >= n.wake {
 		n.step(engine.Tick{})
 	}

@@ -4,6 +4,7 @@ package clusterd
 
 import (
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -14,6 +15,9 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
+
+// listenRetry is how often a link that can't be listened on is tried again.
+const listenRetry = time.Second
 
 // fromPeers takes what comes from other nodes into the inbox.
 type fromPeers struct{ n *node }
@@ -65,11 +69,8 @@ func (n *node) addresses() {
 	if own == nil { // taken out of the configuration: the others can still be reached
 		own, _ = endpoints(n.id.Self())
 	}
-	n.listenFault = ""
-	if err := n.peers.Listen(own); err != nil {
-		n.listenFault = err.Error()
-		n.log.Error("peers and remote clients can't reach this node on all links", "error", err)
-	}
+	n.own = own
+	n.listen()
 	n.peers.SetPeers(peers)
 	if s == nil {
 		return
@@ -84,6 +85,25 @@ func (n *node) addresses() {
 	default:
 	}
 	n.toKeep <- proto.CloneOf(keep)
+}
+
+// listen on this node's addresses; what does not work is tried again, since a
+// port that somebody else holds may become free.
+func (n *node) listen() {
+	n.listenAt = 0
+	err := n.peers.Listen(n.own)
+	if err == nil {
+		if n.listenFault != "" {
+			n.log.Info("this node listens on all links again")
+		}
+		n.listenFault = ""
+		return
+	}
+	if err.Error() != n.listenFault {
+		n.log.Error("peers and remote clients can't reach this node on all links", "error", err)
+	}
+	n.listenFault = err.Error()
+	n.listenAt = n.now() + listenRetry
 }
 
 func (n *node) keepNodes() {

@@ -119,26 +119,16 @@ type machine struct {
 	run   string
 	guard *exec.Cmd
 	ended chan error
-	log   *tail
+	log   logFile
 	disk  string // size of its file system, empty: the machine's
 }
 
-// tail keeps a log in memory.
-type tail struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
+// logFile is a file, not a pipe: clusterd may outlive the guard that a test waits for.
+type logFile string
 
-func (l *tail) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *tail) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+func (l logFile) String() string {
+	b, _ := os.ReadFile(string(l))
+	return string(b)
 }
 
 // port of a test: guard and clusterd of all nodes use one number on addresses of their own.
@@ -154,8 +144,15 @@ func cluster(t *testing.T, groups []*v1.Group, names ...string) map[string]*mach
 	third := nextNet.n % 250
 	nextNet.Unlock()
 	cfg := &v1.Configuration{Types: agents.Types(), Cluster: &v1.Cluster{Name: "test", Timers: &v1.Timers{Peerinact: durationpb.New(2 * time.Second)}}, Groups: groups}
+	// Control groups are named after nodes, and other tests have nodes too.
+	full := func(n string) string { return fmt.Sprintf("%s-%d-%d", n, os.Getpid(), third) }
+	for _, g := range groups {
+		for i, n := range g.SystemList {
+			g.SystemList[i] = full(n)
+		}
+	}
 	for i, n := range names {
-		cfg.Nodes = append(cfg.Nodes, &v1.Node{Name: n, Links: []*v1.Link{
+		cfg.Nodes = append(cfg.Nodes, &v1.Node{Name: full(n), Links: []*v1.Link{
 			{Name: "a", Address: fmt.Sprintf("127.21.%d.%d:7946", third, i+1)},
 			{Name: "b", Address: fmt.Sprintf("127.22.%d.%d:7946", third, i+1)},
 		}})
@@ -169,21 +166,36 @@ func cluster(t *testing.T, groups []*v1.Group, names ...string) map[string]*mach
 		t.Fatal(err)
 	}
 	all := map[string]*machine{}
-	for _, n := range names {
-		all[n] = &machine{t: t, name: n, state: filepath.Join(dir, "state", n), run: filepath.Join(dir, "run-"+n), log: &tail{}}
-		if err := os.Mkdir(all[n].run, 0o700); err != nil {
+	for i, short := range names {
+		n := cfg.Nodes[i].GetName()
+		all[short] = &machine{t: t, name: n, state: filepath.Join(dir, "state", n), run: filepath.Join(dir, "run-"+n), log: logFile(filepath.Join(dir, n+".log"))}
+		if err := os.Mkdir(all[short].run, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(all[n].destroy)
+		t.Cleanup(all[short].destroy)
 	}
 	return all
+}
+
+func byName(ms map[string]*machine, name string) *machine {
+	for _, m := range ms {
+		if m.name == name {
+			return m
+		}
+	}
+	return nil
 }
 
 func (m *machine) start() {
 	m.t.Helper()
 	m.guard = exec.Command(os.Args[0])
 	m.guard.Env = append(os.Environ(), asEnv+"=guard", "CLUSTERD_TEST_STATE="+m.state, "CLUSTERD_TEST_RUN="+m.run)
-	m.guard.Stderr = m.log
+	log, err := os.OpenFile(string(m.log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer log.Close()
+	m.guard.Stderr = log
 	m.guard.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if m.disk != "" {
 		m.guard.Env = append(m.guard.Env, "CLUSTERD_TEST_DISK="+m.disk)
@@ -204,9 +216,44 @@ func (m *machine) destroy() {
 	for _, pid := range m.clusterd() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+	for _, pid := range m.services() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	for _, dir := range m.cgroups() {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+		for range time.Tick(10 * time.Millisecond) {
+			inner, _ := filepath.Glob(filepath.Join(dir, "*", "*", "cgroup.procs"))
+			outer, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+			for _, f := range append(inner, outer...) {
+				_ = os.Remove(filepath.Dir(f))
+			}
+			if err := os.Remove(dir); err == nil || !errors.Is(err, syscall.EBUSY) {
+				break
+			}
+		}
+	}
 	if m.t.Failed() {
 		m.t.Logf("%s:\n%s", m.name, m.log)
 	}
+}
+
+// cgroups that this node's agents have made.
+func (m *machine) cgroups() []string {
+	own, _ := os.ReadFile("/proc/self/cgroup")
+	path := "/"
+	for line := range strings.Lines(string(own)) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			path = p
+		}
+	}
+	var found []string
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		for _, below := range []string{"", "clusterd"} {
+			dirs, _ := filepath.Glob(filepath.Join(root, path, below, "holdfast-"+m.name))
+			found = append(found, dirs...)
+		}
+	}
+	return found
 }
 
 // clusterd finds the processes of this node's clusterd.
@@ -295,7 +342,7 @@ func TestThreeNodes(t *testing.T) {
 	for _, m := range ms {
 		where = onlineOn(m.until("a healthy cluster", healthy(3, "web")), "web")
 	}
-	active := ms[where]
+	active := byName(ms, where)
 	var running []int
 	active.until("the service's process", func(*v1.StatusResponse) bool {
 		running = active.services()
@@ -324,13 +371,13 @@ func TestThreeNodes(t *testing.T) {
 	for _, pid := range active.clusterd() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	for name, m := range ms {
-		if name != where {
+	for _, m := range ms {
+		if m != active {
 			s := m.until("a takeover", func(s *v1.StatusResponse) bool {
 				on := onlineOn(s, "web")
 				return on != "" && on != where
 			})
-			t.Logf("%s: %s", name, s.GetVerdict())
+			t.Logf("%s: %s", m.name, s.GetVerdict())
 			break
 		}
 	}
@@ -379,7 +426,7 @@ func TestFullDisk(t *testing.T) {
 	for _, m := range ms {
 		m.start()
 	}
-	full.until("the service on n1", func(s *v1.StatusResponse) bool { return onlineOn(s, "web") == "n1" })
+	full.until("the service on n1", func(s *v1.StatusResponse) bool { return onlineOn(s, "web") == full.name })
 	other := ms["n2"]
 	other.until("a healthy cluster", healthy(3, "web"))
 	nodes := v1.NewNodeServiceClient(other.client(), "http://node")
@@ -392,10 +439,10 @@ func TestFullDisk(t *testing.T) {
 				t.Errorf("guard ended with %v", err)
 			}
 		default:
-			if _, err := nodes.Freeze(ctx, connect.NewRequest(&v1.FreezeNodeRequest{Node: "n3"})); err != nil {
+			if _, err := nodes.Freeze(ctx, connect.NewRequest(&v1.FreezeNodeRequest{Node: ms["n3"].name})); err != nil {
 				t.Logf("freeze: %v", err)
 			}
-			if _, err := nodes.Unfreeze(ctx, connect.NewRequest(&v1.UnfreezeNodeRequest{Node: "n3"})); err != nil {
+			if _, err := nodes.Unfreeze(ctx, connect.NewRequest(&v1.UnfreezeNodeRequest{Node: ms["n3"].name})); err != nil {
 				t.Logf("unfreeze: %v", err)
 			}
 			if ctx.Err() != nil {
@@ -411,7 +458,7 @@ func TestFullDisk(t *testing.T) {
 	if log := full.log.String(); !strings.Contains(log, "this node can't go on") || !strings.Contains(log, "no space left for the raft log") {
 		t.Error("no reason is told")
 	}
-	s := other.until("a takeover", func(s *v1.StatusResponse) bool { on := onlineOn(s, "web"); return on != "" && on != "n1" })
+	s := other.until("a takeover", func(s *v1.StatusResponse) bool { on := onlineOn(s, "web"); return on != "" && on != full.name })
 	t.Log(s.GetVerdict())
 }
 
@@ -460,5 +507,33 @@ func TestSecondClusterdIsRefused(t *testing.T) {
 	defer lock.Close()
 	if err := Run(t.Context(), Options{StateDir: dir, RunDir: dir}); !errors.Is(err, ErrRunning) || Status(err) != 1 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Guard is killed and does not come back: clusterd stops everything at the end
+// of the lease. The next guard finds it and the service runs again.
+func TestGuardKilled(t *testing.T) {
+	m := cluster(t, []*v1.Group{service("n1")}, "n1")["n1"]
+	m.start()
+	m.until("the service", healthy(1, "web"))
+	m.until("the service's process", func(*v1.StatusResponse) bool { return len(m.services()) == 1 })
+	engine := m.clusterd()
+	_ = m.guard.Process.Kill()
+	<-m.ended
+	began := time.Now()
+	for range time.Tick(10 * time.Millisecond) {
+		if len(m.services()) == 0 {
+			break
+		}
+		if time.Since(began) > patience {
+			t.Fatal("the service runs without a lease")
+		}
+	}
+	// 60 % of peerinact at most, and a share for the stop.
+	t.Logf("stopped %v after the death of guard", time.Since(began))
+	m.start()
+	m.until("the service again", func(s *v1.StatusResponse) bool { return healthy(1, "web")(s) && len(m.services()) == 1 })
+	if now := m.clusterd(); fmt.Sprint(now) != fmt.Sprint(engine) {
+		t.Errorf("clusterd was %v, is %v", engine, now)
 	}
 }
