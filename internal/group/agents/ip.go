@@ -122,6 +122,7 @@ func (a address) monitor() agent.Result {
 		a.h.net.forget(a.key)
 		return found(false, false, fmt.Sprintf("there is no network card %s", a.device))
 	case len(own) == 0:
+		a.h.announcer.end(a.key)
 		a.h.net.forget(a.key)
 		return found(false, false, fmt.Sprintf("%s is not on %s", a.prefix.Addr(), a.device))
 	case link.Attrs().RawFlags&unix.IFF_UP == 0:
@@ -136,6 +137,7 @@ func (a address) monitor() agent.Result {
 			return found(false, false, fmt.Sprintf("%s is in use by another machine, says duplicate address detection", a.prefix.Addr()))
 		}
 	}
+	a.h.announcer.keep(a.key, link, a.prefix.Addr()) // it may have been online before this process
 	return found(true, a.h.net.address(a.key, onDevice{a.prefix.Addr(), a.device}), "")
 }
 

@@ -191,7 +191,7 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// announcer repeats announcements until an address is removed.
+// announcer repeats announcements, and defends addresses, until they are removed.
 type announcer struct {
 	log  *slog.Logger
 	stop chan struct{}
@@ -205,15 +205,11 @@ func newAnnouncer(log *slog.Logger) *announcer {
 	return &announcer{log: log, stop: make(chan struct{}), each: map[key]chan struct{}{}}
 }
 
+// begin announces an address for a while, and defends it until its end.
 func (n *announcer) begin(k key, link netlink.Link, a netip.Addr) {
 	n.end(k)
-	stop := make(chan struct{})
-	n.mu.Lock()
-	n.each[k] = stop
-	n.mu.Unlock()
-	n.busy.Add(1)
-	go func() {
-		defer n.busy.Done()
+	stop := n.keep(k, link, a)
+	n.background(func() {
 		began := time.Now()
 		for _, at := range announceAt {
 			t := time.NewTimer(time.Until(began.Add(at)))
@@ -226,11 +222,36 @@ func (n *announcer) begin(k key, link netlink.Link, a netip.Addr) {
 				t.Stop()
 				return
 			}
-			if err := announceOnce(link, a); err != nil {
-				n.log.Warn("neighbours can't be told where an address is", "address", a, "device", link.Attrs().Name, "error", err)
-			}
+			n.tell(link, a)
 		}
-	}()
+	})
+}
+
+// background runs f, unless the announcer is closed.
+func (n *announcer) background(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	select {
+	case <-n.stop:
+	default:
+		n.busy.Go(f)
+	}
+}
+
+// keep defends an address that is online, if it is not defended yet.
+func (n *announcer) keep(k key, link netlink.Link, a netip.Addr) chan struct{} {
+	n.mu.Lock()
+	stop := n.each[k]
+	defended := stop != nil
+	if !defended {
+		stop = make(chan struct{})
+		n.each[k] = stop
+	}
+	n.mu.Unlock()
+	if !defended {
+		n.background(func() { n.defend(link, a, stop) })
+	}
+	return stop
 }
 
 func announceOnce(link netlink.Link, a netip.Addr) error {
@@ -252,6 +273,8 @@ func (n *announcer) end(k key) {
 }
 
 func (n *announcer) close() {
+	n.mu.Lock()
 	close(n.stop)
+	n.mu.Unlock()
 	n.busy.Wait()
 }
