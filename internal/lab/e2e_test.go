@@ -496,8 +496,13 @@ func TestPausedActiveNode(t *testing.T) {
 	if now := s.settle(); now != o.Node {
 		t.Errorf("the service went back to %s", now)
 	}
-	for _, p := range s.prober.Since(woke) {
-		if p.Node == active {
+	// While it still had the address, old connections of it may have told others so.
+	after := s.prober.Since(woke - gapLead)
+	if gap := longestGap(after); gap > 2*time.Second {
+		t.Errorf("the node that woke cut the service off for %v", gap)
+	}
+	for _, p := range after {
+		if p.Begin > woke && p.Node == active {
 			t.Errorf("%s answered %v after it woke", active, p.End-woke)
 		}
 	}
