@@ -217,7 +217,17 @@ func (r *Runtime) schedule(x *resource, now time.Duration) {
 		interval *= watchedFactor
 	}
 	x.scattered = false
-	r.setDue(x, now+interval)
+	r.setDue(x, together(now+interval, interval))
+}
+
+// together moves a monitor a little forward, to a moment at which others are
+// due as well: on an idle node waking up costs more than the monitors do.
+func together(at, interval time.Duration) time.Duration {
+	step := min(interval/32, 250*time.Millisecond)
+	if step <= 0 {
+		return at
+	}
+	return at / step * step
 }
 
 func (r *Runtime) setDue(x *resource, at time.Duration) {
