@@ -240,6 +240,10 @@ func (k *Keeper) evict(now time.Duration, s *pb.State, sight Sight, sooner func(
 		if node == sight.Self {
 			continue // those who suspect the leader elect another first (package engine)
 		}
+		if len(k.statements[node]) == 0 { // the usual case, after every event
+			trouble = trouble || sight.Trouble(node)
+			continue
+		}
 		var mine []*pb.Statement
 		var newest time.Duration
 		for _, voter := range state.SortedKeys(k.statements[node]) {

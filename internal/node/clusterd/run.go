@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -85,6 +86,9 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Warn("clusterd may run with guard's priority", "error", err)
 	}
 	// The state is small and garbage of plans and snapshots large: collecting often costs little.
+	// One goroutine decides, all others wait for files and sockets. A second processor would
+	// mostly be woken to find nothing to do: it doubles what an idle node costs.
+	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(40)
 
 	id, err := identity.Load(o.StateDir)
