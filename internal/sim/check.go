@@ -19,7 +19,10 @@ type checker struct {
 	views    map[uint64]string // N1: members by epoch
 	digests  map[uint64]string // N3: state by applied index
 	digestBy map[uint64]string
-	acks     []ack // N4
+	acks     []ack             // N4
+	members  map[string]uint64 // raft id of each node's newest incarnation in a view
+	fenced   map[string]uint64 // evicted incarnations that are not proven to have stopped
+	proven   map[string]uint64 // the newest incarnation of each node that is (N5)
 	newest   *pb.State
 	newestAt uint64
 	diskLost int
@@ -34,7 +37,8 @@ type ack struct {
 }
 
 func newChecker(c *cluster) *checker {
-	return &checker{c: c, views: map[uint64]string{}, digests: map[uint64]string{}, digestBy: map[uint64]string{}}
+	return &checker{c: c, views: map[uint64]string{}, digests: map[uint64]string{}, digestBy: map[uint64]string{},
+		members: map[string]uint64{}, fenced: map[string]uint64{}, proven: map[string]uint64{}}
 }
 
 // applied looks at the state that a node has reached.
@@ -68,6 +72,54 @@ func (k *checker) applied(n *node) {
 	}
 	if index > k.newestAt {
 		k.newest, k.newestAt = s, index
+		k.proofs(s)
+	}
+}
+
+// proofs follows which evicted incarnations are said to have stopped.
+func (k *checker) proofs(s *pb.State) {
+	for _, n := range k.c.nodes {
+		st := s.GetNodeStatus()[n.name]
+		id := uint64(0)
+		switch {
+		case st.GetFence() != nil:
+			k.fenced[n.name] = st.GetFence().GetRaftId()
+		case k.fenced[n.name] != 0:
+			id = k.fenced[n.name]
+			delete(k.fenced, n.name)
+		case st.GetPhase() == pb.NodePhase_NODE_PHASE_FAULTED:
+			id = k.members[n.name]
+		}
+		if m := state.MemberOf(s, n.name); m != nil {
+			k.members[n.name] = m.GetRaftId()
+		}
+		if id <= k.proven[n.name] {
+			continue
+		}
+		k.proven[n.name] = id
+		k.c.count("proven")
+		k.lease(n)
+		for _, g := range k.c.config.GetGroups() {
+			if n.up && n.host.alive(g.GetName()) && n.excused() <= k.c.now && n.leaseID == id {
+				k.c.fail("N5", "incarnation %d of %s is proven to have stopped, but processes of %s are alive there", id, n.name, g.GetName())
+			}
+		}
+	}
+}
+
+// lease looks whether a node holds one as an incarnation that is proven to have
+// stopped. A paused node's clock counts, so that nothing excuses it.
+func (k *checker) lease(n *node) {
+	if n.guard == nil || !n.guard.LeaseHeld(n.local()) {
+		n.hadLease = false
+		return
+	}
+	if !n.hadLease {
+		n.hadLease = true
+		n.leaseID = n.guard.Configured().GetRaftId()
+	}
+	if n.leaseID != 0 && n.leaseID <= k.proven[n.name] {
+		k.c.fail("N5", "incarnation %d of %s is proven to have stopped, but holds a lease for %v", n.leaseID, n.name, n.leaseUntil-n.local())
 	}
 }
 

@@ -35,12 +35,12 @@ type node struct {
 	leaseUntil time.Duration
 	guardRan   bool
 
-	guardProc  *process
-	guard      *guard.Core
-	guardTick  *simEvent
-	guardLate  *simEvent // init starts it again
-	hadLease   bool
-	guardSince time.Duration
+	guardProc *process
+	guard     *guard.Core
+	guardTick *simEvent
+	guardLate *simEvent // init starts it again
+	hadLease  bool
+	leaseID   uint64 // raft id by which it was taken
 
 	proc         *process // clusterd
 	engine       *engine.Engine
@@ -298,6 +298,7 @@ func (n *node) guardOut() {
 		n.saved = proto.CloneOf(out.Save)
 	}
 	n.leaseUntil = n.guard.LeaseUntil()
+	n.c.check.lease(n)
 	if out.Stop != nil {
 		n.stopProtected(out.Stop)
 	}

@@ -214,7 +214,7 @@ func Shrink(r Result, progress func(left int)) Result {
 // tests less than it says.
 var mustSee = []string{
 	"net.lost", "net.duplicated", "stream.broken", "stream.stalled", "stream.dropped", "disk.torn",
-	"view", "ack", "event.node.evicted", "event.node.joined", "event.node.left", "event.node.stays", "event.node.stopped",
+	"view", "ack", "proven", "hiccup", "guardless.stop", "event.node.evicted", "event.node.joined", "event.node.left", "event.node.stays", "event.node.stopped",
 	"call.online", "call.offline", "call.clean", "call.hung", "call.misbehaved",
 	"lease.ended", "stale.processes", "goodbye",
 	"fault.crash", "fault.boot", "fault.kill", "fault.pause", "fault.cut", "fault.flap", "fault.split", "fault.net", "fault.disk",
