@@ -125,7 +125,7 @@ func (n *node) carryOut() {
 	if out.Exit != "" && !n.exiting {
 		n.exiting = true
 		n.tell("engine: %s", out.Exit)
-		if !strings.Contains(out.Exit, "has left the cluster") {
+		if !out.Left {
 			n.c.fail("N6", "the engine of %s gives up: %s", n.name, out.Exit)
 		}
 	}

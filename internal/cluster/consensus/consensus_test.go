@@ -22,7 +22,6 @@ type testNode struct {
 	applied []string
 	// hold keeps batches outstanding; held is one that is.
 	hold, held bool
-	late       []*raftpb.Message
 }
 
 func newWorld(t *testing.T, n uint64) *world {

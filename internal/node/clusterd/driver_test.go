@@ -261,7 +261,7 @@ func TestCleanLeaveEndsWithGuard(t *testing.T) {
 		g := b.guardComes()
 		time.Sleep(time.Second)
 		b.told()
-		b.next(engine.Out{Exit: left})
+		b.next(engine.Out{Exit: "this node has left the cluster", Left: true})
 		b.input()
 		synctest.Wait()
 		select {

@@ -408,15 +408,12 @@ func (n *node) epoch() uint64 {
 	return n.engine.State().GetView().GetEpoch()
 }
 
-// left is how the engine says that an administrator took this node out.
-const left = "this node has left the cluster"
-
 // exit: the engine has ended. After a clean leave guard ends by itself, and
 // this process with it.
-func (n *node) exit(why string) {
+func (n *node) exit(why string, left bool) {
 	switch {
 	case n.ending != "":
-	case why == left:
+	case left:
 		n.ending = why
 		n.log.Info(why, "epoch", n.epoch())
 		n.guard.deadline = n.now() + endLimit

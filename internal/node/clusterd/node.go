@@ -257,7 +257,7 @@ func (n *node) carryOut() {
 	}
 	n.wake = out.Wake
 	if out.Exit != "" {
-		n.exit(out.Exit)
+		n.exit(out.Exit, out.Left)
 	}
 }
 

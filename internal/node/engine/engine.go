@@ -116,6 +116,8 @@ type Out struct {
 	Changed bool
 	// Not empty: this node has left or can't go on, for this reason; the process ends once guard has ended.
 	Exit string
+	// With Exit: it left by an administrator's wish.
+	Left bool
 	// Time of the next Tick.
 	Wake time.Duration
 }
@@ -157,7 +159,6 @@ type Engine struct {
 	appliedTerm  uint64
 	logSize      int
 	stage        stage
-	late         *consensus.Ready // the batch that is outstanding, its parts for later
 	lateBatch    bool
 	lateGuard    uint64 // guard's call that it waits for (E1)
 	resetting    uint64 // raft id of a new incarnation that is being stored

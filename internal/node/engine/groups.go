@@ -185,9 +185,7 @@ func (e *Engine) takeActions() time.Duration {
 			e.start(c)
 		}
 	}
-	for _, token := range a.Cancel {
-		e.out.Cancel = append(e.out.Cancel, token)
-	}
+	e.out.Cancel = append(e.out.Cancel, a.Cancel...)
 	for _, r := range a.Reports {
 		have := g.reports[r.GetGroup()]
 		if have == nil {

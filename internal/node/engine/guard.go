@@ -171,7 +171,7 @@ func (e *Engine) guardDone(d *guardpb.Done) {
 	case g.configureCall:
 		g.runsEpoch, g.runsRevision = g.askedEpoch, g.askedConf
 	case g.leaveCall:
-		e.out.Exit = "this node has left the cluster"
+		e.out.Exit, e.out.Left = "this node has left the cluster", true
 	}
 }
 

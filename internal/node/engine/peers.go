@@ -29,6 +29,9 @@ func (e *Engine) peerConn(node string, up bool) {
 	p.connected = up
 	if id := p.hello.GetRaftId(); e.raft != nil && id != 0 {
 		e.raft.Disconnected(id) // also when it is up again: the break may have gone unseen
+		if up {
+			e.raft.Nudge()
+		}
 	}
 	if !up {
 		return
@@ -51,8 +54,12 @@ func (e *Engine) peerConn(node string, up bool) {
 func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 	switch b := m.GetBody().(type) {
 	case *peerpb.Message_Hello:
+		anew := e.peer(node).hello.GetRaftId() != b.Hello.GetRaftId()
 		e.peer(node).hello = b.Hello
 		e.checkMember(node, b.Hello)
+		if anew && e.raft != nil {
+			e.raft.Nudge()
+		}
 	case *peerpb.Message_Raft:
 		rm := &raftpb.Message{}
 		if e.raft == nil || e.resetting != 0 || proto.Unmarshal(b.Raft, rm) != nil || e.peer(node).hello.GetRaftId() != rm.GetFrom() {
