@@ -372,10 +372,3 @@ func (b *bench) cold(ctx context.Context) (BenchRun, error) {
 	})
 	return BenchRun{Time: o.Recovery, Failed: o.Failed, To: o.Node}, err
 }
-
-// isMember says whether the node is a member in the view.
-func isMember(s *v1.StatusResponse, node string) bool {
-	return slices.ContainsFunc(s.Nodes, func(n *v1.NodeInfo) bool {
-		return n.Name == node && n.Phase == v1.NodePhase_NODE_PHASE_RUNNING
-	})
-}

@@ -57,12 +57,6 @@ func (c cgroup) event(name string) (bool, error) {
 	return bytes.Contains(b, []byte(name+" 1")), nil
 }
 
-// populated says whether any process lives in it or below.
-func (c cgroup) populated() bool {
-	yes, err := c.event("populated")
-	return err == nil && yes
-}
-
 // await waits until an event has the wanted value: the kernel raises POLLPRI.
 func (c cgroup) await(name string, want bool, limit time.Duration) error {
 	f, err := os.Open(filepath.Join(string(c), "cgroup.events"))

@@ -328,12 +328,3 @@ func (c *cluster) droppedMessage(node, peer int, m any) {
 	}
 	c.nodes[node].step(engine.PeerDropped{Node: c.nodes[peer].name, Message: msg})
 }
-
-// groupConfig by name, as it was configured.
-func (c *cluster) groupConfig(name string) *v1.Group {
-	i := slices.IndexFunc(c.config.GetGroups(), func(g *v1.Group) bool { return g.GetName() == name })
-	if i < 0 {
-		return nil
-	}
-	return c.config.GetGroups()[i]
-}
