@@ -109,6 +109,7 @@ func (e *Engine) bestPlaced(term, index uint64) bool {
 func (e *Engine) suspicion(node string, m *peerpb.Suspicion) {
 	if st := m.GetStatement(); st != nil && st.GetVoter() == node {
 		e.keeper.Stated(e.now, st)
+		delete(e.lead.heardAgain[st.GetAbout()], node)
 	}
 	if m.GetLastIndex() != 0 {
 		if e.raft != nil {

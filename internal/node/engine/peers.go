@@ -74,7 +74,7 @@ func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 		e.suspicion(node, b.Suspicion)
 	case *peerpb.Message_HeardAgain:
 		if m := state.MemberOf(e.s, b.HeardAgain.GetNode()); m != nil && m.GetRaftId() == b.HeardAgain.GetRaftId() {
-			e.lead.heardAgain = addSet(e.lead.heardAgain, b.HeardAgain.GetNode())
+			e.lead.hearsAgain(node, b.HeardAgain.GetNode())
 		}
 	case *peerpb.Message_Proposal:
 		e.proposalOf(node, b.Proposal)

@@ -23,8 +23,8 @@ type leading struct {
 	// A configuration change was proposed and its entry is not applied yet.
 	confChange   bool
 	confChangeAt time.Duration
-	// Suspected members that a suspecting voter hears again.
-	heardAgain []string
+	// Suspected members, and the voters that hear them again since they have stated their suspicion.
+	heardAgain map[string]map[string]bool
 	// Since when this leader is the only one to suspect some member.
 	aloneSince time.Duration
 	transferAt time.Duration
@@ -34,8 +34,16 @@ type leading struct {
 	confirmedAt time.Duration
 }
 
-func (l *leading) forgetHeard(node string) {
-	l.heardAgain = slices.DeleteFunc(l.heardAgain, func(n string) bool { return n == node })
+func (l *leading) forgetHeard(node string) { delete(l.heardAgain, node) }
+
+func (l *leading) hearsAgain(voter, node string) {
+	if l.heardAgain == nil {
+		l.heardAgain = map[string]map[string]bool{}
+	}
+	if l.heardAgain[node] == nil {
+		l.heardAgain[node] = map[string]bool{}
+	}
+	l.heardAgain[node][voter] = true
 }
 
 type confirmation struct {
@@ -116,8 +124,11 @@ func (e *Engine) sight() view.Sight {
 		Trouble: func(node string) bool {
 			return node != e.node && e.guard.state(node) == guardpb.LinkState_LINK_STATE_TROUBLE
 		},
+		// Only the word of a voter whose suspicion stands counts, and only what it said after that.
 		HeardAgain: func(node string) bool {
-			return slices.Contains(e.lead.heardAgain, node) || slices.Contains(e.guard.heardAgain, node)
+			return slices.ContainsFunc(e.keeper.Suspecting(e.s, node), func(voter string) bool {
+				return e.lead.heardAgain[node][voter] || voter == e.node && slices.Contains(e.guard.heardAgain, node)
+			})
 		},
 		CaughtUp: func(raftID uint64) bool {
 			match, snapshot, known := e.raft.Match(raftID)
