@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
 // BenchSchema names the form of a bench's JSON output: one result a line.

@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
