@@ -118,9 +118,10 @@ type Core struct {
 	quick    int // quick rounds still to send
 	graceEnd time.Duration
 
-	lease lease
-	stop  stopping
-	bye   goodbye
+	lease  lease
+	stop   stopping
+	change change
+	bye    goodbye
 
 	// The engine.
 	engineUp    bool
@@ -193,6 +194,7 @@ func (c *Core) restore(s *Saved) {
 			c.lease.extended = until
 		}
 		c.lease.until = c.lease.inherited
+		c.change.leaseEnd = c.lease.inherited // by which timers is not known
 	} else if len(c.protected) > 0 {
 		c.endLease("the lease ended before this guard was started")
 	}
@@ -242,6 +244,7 @@ func (c *Core) settle() {
 	c.endGoodbye()
 	c.seed()
 	c.updateLease()
+	c.finishChange()
 	c.finishStop()
 }
 
@@ -290,6 +293,9 @@ func (c *Core) schedule() {
 	}
 	if c.stop.retryAt != 0 {
 		sooner(c.stop.retryAt)
+	}
+	if len(c.change.calls) > 0 {
+		sooner(c.change.leaseEnd)
 	}
 	for _, p := range c.peers {
 		if p != c.self {
@@ -341,15 +347,16 @@ func (c *Core) round() {
 		c.bye.rounds++
 		c.finishLeaving()
 	}
+	every := c.roundEvery()
 	switch {
 	case c.quick > 0:
 		c.quick--
-		c.nextBeat = c.now + min(quickGap, c.heartbeat)
-	case c.now-c.nextBeat < c.heartbeat:
-		c.nextBeat += c.heartbeat // H4
+		c.nextBeat = c.now + min(quickGap, every)
+	case c.now-c.nextBeat < every:
+		c.nextBeat += every // H4
 	default:
-		c.nextBeat += (c.now - c.nextBeat) / c.heartbeat * c.heartbeat
-		c.nextBeat += c.heartbeat
+		c.nextBeat += (c.now - c.nextBeat) / every * every
+		c.nextBeat += every
 	}
 	c.renew() // this node's own voice is as new as the round
 }

@@ -54,6 +54,8 @@
 //	    the two differ by at most one voter, and only once: majorities of such views intersect, so
 //	    that the statements which evict this node come from a voter that earned it.
 //	L9  An announced silence lengthens a lease that is held; it never revives one.
+//	L10 That this node runs by shorter timers is confirmed only when no lease that was
+//	    earned by longer ones is left: the cluster waits by the longer ones until then.
 //
 // Why that is enough: let a majority of the voters of view E state that they suspect
 // X. A lease of X by E was acknowledged by a majority of E as well, so one of the

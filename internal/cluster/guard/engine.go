@@ -19,6 +19,7 @@ import (
 func (c *Core) EngineConn(now time.Duration, up bool) {
 	c.begin(now)
 	c.engineUp, c.engineSince, c.killed = up, c.now, false
+	c.change.calls = nil
 	c.stop.quietBy = 0
 	if up {
 		w := &guardpb.Welcome{
@@ -68,6 +69,9 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 	case *guardpb.ToGuard_Configure:
 		if err = checkConfigure(c.cfg.Node, b.Configure); err == nil {
 			c.configure(proto.CloneOf(b.Configure))
+			if answered = m.GetCall() != 0; answered {
+				c.answerConfigure(m.GetCall())
+			}
 		}
 	case *guardpb.ToGuard_Tick:
 		err = c.tick(b.Tick)
@@ -229,7 +233,9 @@ func (c *Core) configure(m *guardpb.Configure) {
 	voters, earned := c.voterIDs(), c.earned()
 	oldEpoch, oldRaftID := c.epoch, c.raftID
 	c.conf = m
+	inact, heartbeat := c.inact, c.heartbeat
 	c.setTimers(m)
+	c.changeTimers(inact, heartbeat, earned)
 	old := c.byName
 	c.byName, c.peers, c.self, c.voters = map[string]*peer{}, nil, nil, 0
 	for _, from := range m.GetPeers() {
