@@ -133,7 +133,11 @@ func (o Options) single(f protoreflect.FieldDescriptor, v protoreflect.Value) *y
 	case protoreflect.BoolKind:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(v.Bool())}
 	case protoreflect.DoubleKind, protoreflect.FloatKind:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!float", Value: strconv.FormatFloat(v.Float(), 'f', -1, 64)}
+		value := strconv.FormatFloat(v.Float(), 'f', -1, 64)
+		if !strings.ContainsAny(value, ".IN") {
+			value += ".0" // without it YAML sees an integer, and the tag would have to be written
+		}
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!float", Value: value}
 	default:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: v.String()}
 	}

@@ -140,7 +140,7 @@ func (n *node) conditions() []api.Condition {
 func (b *backend) Submit(ctx context.Context, c *statepb.Command) error {
 	n := b.n
 	if a := c.GetAnnounceSilence(); a != nil && a.GetNode() != n.id.Node {
-		return &api.Refusal{Code: api.CodeConflict, Message: fmt.Sprintf("a silence is announced by the node itself: say it to %s", a.GetNode())}
+		return &api.Refusal{Code: api.CodeConflict, Message: fmt.Sprintf("a silence is announced by the node itself: run this command on %s, or name the API of %s with --api", a.GetNode(), a.GetNode())}
 	}
 	answer := make(chan engine.Result, 1)
 	var token uint64
