@@ -32,12 +32,17 @@ func (l *Lab) find(name string, is func(argv []string) bool) ([]int, error) {
 	}
 	var out []int
 	for _, pid := range all {
-		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
-		if err == nil && is(strings.Split(string(bytes.TrimRight(b, "\x00")), "\x00")) {
+		if is(commandLineOf(pid)) {
 			out = append(out, pid)
 		}
 	}
 	return out, nil
+}
+
+// commandLineOf a process; one empty word if it is gone, or a zombie.
+func commandLineOf(pid int) []string {
+	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	return strings.Split(string(bytes.TrimRight(b, "\x00")), "\x00")
 }
 
 // isDaemon recognises guard and clusterd.

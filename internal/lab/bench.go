@@ -64,10 +64,11 @@ type benchTest struct {
 }
 
 // In the order in which they run.
-var benchOrder = []string{"switch", "process", "clusterd", "crash", "partition", "cold", "idle"}
+var benchOrder = []string{"switch", "process", "clusterd", "crash", "leader", "partition", "cold", "idle"}
 
 var benchTests = map[string]benchTest{
 	"crash":     {what: "the active node loses network and power: to the first answer of another", run: (*bench).crash},
+	"leader":    {what: "as crash, and the active node leads the cluster", run: (*bench).crashLeader},
 	"partition": {what: "the active node loses its network: to the first answer of another", run: (*bench).partition},
 	"process":   {what: "all processes of the service are killed: to the first answer", run: (*bench).process},
 	"clusterd":  {what: "clusterd of the active node is killed: time without an answer", run: (*bench).clusterd},
@@ -256,6 +257,27 @@ func (b *bench) crash(ctx context.Context) (BenchRun, error) {
 	}
 	run := BenchRun{Time: o.Recovery, Failed: o.Failed, From: active, To: o.Node, Leader: active == leader}
 	return run, b.lab.Start(active)
+}
+
+// crashLeader has the service moved to the leader before that crashes.
+func (b *bench) crashLeader(ctx context.Context) (BenchRun, error) {
+	for range 10 {
+		active, leader, err := b.active(ctx)
+		if err != nil || active == leader {
+			if err != nil {
+				return BenchRun{}, err
+			}
+			return b.crash(ctx)
+		}
+		c, err := b.lab.Client(leader)
+		if err != nil {
+			return BenchRun{}, err
+		}
+		if err := within(ctx, outageLimit, "the switch", func(ctx context.Context) error { return c.Switch(ctx, defaultGroup, leader) }); err != nil {
+			return BenchRun{}, err
+		}
+	}
+	return BenchRun{}, errors.New("leadership does not stay where the service is")
 }
 
 func (b *bench) partition(ctx context.Context) (BenchRun, error) {

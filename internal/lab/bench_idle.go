@@ -48,7 +48,7 @@ func (b *bench) idle(ctx context.Context, r *BenchResult) error {
 		return err
 	}
 	settle, measure := 15*time.Second, 60*time.Second
-	if b.o.Runs < 5 {
+	if b.o.Runs < 10 {
 		settle, measure = 5*time.Second, 20*time.Second
 	}
 	b.o.Progress(fmt.Sprintf("idle: measuring for %v", measure))

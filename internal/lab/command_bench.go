@@ -57,7 +57,7 @@ func (c *commandLine) benchFailover() *cobra.Command {
 	cmd.Flags().IntVar(&runs, "runs", 10, "measurements of each test; for the 95th percentile 20 at least")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json (one result a line)")
 	cmd.Flags().DurationVar(&peerInact, "peerinact", 0, "time after which a silent peer is given up (default the cluster's, 1s)")
-	cmd.Flags().StringSliceVar(&tests, "tests", nil, "only these: crash, partition, process, clusterd, switch, cold, idle (default all)")
+	cmd.Flags().StringSliceVar(&tests, "tests", nil, "only these: crash, leader, partition, process, clusterd, switch, cold, idle (default all)")
 	return cmd
 }
 

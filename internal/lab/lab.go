@@ -121,8 +121,8 @@ func Make(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := Sweep(o.Progress); err != nil {
-		return nil, fmt.Errorf("remove what earlier labs left: %w", err)
+	if err := Sweep(o.Progress); err != nil { // of other labs: no reason not to make this one
+		o.Progress("what an earlier lab has left can't be removed: " + err.Error())
 	}
 	lock, err := reg.lock(o.Name, "lock", false)
 	if errors.Is(err, errHeld) {
