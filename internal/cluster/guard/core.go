@@ -154,7 +154,8 @@ func New(now time.Duration, cfg Config) *Core {
 	}
 	c.setTimers(nil)
 	c.cfg.Saved = nil
-	if s := cfg.Saved; s != nil && !cfg.Rebooted {
+	c.cfg.Rebooted = cfg.Rebooted || cfg.Saved.GetLeft()
+	if s := cfg.Saved; s != nil && !c.cfg.Rebooted {
 		c.restore(s)
 	}
 	c.saveDue = true
@@ -164,7 +165,7 @@ func New(now time.Duration, cfg Config) *Core {
 
 // restore takes over from the guard before.
 func (c *Core) restore(s *Saved) {
-	c.seeded, c.cold = s.GetSeeded(), s.GetCold()
+	c.seeded = s.GetSeeded() // that the cluster started from cold was said by the guard before
 	c.lease.extendNumber = s.GetExtendNumber()
 	c.appended = s.GetAppended()
 	for _, p := range s.GetProtected() {
@@ -393,6 +394,7 @@ func (c *Core) toEngine(f *guardpb.FromGuard) {
 func (c *Core) saved() *Saved {
 	s := &Saved{
 		Incarnation: c.cfg.Incarnation, Seeded: c.seeded, Cold: c.cold,
+		Left:     c.stop.leaving && c.bye.said,
 		Appended: c.appended, ExtendNumber: c.lease.extendNumber, ExtendedUntil: durationpb.New(c.lease.extended),
 		Protected: slices.Clone(c.protected),
 	}

@@ -145,7 +145,7 @@ func (c *Core) Shutdown(now time.Duration, reason string) {
 
 // leave begins the end of this guard. An engine that asks for it starts nothing any more.
 func (c *Core) leave(call uint64, reason string) {
-	c.stop.leaving = true
+	c.stop.leaving, c.saveDue = true, true
 	if call != 0 {
 		c.stop.leavingCall = call
 	}

@@ -11,7 +11,8 @@
 //
 //	V1  a statement counts from the voter that it is of, from its present guard, about the present incarnation
 //	V2  at most one configuration change is under way (the caller asks again only after it was applied)
-//	V3  a member joins only after the view before was confirmed by every member that can be heard
+//	V3  a member joins only after the view before was confirmed by every member that can be heard,
+//	    and its own guard has begun to acknowledge the others: joining costs nobody a lease
 package view
 
 import (
@@ -24,6 +25,7 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	pb "github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 )
 
 // Keeper of what is known about the members of the current view.
@@ -46,7 +48,11 @@ type received struct {
 	at        time.Duration
 }
 
-type confirmation struct{ epoch, revision uint64 }
+type confirmation struct {
+	epoch, revision uint64
+	// When the first word of this incarnation came.
+	since time.Duration
+}
 
 // New keeper.
 func New() *Keeper {
@@ -100,6 +106,11 @@ func hasRaftID(s *pb.State, id uint64) bool {
 			return true
 		}
 	}
+	for _, l := range s.GetLearners() {
+		if l.GetRaftId() == id {
+			return true
+		}
+	}
 	return false
 }
 
@@ -113,9 +124,14 @@ func (k *Keeper) Stated(now time.Duration, st *pb.Statement) {
 	about[st.GetVoter()] = received{proto.CloneOf(st), now}
 }
 
-// Confirmed takes a member's word that it runs by a view and a configuration.
-func (k *Keeper) Confirmed(raftID, epoch, revision uint64) {
-	k.confirmed[raftID] = confirmation{epoch, revision}
+// Confirmed takes the word of a member, or of a learner, that its guard runs by
+// a view and a configuration.
+func (k *Keeper) Confirmed(now time.Duration, raftID, epoch, revision uint64) {
+	since := now
+	if c, ok := k.confirmed[raftID]; ok {
+		since = c.since
+	}
+	k.confirmed[raftID] = confirmation{epoch, revision, since}
 }
 
 // Suspecting returns the voters that suspect the present incarnation of node,
@@ -152,6 +168,10 @@ type Sight struct {
 // member that is in trouble: two that fail together are evicted together, so
 // that the second takeover does not have to wait for leases by the view between.
 const batchWait = 4
+
+// acknowledgeBeats heartbeats after a learner's guard was configured all members
+// have heard it acknowledge them, or the links are worse than a lease bears anyhow.
+const acknowledgeBeats = 3
 
 // Next returns the change that is due, nil if none, and when to ask again at
 // the latest (0: after the next event).
@@ -201,7 +221,15 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 	for _, node := range state.SortedKeys(s.GetLearners()) {
 		l := s.Learners[node]
 		confirmed := k.allConfirmed(s, func(c confirmation) bool { return c.epoch >= k.epoch }, sight.Heard)
-		if confirmed && l.GetGuardIncarnation() != 0 && sight.Heard(node) && sight.CaughtUp(l.GetRaftId()) {
+		own, ok := k.confirmed[l.GetRaftId()]
+		if !ok || !confirmed || l.GetGuardIncarnation() == 0 || !sight.Heard(node) || !sight.CaughtUp(l.GetRaftId()) {
+			continue
+		}
+		// Its vote counts for everybody's lease from then on: it has to be acknowledging by then.
+		heartbeat, _, _ := timers.Effective(s.GetCluster().GetTimers())
+		if due := own.since + acknowledgeBeats*heartbeat; now < due {
+			sooner(due)
+		} else {
 			return &pb.Command{Format: state.Format, Change: &pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: k.epoch, Node: node, RaftId: l.GetRaftId()}}}, 0
 		}
 	}

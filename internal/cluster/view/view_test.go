@@ -168,12 +168,22 @@ func TestJoinWaitsForConfirmation(t *testing.T) {
 	d.apply(&pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "n5", RaftId: 6, GuardIncarnation: 2}}})
 	d.down["n5"] = false
 	for _, m := range d.s.View.Members[:3] {
-		d.Confirmed(m.RaftId, 2, 1)
+		d.Confirmed(d.now, m.RaftId, 2, 1)
 	}
 	if c, _ := d.next(); c != nil {
 		t.Fatalf("n4 has not confirmed view 2, but %v", c)
 	}
-	d.Confirmed(d.s.View.Members[3].RaftId, 2, 1)
+	d.Confirmed(d.now, d.s.View.Members[3].RaftId, 2, 1)
+	if c, _ := d.next(); c != nil {
+		t.Fatalf("n5's guard is not known to acknowledge anyone, but %v", c)
+	}
+	d.Confirmed(d.now, 6, 2, 1)
+	c, wake := d.next()
+	if c != nil || wake != d.now+300*time.Millisecond {
+		t.Fatalf("%v, wake in %v", c, wake-d.now)
+	}
+	d.now = wake
+	d.Confirmed(d.now, 6, 2, 1) // said again: the first time counts
 	if c, _ := d.next(); c.GetPromote().GetNode() != "n5" {
 		t.Fatalf("%v", c)
 	}

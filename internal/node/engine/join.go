@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/cluster/consensus"
@@ -18,6 +19,8 @@ type outside struct {
 	removed bool
 	reason  string
 	nextAsk time.Duration
+	// The newest incarnation that has ended although this node does not have its log.
+	ended uint64
 	// On the leader: who asked to join, and incarnations that have ended by their own word.
 	asked    map[string]*peerpb.JoinRequest
 	resigned map[string]uint64
@@ -67,22 +70,59 @@ func (e *Engine) joinOn() {
 	if !e.guard.allStopped() || e.stage != idle || e.compacting {
 		return // E3
 	}
-	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID()}}})
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended}}})
 }
 
-// joinRequest is for the leader.
+// stillKnown: the leader knows an incarnation of this node that it did not name.
+// From here on it can't be this one any more, whatever reply is still on its way.
+func (e *Engine) stillKnown(m *peerpb.StillKnown) {
+	if e.inside() || e.resetting != 0 || m.GetRaftId() == e.RaftID() || !e.guard.allStopped() {
+		return
+	}
+	e.outside.ended = max(e.outside.ended, m.GetRaftId())
+	e.outside.nextAsk = min(e.outside.nextAsk, e.now)
+}
+
+// joinRequest is for the leader. One that was long on its way may be from
+// before the incarnation that is a member now, or was until it was evicted: only a word
+// about that very incarnation proves that it runs nothing.
 func (e *Engine) joinRequest(node string, m *peerpb.JoinRequest) {
 	if !e.IsLeader() || e.s.GetNodes()[node] == nil {
 		return
+	}
+	member := state.MemberOf(e.s, node)
+	known := e.notStopped(node)
+	switch {
+	case !isAbout(m, known):
+		e.send(node, &peerpb.Message{Body: &peerpb.Message_StillKnown{StillKnown: &peerpb.StillKnown{RaftId: known}}})
+		return
+	case member != nil && m.GetOldRaftId() != known:
+		e.outside.resigned[node] = known
+		return // it asks again
+	case member != nil:
+		return // its leave or eviction is not applied here yet
 	}
 	if e.outside.asked == nil {
 		e.outside.asked = map[string]*peerpb.JoinRequest{}
 	}
 	e.outside.asked[node] = m
-	if member := state.MemberOf(e.s, node); member != nil && member.GetRaftId() != m.GetOldRaftId() {
-		e.outside.resigned[node] = member.GetRaftId()
-	}
 	e.answerJoin(node)
+}
+
+// notStopped is the incarnation of a node that is not known to have stopped, 0: none.
+func (e *Engine) notStopped(node string) uint64 {
+	return cmp.Or(state.MemberOf(e.s, node).GetRaftId(), e.s.GetNodeStatus()[node].GetFence().GetRaftId())
+}
+
+// isAbout: the request says that an incarnation has ended.
+func isAbout(m *peerpb.JoinRequest, raftID uint64) bool {
+	return raftID == 0 || m.GetOldRaftId() == raftID || m.GetEndedRaftId() == raftID
+}
+
+// forgetAsked: what was asked of a leader is asked again of the next one.
+func (e *Engine) forgetAsked() {
+	clear(e.outside.asked)
+	clear(e.outside.resigned)
 }
 
 // answerJoin when the raft id is there.
@@ -99,8 +139,9 @@ func (e *Engine) answerJoin(node string) {
 func (e *Engine) admit() *statepb.Command {
 	for _, node := range state.SortedKeys(e.outside.asked) {
 		m := e.outside.asked[node]
-		if state.MemberOf(e.s, node) != nil {
-			continue // its old incarnation has to go first
+		if state.MemberOf(e.s, node) != nil || !isAbout(m, e.notStopped(node)) {
+			delete(e.outside.asked, node) // it has joined since
+			continue
 		}
 		if l := e.s.GetLearners()[node]; l != nil && l.GetGuardIncarnation() == m.GetGuardIncarnation() && l.GetRaftId() != m.GetOldRaftId() {
 			e.answerJoin(node)
@@ -116,7 +157,7 @@ func (e *Engine) admit() *statepb.Command {
 // joinReply: begin anew under the new raft id.
 func (e *Engine) joinReply(m *peerpb.JoinReply) {
 	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetRaftId() == e.RaftID() ||
-		!e.guard.allStopped() || e.stage != idle || e.compacting {
+		m.GetRaftId() <= e.outside.ended || !e.guard.allStopped() || e.stage != idle || e.compacting {
 		return
 	}
 	e.resetting = m.GetRaftId()

@@ -82,13 +82,16 @@ func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 		e.waiting.refused(e.now, b.ProposalResult.GetRequest())
 	case *peerpb.Message_JoinRequest:
 		e.joinRequest(node, b.JoinRequest)
+	case *peerpb.Message_StillKnown:
+		e.stillKnown(b.StillKnown)
 	case *peerpb.Message_JoinReply:
 		e.joinReply(b.JoinReply)
 	case *peerpb.Message_NotMember:
 		e.notMember(node, b.NotMember)
 	case *peerpb.Message_Applied:
-		if m := state.MemberOf(e.s, node); m != nil && m.GetRaftId() == e.peer(node).hello.GetRaftId() {
-			e.keeper.Confirmed(m.GetRaftId(), b.Applied.GetEpoch(), b.Applied.GetConfigRevision())
+		m, id := state.MemberOf(e.s, node), e.peer(node).hello.GetRaftId()
+		if id != 0 && (m.GetRaftId() == id || e.s.GetLearners()[node].GetRaftId() == id) {
+			e.keeper.Confirmed(e.now, id, b.Applied.GetEpoch(), b.Applied.GetConfigRevision())
 		}
 	}
 }

@@ -45,6 +45,10 @@ func (e *Engine) load(cfg Config) error {
 		e.logSize += len(ent.GetData())
 	}
 	e.noteAppended(cfg.Saved.Entries)
+	if len(e.appendedView) > 0 {
+		// An engine before this one may have ended when the disk had them and guard had not (E1).
+		e.lateGuard, e.guard.appended = e.guard.newCall(), e.appendedEpoch()
+	}
 	if e.s != nil {
 		e.keeper.State(e.now, e.s)
 	}
@@ -81,19 +85,25 @@ func (e *Engine) ready() {
 			e.lateBatch = true
 			e.out.Persist = &Batch{Batch: *r.Batch}
 		}
-		e.noteAppended(r.Appended)
-		epoch := e.appendedEpoch()
 		if r.Installed != nil {
-			if s, err := state.Unmarshal(r.Installed.GetData()); err == nil {
-				epoch = max(epoch, s.GetView().GetEpoch())
-			}
+			e.noteInstalled(r.Installed)
 		}
-		if epoch != epochBefore {
+		e.noteAppended(r.Appended)
+		if epoch := e.appendedEpoch(); epoch != epochBefore {
 			e.lateGuard = e.guard.newCall()
 			e.guard.appended = epoch
 			e.toGuard(&guardpb.ToGuard{Call: e.lateGuard, Body: &guardpb.ToGuard_Appended{Appended: &guardpb.Appended{Epoch: epoch}}})
 		}
 		e.advance()
+	}
+}
+
+// noteInstalled puts the view of a snapshot in the place of the whole log
+// before it. Entries that follow may come in the same batch.
+func (e *Engine) noteInstalled(snap *raftpb.Snapshot) {
+	e.appendedView = nil
+	if s, err := state.Unmarshal(snap.GetData()); err == nil {
+		e.appendedView = []appendedView{{snap.GetMetadata().GetIndex(), s.GetView().GetEpoch()}}
 	}
 }
 
@@ -109,6 +119,11 @@ func (e *Engine) noteAppended(entries []*raftpb.Entry) {
 			e.appendedView = append(e.appendedView, appendedView{ent.GetIndex(), baseEpoch(c) + 1})
 		}
 	}
+}
+
+// dropAppended forgets view changes up to an index that has been applied.
+func (e *Engine) dropAppended(index uint64) {
+	e.appendedView = slices.DeleteFunc(e.appendedView, func(v appendedView) bool { return v.index <= index })
 }
 
 // viewCommand returns the command in the context of a configuration change
@@ -202,7 +217,7 @@ func (e *Engine) install(snap *raftpb.Snapshot) {
 	}
 	e.s, e.applied, e.appliedTerm = s, snap.GetMetadata().GetIndex(), snap.GetMetadata().GetTerm()
 	e.logSize = 0
-	e.appendedView = nil
+	e.dropAppended(e.applied)
 	e.viewApplied()
 	e.out.Changed = true
 }
@@ -211,7 +226,7 @@ func (e *Engine) install(snap *raftpb.Snapshot) {
 func (e *Engine) apply(ent *raftpb.Entry) {
 	e.applied, e.appliedTerm = ent.GetIndex(), ent.GetTerm()
 	e.logSize += len(ent.GetData())
-	e.appendedView = slices.DeleteFunc(e.appendedView, func(v appendedView) bool { return v.index <= ent.GetIndex() })
+	e.dropAppended(e.applied)
 	var c *statepb.Command
 	cc, inContext := confChange(ent)
 	switch {

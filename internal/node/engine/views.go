@@ -69,6 +69,7 @@ func (e *Engine) leadOn() {
 	if !e.raft.IsLeader() {
 		if e.lead.term != 0 {
 			e.waiting.leadershipLost()
+			e.forgetAsked()
 		}
 		e.lead.term, e.lead.confChange, e.lead.aloneSince = 0, false, 0
 		return
@@ -106,7 +107,7 @@ func (e *Engine) confirm(st consensus.Status) {
 	name := e.nameOf(st.Leader)
 	switch {
 	case name == e.node:
-		e.keeper.Confirmed(e.RaftID(), c.epoch, c.revision)
+		e.keeper.Confirmed(e.now, e.RaftID(), c.epoch, c.revision)
 	case name != "" && e.peer(name).connected:
 		e.send(name, &peerpb.Message{Body: &peerpb.Message_Applied{Applied: &peerpb.Applied{Epoch: c.epoch, Index: e.applied, ConfigRevision: c.revision}}})
 	default:

@@ -287,15 +287,15 @@ func (l *loop) carryOut() {
 		l.save(out.Save)
 	}
 	l.page.set(l.core.LeaseUntil())
+	for _, f := range out.Engine {
+		l.tell(f) // never waits; the engine should know why things end before it sees them end
+	}
 	if out.Stop != nil {
 		l.stop(out.Stop)
 	}
 	if out.KillEngine != "" {
 		l.log.Error("clusterd is killed", "reason", out.KillEngine)
 		l.engines.kill()
-	}
-	for _, f := range out.Engine {
-		l.tell(f)
 	}
 	for i := range out.Send {
 		l.send(&out.Send[i])

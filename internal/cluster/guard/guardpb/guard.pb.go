@@ -1803,6 +1803,8 @@ type Saved struct {
 	// Number of the newest announced silence that was used, and the end of the lease by it (CLOCK_BOOTTIME).
 	ExtendNumber  uint64               `protobuf:"varint,8,opt,name=extend_number,json=extendNumber,proto3" json:"extend_number,omitempty"`
 	ExtendedUntil *durationpb.Duration `protobuf:"bytes,9,opt,name=extended_until,json=extendedUntil,proto3" json:"extended_until,omitempty"`
+	// It ended by an orderly leave, with all stopped: the next guard starts as after a reboot.
+	Left          bool `protobuf:"varint,10,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1898,6 +1900,13 @@ func (x *Saved) GetExtendedUntil() *durationpb.Duration {
 		return x.ExtendedUntil
 	}
 	return nil
+}
+
+func (x *Saved) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
 }
 
 // Suspicion of a peer: it is not acknowledged until that has ended.
@@ -2143,7 +2152,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x0earrival_counts\x18\x10 \x03(\x04R\rarrivalCounts\x12#\n" +
 	"\rlocal_address\x18\x11 \x01(\tR\flocalAddress\x12!\n" +
 	"\fpeer_address\x18\x12 \x01(\tR\vpeerAddress\x12\x18\n" +
-	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\x8e\x03\n" +
+	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\xa2\x03\n" +
 	"\x05Saved\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12<\n" +
 	"\n" +
@@ -2157,7 +2166,9 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x04cold\x18\x06 \x01(\bR\x04cold\x12\x1a\n" +
 	"\bappended\x18\a \x01(\x04R\bappended\x12#\n" +
 	"\rextend_number\x18\b \x01(\x04R\fextendNumber\x12@\n" +
-	"\x0eextended_until\x18\t \x01(\v2\x19.google.protobuf.DurationR\rextendedUntil\"\xb2\x02\n" +
+	"\x0eextended_until\x18\t \x01(\v2\x19.google.protobuf.DurationR\rextendedUntil\x12\x12\n" +
+	"\x04left\x18\n" +
+	" \x01(\bR\x04left\"\xb2\x02\n" +
 	"\tSuspicion\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12\x14\n" +

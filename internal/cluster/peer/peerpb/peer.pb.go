@@ -39,6 +39,7 @@ type Message struct {
 	//	*Message_NotMember
 	//	*Message_HeardAgain
 	//	*Message_Applied
+	//	*Message_StillKnown
 	Body          isMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -171,6 +172,15 @@ func (x *Message) GetApplied() *Applied {
 	return nil
 }
 
+func (x *Message) GetStillKnown() *StillKnown {
+	if x != nil {
+		if x, ok := x.Body.(*Message_StillKnown); ok {
+			return x.StillKnown
+		}
+	}
+	return nil
+}
+
 type isMessage_Body interface {
 	isMessage_Body()
 }
@@ -216,6 +226,10 @@ type Message_Applied struct {
 	Applied *Applied `protobuf:"bytes,10,opt,name=applied,proto3,oneof"`
 }
 
+type Message_StillKnown struct {
+	StillKnown *StillKnown `protobuf:"bytes,11,opt,name=still_known,json=stillKnown,proto3,oneof"`
+}
+
 func (*Message_Hello) isMessage_Body() {}
 
 func (*Message_Raft) isMessage_Body() {}
@@ -235,6 +249,8 @@ func (*Message_NotMember) isMessage_Body() {}
 func (*Message_HeardAgain) isMessage_Body() {}
 
 func (*Message_Applied) isMessage_Body() {}
+
+func (*Message_StillKnown) isMessage_Body() {}
 
 // Hello is the first frame in both directions, and sent again when it changes.
 type Hello struct {
@@ -574,7 +590,9 @@ type JoinRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	GuardIncarnation uint64                 `protobuf:"varint,1,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
 	// The raft id that it had, 0 if none.
-	OldRaftId     uint64 `protobuf:"varint,2,opt,name=old_raft_id,json=oldRaftId,proto3" json:"old_raft_id,omitempty"`
+	OldRaftId uint64 `protobuf:"varint,2,opt,name=old_raft_id,json=oldRaftId,proto3" json:"old_raft_id,omitempty"`
+	// The raft id that StillKnown named: it has ended, this node will not use it again. 0: none.
+	EndedRaftId   uint64 `protobuf:"varint,3,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -623,6 +641,59 @@ func (x *JoinRequest) GetOldRaftId() uint64 {
 	return 0
 }
 
+func (x *JoinRequest) GetEndedRaftId() uint64 {
+	if x != nil {
+		return x.EndedRaftId
+	}
+	return 0
+}
+
+// StillKnown asks a node that wants to join whether an incarnation that it did
+// not name has ended: its request may be older than that incarnation.
+type StillKnown struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RaftId        uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StillKnown) Reset() {
+	*x = StillKnown{}
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StillKnown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StillKnown) ProtoMessage() {}
+
+func (x *StillKnown) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StillKnown.ProtoReflect.Descriptor instead.
+func (*StillKnown) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StillKnown) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
 // JoinReply gives the new raft id.
 type JoinReply struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -634,7 +705,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +717,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +730,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JoinReply) GetRaftId() uint64 {
@@ -687,7 +758,7 @@ type NotMember struct {
 
 func (x *NotMember) Reset() {
 	*x = NotMember{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +770,7 @@ func (x *NotMember) String() string {
 func (*NotMember) ProtoMessage() {}
 
 func (x *NotMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +783,7 @@ func (x *NotMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotMember.ProtoReflect.Descriptor instead.
 func (*NotMember) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NotMember) GetRaftId() uint64 {
@@ -741,7 +812,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +824,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +837,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Applied) GetEpoch() uint64 {
@@ -794,7 +865,7 @@ var File_internal_cluster_peer_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"'internal/cluster/peer/peerpb/peer.proto\x12\x10holdfast.peer.v1\x1a*internal/cluster/state/statepb/state.proto\"\xd4\x04\n" +
+	"'internal/cluster/peer/peerpb/peer.proto\x12\x10holdfast.peer.v1\x1a*internal/cluster/state/statepb/state.proto\"\x95\x05\n" +
 	"\aMessage\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.holdfast.peer.v1.HelloH\x00R\x05hello\x12\x14\n" +
 	"\x04raft\x18\x02 \x01(\fH\x00R\x04raft\x12;\n" +
@@ -809,7 +880,9 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\vheard_again\x18\t \x01(\v2\x1c.holdfast.peer.v1.HeardAgainH\x00R\n" +
 	"heardAgain\x125\n" +
 	"\aapplied\x18\n" +
-	" \x01(\v2\x19.holdfast.peer.v1.AppliedH\x00R\aappliedB\x06\n" +
+	" \x01(\v2\x19.holdfast.peer.v1.AppliedH\x00R\aapplied\x12?\n" +
+	"\vstill_known\x18\v \x01(\v2\x1c.holdfast.peer.v1.StillKnownH\x00R\n" +
+	"stillKnownB\x06\n" +
 	"\x04body\"\x98\x02\n" +
 	"\x05Hello\x12!\n" +
 	"\fprotocol_min\x18\x01 \x01(\rR\vprotocolMin\x12!\n" +
@@ -835,10 +908,14 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\arequest\x18\x02 \x01(\x04R\arequest\"@\n" +
 	"\x0eProposalResult\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"Z\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"~\n" +
 	"\vJoinRequest\x12+\n" +
 	"\x11guard_incarnation\x18\x01 \x01(\x04R\x10guardIncarnation\x12\x1e\n" +
-	"\vold_raft_id\x18\x02 \x01(\x04R\toldRaftId\"Q\n" +
+	"\vold_raft_id\x18\x02 \x01(\x04R\toldRaftId\x12\"\n" +
+	"\rended_raft_id\x18\x03 \x01(\x04R\vendedRaftId\"%\n" +
+	"\n" +
+	"StillKnown\x12\x17\n" +
+	"\araft_id\x18\x01 \x01(\x04R\x06raftId\"Q\n" +
 	"\tJoinReply\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x02 \x01(\x04R\x10guardIncarnation\":\n" +
@@ -862,7 +939,7 @@ func file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_cluster_peer_peerpb_peer_proto_rawDescData
 }
 
-var file_internal_cluster_peer_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_internal_cluster_peer_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_internal_cluster_peer_peerpb_peer_proto_goTypes = []any{
 	(*Message)(nil),           // 0: holdfast.peer.v1.Message
 	(*Hello)(nil),             // 1: holdfast.peer.v1.Hello
@@ -871,10 +948,11 @@ var file_internal_cluster_peer_peerpb_peer_proto_goTypes = []any{
 	(*Proposal)(nil),          // 4: holdfast.peer.v1.Proposal
 	(*ProposalResult)(nil),    // 5: holdfast.peer.v1.ProposalResult
 	(*JoinRequest)(nil),       // 6: holdfast.peer.v1.JoinRequest
-	(*JoinReply)(nil),         // 7: holdfast.peer.v1.JoinReply
-	(*NotMember)(nil),         // 8: holdfast.peer.v1.NotMember
-	(*Applied)(nil),           // 9: holdfast.peer.v1.Applied
-	(*statepb.Statement)(nil), // 10: holdfast.state.v1.Statement
+	(*StillKnown)(nil),        // 7: holdfast.peer.v1.StillKnown
+	(*JoinReply)(nil),         // 8: holdfast.peer.v1.JoinReply
+	(*NotMember)(nil),         // 9: holdfast.peer.v1.NotMember
+	(*Applied)(nil),           // 10: holdfast.peer.v1.Applied
+	(*statepb.Statement)(nil), // 11: holdfast.state.v1.Statement
 }
 var file_internal_cluster_peer_peerpb_peer_proto_depIdxs = []int32{
 	1,  // 0: holdfast.peer.v1.Message.hello:type_name -> holdfast.peer.v1.Hello
@@ -882,16 +960,17 @@ var file_internal_cluster_peer_peerpb_peer_proto_depIdxs = []int32{
 	4,  // 2: holdfast.peer.v1.Message.proposal:type_name -> holdfast.peer.v1.Proposal
 	5,  // 3: holdfast.peer.v1.Message.proposal_result:type_name -> holdfast.peer.v1.ProposalResult
 	6,  // 4: holdfast.peer.v1.Message.join_request:type_name -> holdfast.peer.v1.JoinRequest
-	7,  // 5: holdfast.peer.v1.Message.join_reply:type_name -> holdfast.peer.v1.JoinReply
-	8,  // 6: holdfast.peer.v1.Message.not_member:type_name -> holdfast.peer.v1.NotMember
+	8,  // 5: holdfast.peer.v1.Message.join_reply:type_name -> holdfast.peer.v1.JoinReply
+	9,  // 6: holdfast.peer.v1.Message.not_member:type_name -> holdfast.peer.v1.NotMember
 	3,  // 7: holdfast.peer.v1.Message.heard_again:type_name -> holdfast.peer.v1.HeardAgain
-	9,  // 8: holdfast.peer.v1.Message.applied:type_name -> holdfast.peer.v1.Applied
-	10, // 9: holdfast.peer.v1.Suspicion.statement:type_name -> holdfast.state.v1.Statement
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	10, // 8: holdfast.peer.v1.Message.applied:type_name -> holdfast.peer.v1.Applied
+	7,  // 9: holdfast.peer.v1.Message.still_known:type_name -> holdfast.peer.v1.StillKnown
+	11, // 10: holdfast.peer.v1.Suspicion.statement:type_name -> holdfast.state.v1.Statement
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_peer_peerpb_peer_proto_init() }
@@ -910,6 +989,7 @@ func file_internal_cluster_peer_peerpb_peer_proto_init() {
 		(*Message_NotMember)(nil),
 		(*Message_HeardAgain)(nil),
 		(*Message_Applied)(nil),
+		(*Message_StillKnown)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -917,7 +997,7 @@ func file_internal_cluster_peer_peerpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_peer_peerpb_peer_proto_rawDesc), len(file_internal_cluster_peer_peerpb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
