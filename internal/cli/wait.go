@@ -73,6 +73,9 @@ func (a *app) finish(ctx context.Context, c *client, op *v1.Operation, w *waitin
 	}
 	if end.GetState() == v1.OperationState_OPERATION_STATE_FAILED {
 		f := &failure{code: api.CodeFailed, message: fmt.Sprintf("%s failed: %s", operationName(end), end.GetMessage())}
+		if p.last == "" { // nothing was ever begun: the planner refused it
+			f = &failure{code: api.CodeConflict, message: fmt.Sprintf("%s was refused: %s", operationName(end), end.GetMessage())}
+		}
 		if end.GetGroup() != "" {
 			f.next = "holdfast explain group " + end.GetGroup() + " says more"
 		}
