@@ -83,7 +83,7 @@ func newSite(t *testing.T) *site {
 		}
 		s.NextEvent = 2
 		s.Decisions = []*v1.Decision{{Number: 1, TimeMs: n.Now, Group: "web", Node: "n1", Action: "online web on n1",
-			Reasons: []string{"n1 comes first in the auto_start_list"}, Rejections: []*v1.Rejection{{Node: "n2", Reason: "n1 comes first"}}}}
+			Reasons: []string{"n1 comes first in the autoStartList"}, Rejections: []*v1.Rejection{{Node: "n2", Reason: "n1 comes first"}}}}
 	})
 	dir, err := os.MkdirTemp("", "hf")
 	if err != nil {

@@ -127,7 +127,7 @@ func whyOffline(s *statepb.State, group string) string {
 	case gs.GetHeldOffline():
 		return "an administrator took " + group + " offline"
 	case len(g.GetAutoStartList()) == 0 && !gs.GetIntentOnline():
-		return group + " has no auto_start_list: it waits for holdfast group online " + group
+		return group + " has no autoStartList: it waits for holdfast group online " + group
 	case g.GetFrozen():
 		return group + " is frozen"
 	}

@@ -250,7 +250,7 @@ func (w *work) waitFor(node, why string) {
 	b, g := w.book, w.g.GetName()
 	b.IntentOnline, b.AutoStarted, b.Active, b.Online, b.Cause = false, false, "", false, ""
 	b.WaitsForNode = node
-	b.Waiting = fmt.Sprintf("%s: it starts by its auto_start_list when %s is back, or with holdfast group online %s", why, node, g)
+	b.Waiting = fmt.Sprintf("%s: it starts by its autoStartList when %s is back, or with holdfast group online %s", why, node, g)
 	if len(w.g.GetAutoStartList()) == 0 {
 		b.Waiting = fmt.Sprintf("%s: bring it online with holdfast group online %s", why, g)
 	}
@@ -271,7 +271,7 @@ func (w *work) fault(h *spot, f fault) {
 		return
 	}
 	b.IntentOnline, b.Active = false, ""
-	b.Waiting = fmt.Sprintf("%s, and auto_fail_over of %s is off: bring it online with holdfast group online %s", f.why, g, g)
+	b.Waiting = fmt.Sprintf("%s, and autoFailOver of %s is off: bring it online with holdfast group online %s", f.why, g, g)
 	w.event(v1.Severity_SEVERITY_CRITICAL, "group.nofailover", h.node, b.Waiting)
 }
 
@@ -360,7 +360,7 @@ func (w *work) unwant() {
 	b.IntentOnline, b.HeldOffline, b.Active, b.Online, b.Cause, b.NoTarget = false, true, "", false, "", false
 }
 
-const notSeeded = "too few nodes have been seen together since the cluster started: groups start by themselves once seed_nodes of them have"
+const notSeeded = "too few nodes have been seen together since the cluster started: groups start by themselves once seedNodes of them have"
 
 // place finds a node for a group that shall be online and is not.
 func (w *work) place() {
@@ -378,7 +378,7 @@ func (w *work) place() {
 	case b.AutoStarted, b.HeldOffline, b.WaitsForNode != "":
 		return
 	default:
-		nodes, reason = w.g.GetAutoStartList(), "auto_start_list"
+		nodes, reason = w.g.GetAutoStartList(), "autoStartList"
 	}
 	if !w.env.Seeded {
 		b.Waiting = notSeeded
@@ -402,7 +402,7 @@ func (w *work) place() {
 	case b.IntentOnline:
 		w.noTarget(c.rejections)
 	default:
-		b.Waiting = fmt.Sprintf("no node of its auto_start_list can run it: %s", sentence(c.rejections))
+		b.Waiting = fmt.Sprintf("no node of its autoStartList can run it: %s", sentence(c.rejections))
 	}
 }
 
@@ -437,7 +437,7 @@ func (w *work) lost() {
 		return
 	}
 	if !w.failsOver() {
-		w.waitFor(b.Active, b.Cause+", and auto_fail_over of "+w.g.GetName()+" is off")
+		w.waitFor(b.Active, b.Cause+", and autoFailOver of "+w.g.GetName()+" is off")
 	}
 }
 
