@@ -182,7 +182,7 @@ func (c *Core) restore(s *Saved) {
 		if p := c.byName[q.GetNode()]; p != nil && p != c.self {
 			p.suspicion = suspicion{
 				raised: true, raftID: q.GetRaftId(), stays: q.GetStays(), reason: q.GetReason(),
-				at: c.now, goodbye: q.GetGoodbyeSequence(),
+				goodbye: q.GetGoodbyeSequence(),
 			}
 			p.young = stamp{q.GetAboutGuardIncarnation(), q.GetYoungestSequence()}
 			p.youngAt = min(q.GetYoungestAt().AsDuration(), c.now)

@@ -48,6 +48,9 @@ type peer struct {
 	newAck ack    // newest that arrived, whether it counts or not
 
 	suspicion suspicion
+	// Its newest goodbye, and when it was first heard. A change of the view is no news of it.
+	bye   stamp
+	byeAt time.Duration
 
 	silenceNumber uint64
 	silenceEnd    time.Duration

@@ -17,9 +17,8 @@ type suspicion struct {
 	// Of the suspected, by the view at the time.
 	raftID, stays uint64
 	reason        string
-	at            time.Duration
 	goodbye       uint64 // number of its goodbye, 0: none
-	byGoodbye     bool   // said at the time at
+	byGoodbye     bool   // its heartbeats go on
 	heardAgain    bool   // told the engine so
 }
 
@@ -52,12 +51,17 @@ func (c *Core) heardGoodbye(p *peer, hb *Heartbeat) {
 	q := &p.suspicion
 	switch {
 	case g.Sequence == 0 || g.RaftID == 0:
+		return
+	case p.bye != stamp{hb.Incarnation, g.Sequence}:
+		p.bye, p.byeAt = stamp{hb.Incarnation, g.Sequence}, c.now
+	}
+	switch {
 	case p.young.incarnation > hb.Incarnation, p.young.incarnation == hb.Incarnation && p.young.sequence > g.Sequence:
 		// This node acknowledged later numbers: it is not the goodbye that it seems (L7).
 	case q.raised && q.raftID == g.RaftID && q.stays <= g.Stays:
 		if q.goodbye == 0 {
 			q.goodbye, q.reason = g.Sequence, q.reason+"; then its guard said goodbye"
-			q.byGoodbye, q.at = true, c.now
+			q.byGoodbye = true
 			c.acknowledgedUpTo(p, hb)
 			c.saveDue = true
 			c.state(p)
@@ -77,7 +81,7 @@ func (c *Core) acknowledgedUpTo(p *peer, hb *Heartbeat) {
 }
 
 func (c *Core) suspect(p *peer, q suspicion) {
-	q.raised, q.raftID, q.stays, q.at = true, p.raftID, p.stays, c.now
+	q.raised, q.raftID, q.stays = true, p.raftID, p.stays
 	p.suspicion = q
 	c.saveDue, c.peersDirty = true, true
 	c.state(p)
@@ -113,7 +117,7 @@ func (c *Core) age(p *peer) time.Duration {
 // elsewhere: the engine hears of its heartbeats only when it is still a voter after peerinact.
 func (c *Core) heardSuspect(p *peer) {
 	q := &p.suspicion
-	if !q.raised || q.heardAgain || !c.engineUp || p.raftID != q.raftID || q.byGoodbye && c.now-q.at < c.inact {
+	if !q.raised || q.heardAgain || !c.engineUp || p.raftID != q.raftID || q.byGoodbye && c.now-p.byeAt < c.inact {
 		return
 	}
 	q.heardAgain = true

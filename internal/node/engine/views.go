@@ -216,6 +216,9 @@ func (e *Engine) handOver(st consensus.Status) bool {
 	var bestMatch uint64
 	for _, m := range e.s.GetView().GetMembers() {
 		name := m.GetNode()
+		if e.peers[name] == nil || !e.peers[name].connected || e.peers[name].hello.GetRaftId() != m.GetRaftId() {
+			continue // this incarnation can't take anything over now
+		}
 		if name == e.node || !e.guard.heard(name) || e.suspects(name) || e.s.GetNodeStatus()[name].GetPhase() != statepb.NodePhase_NODE_PHASE_RUNNING {
 			continue
 		}
