@@ -53,6 +53,9 @@ type confirmation struct {
 const (
 	// A change that was proposed may be lost by a change of leaders; then it is proposed again.
 	retryChange = time.Second
+	// Raft gives up a move of leadership after 1.5 s, in which nothing else is changed. Then
+	// there has to be time for other changes: the target may be what they are about.
+	retryTransfer = 3 * time.Second
 	// A follower may have applied a view before its leader has, which then can't place its word.
 	repeatConfirm = 2 * time.Second
 	// A leader that is alone in suspecting a member moves leadership to a node that sees everyone.
@@ -209,8 +212,8 @@ func (e *Engine) handOver(st consensus.Status) bool {
 	if !leaving && e.groups.silence == nil && !lonely {
 		return false
 	}
-	if e.now < e.lead.transferAt+retryChange {
-		return e.groups.silence != nil
+	if e.now < e.lead.transferAt+retryTransfer {
+		return false
 	}
 	var best uint64
 	var bestMatch uint64
