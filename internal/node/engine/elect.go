@@ -23,6 +23,8 @@ type election struct {
 	tries      int
 	// Reports so far, and how many there were at the last try.
 	reports, triedAt int
+	// This node was without a leader when it looked last.
+	without bool
 	wake             time.Duration
 }
 
@@ -46,10 +48,15 @@ func (e *Engine) elect() {
 	}
 	st := e.raft.Status()
 	if st.Leader != 0 {
-		e.election.leaderless = map[string]leaderless{}
+		if e.election.without { // there is a leader again
+			e.election.leaderless = map[string]leaderless{}
+			e.election.without = false
+		}
+		// The word of one who suspects the leader a moment before this node does is kept.
 		e.election.announced, e.election.tries = 0, 0
 		return
 	}
+	e.election.without = true
 	if e.election.announced == 0 || e.now >= e.election.announced+announceEvery {
 		e.announceLeaderless(st.LastTerm, st.LastIndex)
 	}
@@ -129,6 +136,9 @@ func (e *Engine) suspicion(node string, m *peerpb.Suspicion) {
 func (e *Engine) suspected(st *statepb.Statement, reason string) {
 	st.Voter, st.VoterRaftId = e.node, e.RaftID()
 	e.keeper.Stated(e.now, st)
+	if was := e.guard.statements[st.GetAbout()].statement; was.GetAboutRaftId() != st.GetAboutRaftId() || was.GetStays() != st.GetStays() {
+		e.guard.forgetHeard(st.GetAbout())
+	}
 	e.guard.statements[st.GetAbout()] = stated{st, e.now}
 	e.logf("links: %s is suspected: %s", st.GetAbout(), reason)
 	if e.raft == nil {

@@ -91,14 +91,18 @@ func (g *guardInfo) allStopped() bool {
 	return g.connected && g.incarnation != 0 && g.configured != nil && g.configured.GetRaftId() == 0 && !g.lease.GetHeld() && (g.lease == nil || g.lease.GetStopped())
 }
 
+func (g *guardInfo) forgetHeard(about string) {
+	g.heardAgain = slices.DeleteFunc(g.heardAgain, func(n string) bool { return n == about })
+	delete(g.heardSent, about)
+}
+
 // forgetVoid drops statements that have ended.
 func (g *guardInfo) forgetVoid(s *statepb.State) {
 	for about, st := range g.statements {
 		m := state.MemberOf(s, about)
 		if m == nil || m.GetRaftId() != st.statement.GetAboutRaftId() || s.GetNodeStatus()[about].GetStays() > st.statement.GetStays() {
 			delete(g.statements, about)
-			g.heardAgain = slices.DeleteFunc(g.heardAgain, func(n string) bool { return n == about })
-			delete(g.heardSent, about)
+			g.forgetHeard(about)
 		}
 	}
 }
@@ -155,7 +159,10 @@ func (e *Engine) fromGuard(f *guardpb.FromGuard) {
 	case *guardpb.FromGuard_Suspect:
 		e.suspected(proto.CloneOf(b.Suspect.GetStatement()), b.Suspect.GetReason())
 	case *guardpb.FromGuard_HeardAgain:
-		g.heardAgain = addSet(g.heardAgain, b.HeardAgain.GetNode())
+		// Said of a suspicion that has ended meanwhile it would end the next one.
+		if g.statements[b.HeardAgain.GetNode()].statement.GetAboutRaftId() == b.HeardAgain.GetRaftId() {
+			g.heardAgain = addSet(g.heardAgain, b.HeardAgain.GetNode())
+		}
 	case *guardpb.FromGuard_Done:
 		e.guardDone(b.Done)
 	}

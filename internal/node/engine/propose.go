@@ -175,7 +175,7 @@ func (e *Engine) proposalOf(node string, m *peerpb.Proposal) {
 // reports only of itself.
 func mayPropose(node string, c *statepb.Command) bool {
 	switch c := c.GetChange().(type) {
-	case *statepb.Command_Plan, *statepb.Command_Proven, *statepb.Command_Stays, *statepb.Command_TimersSettled:
+	case *statepb.Command_Plan, *statepb.Command_Proven, *statepb.Command_Stays, *statepb.Command_SilenceOver, *statepb.Command_TimersSettled:
 		return false
 	case *statepb.Command_Report:
 		return c.Report.GetNode() == node

@@ -377,7 +377,7 @@ func (x *State) GetNextSilence() uint64 {
 	return 0
 }
 
-// Requests of one proposer, oldest first; the last 64.
+// Requests of one proposer, oldest first; the last 256.
 type Requests struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Applied       []uint64               `protobuf:"varint,1,rep,packed,name=applied,proto3" json:"applied,omitempty"`
