@@ -453,6 +453,32 @@ func TestLoneSurvivorStops(t *testing.T) {
 	s.settle()
 }
 
+// The switch is off for a while: nobody has a quorum, everything stops. When
+// it is back the service is too, by itself, and as often as that happens.
+func TestSwitchOff(t *testing.T) {
+	s := newSite(t, Options{})
+	for range 2 {
+		active := s.steady()
+		fault := monotonic()
+		for _, n := range s.Nodes() {
+			_, err := s.Cut(n)
+			s.must(err)
+		}
+		s.awaitGone(active, fault)
+		for _, n := range s.Nodes() {
+			s.must(s.Heal(n))
+		}
+		s.settle()
+		for _, g := range s.status().Groups {
+			for _, n := range g.Nodes {
+				if n.Faulted {
+					t.Errorf("%s is faulted on %s: %s", g.Name, n.Node, n.Message)
+				}
+			}
+		}
+	}
+}
+
 func TestOnePairCut(t *testing.T) {
 	s := newSite(t, Options{})
 	active := s.steady()

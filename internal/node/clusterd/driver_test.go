@@ -175,6 +175,42 @@ func TestWithoutGuardEverythingStopsAtTheEndOfTheLease(t *testing.T) {
 	})
 }
 
+// An end that is noticed after the end of the lease waits for guard's word: it
+// is no fault of the service.
+func TestEndsAfterTheLeaseWaitForGuardsWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		defer b.end()
+		g := b.guardComes()
+		time.Sleep(time.Second)
+		lease := func(held bool, until time.Duration) {
+			b.mu.Lock()
+			b.lease = until
+			b.mu.Unlock()
+			g.frames <- &guardpb.FromGuard{Body: &guardpb.FromGuard_Lease{Lease: &guardpb.Lease{Held: held}}}
+			synctest.Wait()
+		}
+		lease(true, b.now()+100*time.Millisecond)
+		b.next(engine.Out{Calls: []agent.Call{{Token: 8}, {Token: 9}, {Token: 10}}})
+		b.input()
+		b.told()
+		b.finish(8, "is gone") // a fault: the lease goes on
+		synctest.Wait()
+		b.want("CallDone 8 is gone")
+		time.Sleep(101 * time.Millisecond)
+		b.finish(9, "is gone")
+		time.Sleep(20 * time.Millisecond)
+		b.want("")
+		lease(false, 0)
+		time.Sleep(5 * time.Millisecond)
+		b.want("from guard lease held=false stopped=false; CallDone 9 is gone")
+		// Without a lease nothing waits.
+		b.finish(10, "is gone")
+		synctest.Wait()
+		b.want("CallDone 10 is gone")
+	})
+}
+
 func TestGuardThatComesBackInTimeStopsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

@@ -26,6 +26,8 @@ const (
 	guardRetryMax = 250 * time.Millisecond
 	guardQueue    = 1024
 	leaseCheck    = 20 * time.Millisecond
+	// Guard's word that the lease is over takes less than this to come, mostly.
+	guardWordPause = time.Millisecond
 	// Guard has so long to stop everything and say goodbye.
 	endLimit = 15 * time.Second
 )

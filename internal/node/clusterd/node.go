@@ -270,16 +270,40 @@ func (n *node) call(c agent.Call) {
 		n.post(func() {
 			delete(n.starting, c.Token)
 			n.startsEnded()
-			n.step(engine.CallDone{Done: agent.Done{Token: c.Token, Result: r}})
+			done := engine.CallDone{Done: agent.Done{Token: c.Token, Result: r}}
+			if r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
+				n.step(done)
+				return
+			}
+			n.afterGuard(done)
 		})
 	})
+}
+
+// afterGuard gives the engine something that may say that a service has ended.
+// Guard tells that the lease is over before it ends what runs, but an end may be
+// seen here before that word is: then it would be taken for a fault.
+func (n *node) afterGuard(in engine.Input) {
+	if n.guard.link != nil && n.guard.lease.GetHeld() {
+		if until, err := n.leaseOf(); err == nil && n.now() >= until {
+			n.background(func() {
+				select {
+				case <-time.After(guardWordPause):
+					n.post(func() { n.afterGuard(in) })
+				case <-n.done:
+				}
+			})
+			return
+		}
+	}
+	n.step(in)
 }
 
 func (n *node) notices() {
 	for {
 		select {
 		case notice, ok := <-n.host.Notices():
-			if !ok || !n.post(func() { n.step(engine.Notice{Notice: notice}) }) {
+			if !ok || !n.post(func() { n.afterGuard(engine.Notice{Notice: notice}) }) {
 				return
 			}
 		case <-n.done:
