@@ -25,7 +25,7 @@ type election struct {
 	reports, triedAt int
 	// This node was without a leader when it looked last.
 	without bool
-	wake             time.Duration
+	wake    time.Duration
 }
 
 type leaderless struct {
