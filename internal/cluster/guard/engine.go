@@ -282,7 +282,7 @@ func (c *Core) configurePeer(p *peer, from *guardpb.Peer) {
 		p.heardAt = max(p.heardAt, c.now) // a voter from now on: its silence counts from now on (H3)
 	}
 	p.raftID, p.incarnation, p.stays = id, from.GetGuardIncarnation(), from.GetStays()
-	if q := &p.suspicion; q.raised && (id == q.raftID && p.stays > q.stays || id != 0 && id != q.raftID) {
+	if q := &p.suspicion; q.raised && (id == q.raftID && p.stays > q.stays || id > q.raftID) {
 		c.endSuspicion(p)
 	}
 	switch {
@@ -303,6 +303,9 @@ func (c *Core) newRaftID(old uint64) {
 	c.lease.floor = max(c.lease.floor, c.seq)
 	if c.lease.state == leaseNone {
 		c.lease.raftID = 0
+	}
+	if c.raftID == 0 || c.raftID == c.lastRaftID {
+		return // an engine that was started again may know less for a while; what was stated binds
 	}
 	for _, p := range c.peers {
 		if p.suspicion.raised {

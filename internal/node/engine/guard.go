@@ -26,6 +26,8 @@ type guardInfo struct {
 	calls       uint64
 	appended    uint64
 	configured  *guardpb.Configure
+	// What an engine before this one has configured; nil once this one knows as much.
+	before *guardpb.Configure
 	// What configured was made from: while that is the same, so is it.
 	madeFrom configuredFrom
 	// Answered Configure frames: by these guard runs.
@@ -137,6 +139,7 @@ func (e *Engine) fromGuard(f *guardpb.FromGuard) {
 	switch b := f.GetBody().(type) {
 	case *guardpb.FromGuard_Welcome:
 		g.incarnation, g.rebooted = b.Welcome.GetGuardIncarnation(), b.Welcome.GetRebooted()
+		g.before = b.Welcome.GetConfigured()
 		g.statements = map[string]stated{} // guard repeats those that stand
 		g.heardAgain = nil
 		g.nextTick = e.now
@@ -303,6 +306,10 @@ func (e *Engine) configureGuard() {
 	}
 	g.madeFrom = from
 	c := e.guardConfiguration()
+	if b := g.before; b.GetRaftId() != 0 && b.GetRaftId() == e.RaftID() && !e.outside.removed && c.GetEpoch() < b.GetEpoch() {
+		return // the engine before this one had applied more: until that is known again its word stands
+	}
+	g.before = nil
 	revision := e.s.GetConfigRevision()
 	if proto.Equal(c, g.configured) && (revision == g.askedConf || g.configured == nil) {
 		return
