@@ -29,8 +29,10 @@ type groupsInfo struct {
 	// Calls that wait for guard's answer, by group, and what guard knows.
 	held      map[string][]agent.Call
 	protected map[string]bool
+	// All that is active was announced in this lease.
+	announced bool
 	// Calls under way that may start something.
-	starting map[uint64]bool
+	starting map[uint64]string
 	// Plan revision that was planned from last.
 	planned uint64
 	desired desiredFrom
@@ -59,7 +61,7 @@ func (g *groupsInfo) init(node string) {
 	g.reports = map[string]*statepb.GroupReport{}
 	g.held = map[string][]agent.Call{}
 	g.protected = map[string]bool{}
-	g.starting = map[uint64]bool{}
+	g.starting = map[uint64]string{}
 }
 
 // reset for a new incarnation. Calls under way stay known: they get their Done.
@@ -87,8 +89,25 @@ func (e *Engine) groupsOn() {
 		}
 		g.runtime.Tick(e.now)
 	}
+	e.announce()
 	e.report()
 	e.silenceOn()
+}
+
+// announce to guard, once in each lease, whatever runs: guard has forgotten what
+// it stopped at the end of the lease before, and something may have come up since.
+func (e *Engine) announce() {
+	g := &e.groups
+	if g.announced || !e.guard.connected || !e.guard.lease.GetHeld() {
+		return
+	}
+	g.announced = true
+	for _, name := range g.runtime.Active() {
+		if _, asked := g.protected[name]; !asked {
+			g.protected[name] = false
+			e.out.Protect = append(e.out.Protect, name)
+		}
+	}
 }
 
 func (e *Engine) planOn(term uint64) {
@@ -209,7 +228,7 @@ func (e *Engine) takeActions() time.Duration {
 
 // start a call that may start something.
 func (e *Engine) start(c agent.Call) {
-	e.groups.starting[c.Token] = true
+	e.groups.starting[c.Token] = c.Group
 	e.out.Calls = append(e.out.Calls, c)
 }
 
@@ -238,10 +257,13 @@ func (e *Engine) cancelStarts() {
 		e.protected(name, "the lease has ended")
 	}
 	g.protected = map[string]bool{} // guard removes what it kills: each group is announced anew
-	g.desired.valid = false
+	g.desired.valid, g.announced = false, false
 }
 
 func (e *Engine) callDone(d agent.Done) {
+	if group, ok := e.groups.starting[d.Token]; ok && !e.guard.lease.GetHeld() && e.guard.connected {
+		e.out.Protect = append(e.out.Protect, group) // it ended after guard had looked: let guard look again
+	}
 	delete(e.groups.starting, d.Token)
 	e.groups.runtime.Done(e.now, e.wall, d)
 }

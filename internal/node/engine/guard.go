@@ -158,6 +158,7 @@ func (e *Engine) fromGuard(f *guardpb.FromGuard) {
 			e.leaseEnded(b.Lease)
 		} else {
 			g.quiet = false
+			e.groups.protected, e.groups.announced = map[string]bool{}, false
 		}
 	case *guardpb.FromGuard_Suspect:
 		e.suspected(proto.CloneOf(b.Suspect.GetStatement()), b.Suspect.GetReason())
