@@ -61,7 +61,7 @@ func (c *Core) heardGoodbye(p *peer, hb *Heartbeat) {
 	case q.raised && q.raftID == g.RaftID && q.stays <= g.Stays:
 		if q.goodbye == 0 {
 			q.goodbye, q.reason = g.Sequence, q.reason+"; then its guard said goodbye"
-			q.byGoodbye = true
+			q.byGoodbye, q.heardAgain = true, false // a new word: that it is heard again is said after it
 			c.acknowledgedUpTo(p, hb)
 			c.saveDue = true
 			c.state(p)

@@ -160,6 +160,12 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 	return nil
 }
 
+// Over says whether an incarnation of node has ended by state s. One that s does
+// not know yet has not: the state may be older than the word about it.
+func Over(s *pb.State, node string, raftID uint64) bool {
+	return raftID < s.GetNextRaftId() && MemberOf(s, node).GetRaftId() != raftID && s.GetLearners()[node].GetRaftId() != raftID
+}
+
 func memberIn(v *pb.View, node string) *pb.Member {
 	for _, m := range v.GetMembers() {
 		if m.GetNode() == node {

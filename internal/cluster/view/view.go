@@ -78,9 +78,8 @@ func (k *Keeper) State(now time.Duration, s *pb.State) {
 		if f := st.GetFence(); f != nil {
 			fences[f.GetRaftId()] = since(k.fenceAt, f.GetRaftId(), now)
 		}
-		m := state.MemberOf(s, name)
 		for voter, r := range k.statements[name] {
-			if m == nil || r.statement.GetAboutRaftId() != m.GetRaftId() || r.statement.GetStays() < st.GetStays() {
+			if state.Over(s, name, r.statement.GetAboutRaftId()) || r.statement.GetStays() < st.GetStays() {
 				delete(k.statements[name], voter)
 			}
 		}

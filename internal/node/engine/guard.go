@@ -101,8 +101,7 @@ func (g *guardInfo) forgetHeard(about string) {
 // forgetVoid drops statements that have ended.
 func (g *guardInfo) forgetVoid(s *statepb.State) {
 	for about, st := range g.statements {
-		m := state.MemberOf(s, about)
-		if m == nil || m.GetRaftId() != st.statement.GetAboutRaftId() || s.GetNodeStatus()[about].GetStays() > st.statement.GetStays() {
+		if state.Over(s, about, st.statement.GetAboutRaftId()) || s.GetNodeStatus()[about].GetStays() > st.statement.GetStays() {
 			delete(g.statements, about)
 			g.forgetHeard(about)
 		}
