@@ -60,8 +60,10 @@ func TestCommands(t *testing.T) {
 		t.Errorf("env: %v %s", err, out)
 	}
 	// On the node itself plain commands work too.
-	if out := runLab(t, name, "exec", "n2", "--", l.rec.Binary, "group", "list"); !strings.Contains(out, defaultGroup) {
-		t.Errorf("group list on n2: %s", out)
+	on2 := labCommand(t, name, "exec", "n2", "--", l.rec.Binary, "node", "show", "n2")
+	on2.Env = append(os.Environ(), apiVariable+"=/of/another/node")
+	if out, err := on2.CombinedOutput(); err != nil || !strings.Contains(string(out), "n2") {
+		t.Errorf("node show on n2: %v %s", err, out)
 	}
 	runLab(t, name, "cut", "n2", "--link", "1")
 	var s Status

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -421,7 +422,9 @@ func (l *Lab) StartOn(name string, cmd *exec.Cmd) error {
 		return fmt.Errorf("node %s is paused: holdfast lab resume %s", name, name)
 	}
 	if cmd.Env == nil {
-		cmd.Env = append(os.Environ(), marker(l.Name(), name))
+		// The caller's may be of another node.
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, apiVariable+"=") })
+		cmd.Env = append(cmd.Env, marker(l.Name(), name))
 	}
 	if p.Netns == "" {
 		cmd.Env = append(cmd.Env, apiVariable+"="+apiAddress(p))
