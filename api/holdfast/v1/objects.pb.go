@@ -25,6 +25,122 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PreferredFencing is the rule by which the better side of a split is found.
+type PreferredFencing int32
+
+const (
+	PreferredFencing_PREFERRED_FENCING_UNSPECIFIED PreferredFencing = 0
+	// Whoever is first; the leader has a small head start.
+	PreferredFencing_PREFERRED_FENCING_NONE PreferredFencing = 1
+	// The side with the greater sum of Node.weight.
+	PreferredFencing_PREFERRED_FENCING_NODE_WEIGHT PreferredFencing = 2
+	// The side on which the groups with the greater sum of Group.priority run.
+	PreferredFencing_PREFERRED_FENCING_GROUP_PRIORITY PreferredFencing = 3
+	// The side with more nodes of Cluster.preferred_site.
+	PreferredFencing_PREFERRED_FENCING_SITE PreferredFencing = 4
+)
+
+// Enum value maps for PreferredFencing.
+var (
+	PreferredFencing_name = map[int32]string{
+		0: "PREFERRED_FENCING_UNSPECIFIED",
+		1: "PREFERRED_FENCING_NONE",
+		2: "PREFERRED_FENCING_NODE_WEIGHT",
+		3: "PREFERRED_FENCING_GROUP_PRIORITY",
+		4: "PREFERRED_FENCING_SITE",
+	}
+	PreferredFencing_value = map[string]int32{
+		"PREFERRED_FENCING_UNSPECIFIED":    0,
+		"PREFERRED_FENCING_NONE":           1,
+		"PREFERRED_FENCING_NODE_WEIGHT":    2,
+		"PREFERRED_FENCING_GROUP_PRIORITY": 3,
+		"PREFERRED_FENCING_SITE":           4,
+	}
+)
+
+func (x PreferredFencing) Enum() *PreferredFencing {
+	p := new(PreferredFencing)
+	*p = x
+	return p
+}
+
+func (x PreferredFencing) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PreferredFencing) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[0].Descriptor()
+}
+
+func (PreferredFencing) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[0]
+}
+
+func (x PreferredFencing) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PreferredFencing.Descriptor instead.
+func (PreferredFencing) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
+}
+
+// Takeover is what must be proven of a lost node before its groups are started elsewhere.
+type Takeover int32
+
+const (
+	Takeover_TAKEOVER_UNSPECIFIED Takeover = 0
+	// Lease, stop and margin have passed (and the watchdog's time-out where one is armed).
+	Takeover_TAKEOVER_TIME Takeover = 1
+	// What the group writes is fenced: reservation preempted or a higher epoch acknowledged.
+	Takeover_TAKEOVER_STORAGE Takeover = 2
+	// A power-fence agent has confirmed that the machine is off.
+	Takeover_TAKEOVER_POWER Takeover = 3
+)
+
+// Enum value maps for Takeover.
+var (
+	Takeover_name = map[int32]string{
+		0: "TAKEOVER_UNSPECIFIED",
+		1: "TAKEOVER_TIME",
+		2: "TAKEOVER_STORAGE",
+		3: "TAKEOVER_POWER",
+	}
+	Takeover_value = map[string]int32{
+		"TAKEOVER_UNSPECIFIED": 0,
+		"TAKEOVER_TIME":        1,
+		"TAKEOVER_STORAGE":     2,
+		"TAKEOVER_POWER":       3,
+	}
+)
+
+func (x Takeover) Enum() *Takeover {
+	p := new(Takeover)
+	*p = x
+	return p
+}
+
+func (x Takeover) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Takeover) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[1].Descriptor()
+}
+
+func (Takeover) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[1]
+}
+
+func (x Takeover) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Takeover.Descriptor instead.
+func (Takeover) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{1}
+}
+
 // Operations says what may be done to resources of a type.
 type Operations int32
 
@@ -65,11 +181,11 @@ func (x Operations) String() string {
 }
 
 func (Operations) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[0].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[2].Descriptor()
 }
 
 func (Operations) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[0]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[2]
 }
 
 func (x Operations) Number() protoreflect.EnumNumber {
@@ -78,7 +194,7 @@ func (x Operations) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Operations.Descriptor instead.
 func (Operations) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
 }
 
 // AttributeKind is the shape of an attribute's value.
@@ -133,11 +249,11 @@ func (x AttributeKind) String() string {
 }
 
 func (AttributeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[1].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[3].Descriptor()
 }
 
 func (AttributeKind) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[1]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[3]
 }
 
 func (x AttributeKind) Number() protoreflect.EnumNumber {
@@ -146,7 +262,7 @@ func (x AttributeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AttributeKind.Descriptor instead.
 func (AttributeKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{1}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
 }
 
 // ResourceState is what an agent has found out.
@@ -191,11 +307,11 @@ func (x ResourceState) String() string {
 }
 
 func (ResourceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[2].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
 }
 
 func (ResourceState) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[2]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[4]
 }
 
 func (x ResourceState) Number() protoreflect.EnumNumber {
@@ -204,7 +320,7 @@ func (x ResourceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceState.Descriptor instead.
 func (ResourceState) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
 }
 
 // ResourceActivity is what an agent is doing with a resource, or waits for.
@@ -256,11 +372,11 @@ func (x ResourceActivity) String() string {
 }
 
 func (ResourceActivity) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[3].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
 }
 
 func (ResourceActivity) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[3]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[5]
 }
 
 func (x ResourceActivity) Number() protoreflect.EnumNumber {
@@ -269,7 +385,7 @@ func (x ResourceActivity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceActivity.Descriptor instead.
 func (ResourceActivity) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
 }
 
 // Want is what the cluster wants of a group on a node.
@@ -310,11 +426,11 @@ func (x Want) String() string {
 }
 
 func (Want) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[6].Descriptor()
 }
 
 func (Want) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[4]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[6]
 }
 
 func (x Want) Number() protoreflect.EnumNumber {
@@ -323,7 +439,7 @@ func (x Want) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Want.Descriptor instead.
 func (Want) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
 }
 
 // Severity of an event.
@@ -366,11 +482,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[7].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[5]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[7]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -379,7 +495,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
 }
 
 // OperationKind is what an administrator asked for.
@@ -428,11 +544,11 @@ func (x OperationKind) String() string {
 }
 
 func (OperationKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[6].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[8].Descriptor()
 }
 
 func (OperationKind) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[6]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[8]
 }
 
 func (x OperationKind) Number() protoreflect.EnumNumber {
@@ -441,7 +557,7 @@ func (x OperationKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationKind.Descriptor instead.
 func (OperationKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
 }
 
 // OperationState of an operation.
@@ -481,11 +597,11 @@ func (x OperationState) String() string {
 }
 
 func (OperationState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[7].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[9].Descriptor()
 }
 
 func (OperationState) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[7]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[9]
 }
 
 func (x OperationState) Number() protoreflect.EnumNumber {
@@ -494,7 +610,7 @@ func (x OperationState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationState.Descriptor instead.
 func (OperationState) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 // Timers of the links between nodes. Unset fields follow peerinact.
@@ -572,8 +688,16 @@ type Cluster struct {
 	SeedNodes uint32 `protobuf:"varint,4,opt,name=seed_nodes,json=seedNodes,proto3" json:"seed_nodes,omitempty"`
 	// A node whose engine is down for longer stops its groups. 5s to 10m; unset: 60s.
 	EngineDownLimit *durationpb.Duration `protobuf:"bytes,5,opt,name=engine_down_limit,json=engineDownLimit,proto3" json:"engine_down_limit,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Which side of an even split should win. Unset: none.
+	PreferredFencing PreferredFencing `protobuf:"varint,6,opt,name=preferred_fencing,json=preferredFencing,proto3,enum=holdfast.v1.PreferredFencing" json:"preferred_fencing,omitempty"`
+	// With PREFERRED_FENCING_SITE: the site that should win.
+	PreferredSite string `protobuf:"bytes,7,opt,name=preferred_site,json=preferredSite,proto3" json:"preferred_site,omitempty"`
+	// How long the side that should lose withholds its word from the coordination points. 0s to 60s; unset: peerinact/2.
+	PreferredFencingDelay *durationpb.Duration `protobuf:"bytes,8,opt,name=preferred_fencing_delay,json=preferredFencingDelay,proto3" json:"preferred_fencing_delay,omitempty"`
+	// Power-fence devices by which nodes can be switched off.
+	FenceDevices  []*FenceDevice `protobuf:"bytes,9,rep,name=fence_devices,json=fenceDevices,proto3" json:"fence_devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -641,6 +765,406 @@ func (x *Cluster) GetEngineDownLimit() *durationpb.Duration {
 	return nil
 }
 
+func (x *Cluster) GetPreferredFencing() PreferredFencing {
+	if x != nil {
+		return x.PreferredFencing
+	}
+	return PreferredFencing_PREFERRED_FENCING_UNSPECIFIED
+}
+
+func (x *Cluster) GetPreferredSite() string {
+	if x != nil {
+		return x.PreferredSite
+	}
+	return ""
+}
+
+func (x *Cluster) GetPreferredFencingDelay() *durationpb.Duration {
+	if x != nil {
+		return x.PreferredFencingDelay
+	}
+	return nil
+}
+
+func (x *Cluster) GetFenceDevices() []*FenceDevice {
+	if x != nil {
+		return x.FenceDevices
+	}
+	return nil
+}
+
+// FenceDevice is a way to switch nodes off, driven by a program of the fence-agents standard.
+type FenceDevice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Program: a name that is looked for in /usr/sbin and in Holdfast's own directory, or an absolute path.
+	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	// Parameters for the agent, in its own names. Secrets belong into a file: "passwd_script", or "passwd_file" whose first line is passed as passwd.
+	Parameters map[string]string `protobuf:"bytes,3,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the device calls each node that it can switch off, by node name; passed as plug (port for older agents).
+	Plugs map[string]string `protobuf:"bytes,4,rep,name=plugs,proto3" json:"plugs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// A run that takes longer has failed. 1s to 10m; unset: 60s.
+	Timeout *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Tries in all before the level has failed. Unset: 2.
+	Tries uint32 `protobuf:"varint,6,opt,name=tries,proto3" json:"tries,omitempty"`
+	// Agent's action. Unset: off. "reboot" is confirmed by the agent's word alone.
+	Action        string `protobuf:"bytes,7,opt,name=action,proto3" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceDevice) Reset() {
+	*x = FenceDevice{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceDevice) ProtoMessage() {}
+
+func (x *FenceDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceDevice.ProtoReflect.Descriptor instead.
+func (*FenceDevice) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FenceDevice) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FenceDevice) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *FenceDevice) GetParameters() map[string]string {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *FenceDevice) GetPlugs() map[string]string {
+	if x != nil {
+		return x.Plugs
+	}
+	return nil
+}
+
+func (x *FenceDevice) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *FenceDevice) GetTries() uint32 {
+	if x != nil {
+		return x.Tries
+	}
+	return 0
+}
+
+func (x *FenceDevice) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+// FenceLevel is a set of devices all of which must succeed, both power supplies of a machine for example.
+type FenceLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Devices       []string               `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceLevel) Reset() {
+	*x = FenceLevel{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceLevel) ProtoMessage() {}
+
+func (x *FenceLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceLevel.ProtoReflect.Descriptor instead.
+func (*FenceLevel) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FenceLevel) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// CoordinationPoint is a place that breaks ties. All points together are one voter.
+type CoordinationPoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*CoordinationPoint_Arbiter
+	//	*CoordinationPoint_LockDisk
+	Kind          isCoordinationPoint_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CoordinationPoint) Reset() {
+	*x = CoordinationPoint{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CoordinationPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CoordinationPoint) ProtoMessage() {}
+
+func (x *CoordinationPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CoordinationPoint.ProtoReflect.Descriptor instead.
+func (*CoordinationPoint) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CoordinationPoint) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CoordinationPoint) GetKind() isCoordinationPoint_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *CoordinationPoint) GetArbiter() *ArbiterPoint {
+	if x != nil {
+		if x, ok := x.Kind.(*CoordinationPoint_Arbiter); ok {
+			return x.Arbiter
+		}
+	}
+	return nil
+}
+
+func (x *CoordinationPoint) GetLockDisk() *LockDiskPoint {
+	if x != nil {
+		if x, ok := x.Kind.(*CoordinationPoint_LockDisk); ok {
+			return x.LockDisk
+		}
+	}
+	return nil
+}
+
+type isCoordinationPoint_Kind interface {
+	isCoordinationPoint_Kind()
+}
+
+type CoordinationPoint_Arbiter struct {
+	Arbiter *ArbiterPoint `protobuf:"bytes,2,opt,name=arbiter,proto3,oneof"`
+}
+
+type CoordinationPoint_LockDisk struct {
+	LockDisk *LockDiskPoint `protobuf:"bytes,3,opt,name=lock_disk,json=lockDisk,proto3,oneof"`
+}
+
+func (*CoordinationPoint_Arbiter) isCoordinationPoint_Kind() {}
+
+func (*CoordinationPoint_LockDisk) isCoordinationPoint_Kind() {}
+
+// ArbiterPoint is a server that runs holdfast arbiter.
+type ArbiterPoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// SHA-256 of the server's public key (SubjectPublicKeyInfo), 64 hexadecimal digits.
+	KeyFingerprint string `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
+	// Made when the arbiter's store was made: another one is another arbiter that has forgotten everything.
+	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArbiterPoint) Reset() {
+	*x = ArbiterPoint{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArbiterPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArbiterPoint) ProtoMessage() {}
+
+func (x *ArbiterPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArbiterPoint.ProtoReflect.Descriptor instead.
+func (*ArbiterPoint) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ArbiterPoint) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ArbiterPoint) GetKeyFingerprint() string {
+	if x != nil {
+		return x.KeyFingerprint
+	}
+	return ""
+}
+
+func (x *ArbiterPoint) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+// LockDiskPoint is a slot on a block device or file that all nodes share.
+type LockDiskPoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path on every node, unless paths says otherwise.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// By node name.
+	Paths map[string]string `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Written by lockdisk format, 32 hexadecimal digits.
+	Disk string `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Slot of this cluster on the disk, from 0.
+	Slot          uint32 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockDiskPoint) Reset() {
+	*x = LockDiskPoint{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockDiskPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockDiskPoint) ProtoMessage() {}
+
+func (x *LockDiskPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockDiskPoint.ProtoReflect.Descriptor instead.
+func (*LockDiskPoint) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LockDiskPoint) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *LockDiskPoint) GetPaths() map[string]string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *LockDiskPoint) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *LockDiskPoint) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
 // Link is one path of a node to its peers. All nodes have the same link names in the same order.
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -653,7 +1177,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +1189,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +1202,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Link) GetName() string {
@@ -702,14 +1226,20 @@ type Node struct {
 	// One to eight.
 	Links []*Link `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
 	// No group comes to a frozen node; what runs there stays.
-	Frozen        bool `protobuf:"varint,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Frozen bool `protobuf:"varint,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// For preferred fencing by node weight. Unset: 1.
+	Weight *uint32 `protobuf:"varint,4,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	// For preferred fencing by site.
+	Site string `protobuf:"bytes,5,opt,name=site,proto3" json:"site,omitempty"`
+	// Tried in order until one succeeds. Empty: this node can't be switched off.
+	FenceLevels   []*FenceLevel `protobuf:"bytes,6,rep,name=fence_levels,json=fenceLevels,proto3" json:"fence_levels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +1251,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +1264,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Node) GetName() string {
@@ -758,6 +1288,27 @@ func (x *Node) GetFrozen() bool {
 	return false
 }
 
+func (x *Node) GetWeight() uint32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+func (x *Node) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Node) GetFenceLevels() []*FenceLevel {
+	if x != nil {
+		return x.FenceLevels
+	}
+	return nil
+}
+
 // Attribute declares one attribute of a type.
 type Attribute struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -775,7 +1326,7 @@ type Attribute struct {
 
 func (x *Attribute) Reset() {
 	*x = Attribute{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +1338,7 @@ func (x *Attribute) String() string {
 func (*Attribute) ProtoMessage() {}
 
 func (x *Attribute) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +1351,7 @@ func (x *Attribute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attribute.ProtoReflect.Descriptor instead.
 func (*Attribute) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Attribute) GetName() string {
@@ -878,7 +1429,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1441,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1454,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Limits) GetMonitorInterval() *durationpb.Duration {
@@ -1020,7 +1571,7 @@ type ResourceType struct {
 
 func (x *ResourceType) Reset() {
 	*x = ResourceType{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1583,7 @@ func (x *ResourceType) String() string {
 func (*ResourceType) ProtoMessage() {}
 
 func (x *ResourceType) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1596,7 @@ func (x *ResourceType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceType.ProtoReflect.Descriptor instead.
 func (*ResourceType) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResourceType) GetName() string {
@@ -1109,7 +1660,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1672,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1685,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Resource) GetName() string {
@@ -1198,14 +1749,18 @@ type Group struct {
 	AutoFailOver *bool       `protobuf:"varint,4,opt,name=auto_fail_over,json=autoFailOver,proto3,oneof" json:"auto_fail_over,omitempty"`
 	Resources    []*Resource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty"`
 	// No automatic action and no operation.
-	Frozen        bool `protobuf:"varint,6,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Frozen bool `protobuf:"varint,6,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// For preferred fencing by group priority. Unset: 1.
+	Priority *uint32 `protobuf:"varint,7,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// Unset: derived from the resources; time is enough for groups that write no shared data.
+	Takeover      Takeover `protobuf:"varint,8,opt,name=takeover,proto3,enum=holdfast.v1.Takeover" json:"takeover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1772,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1785,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Group) GetName() string {
@@ -1275,6 +1830,20 @@ func (x *Group) GetFrozen() bool {
 	return false
 }
 
+func (x *Group) GetPriority() uint32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *Group) GetTakeover() Takeover {
+	if x != nil {
+		return x.Takeover
+	}
+	return Takeover_TAKEOVER_UNSPECIFIED
+}
+
 // Configuration is everything that administrators define, at one revision.
 type Configuration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1290,7 +1859,7 @@ type Configuration struct {
 
 func (x *Configuration) Reset() {
 	*x = Configuration{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1871,7 @@ func (x *Configuration) String() string {
 func (*Configuration) ProtoMessage() {}
 
 func (x *Configuration) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1884,7 @@ func (x *Configuration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configuration.ProtoReflect.Descriptor instead.
 func (*Configuration) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Configuration) GetRevision() uint64 {
@@ -1374,7 +1943,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1955,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1968,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResourceStatus) GetState() ResourceState {
@@ -1473,7 +2042,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +2054,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +2067,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Event) GetNumber() uint64 {
@@ -1592,7 +2161,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +2173,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +2186,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Decision) GetNumber() uint64 {
@@ -1687,7 +2256,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +2268,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +2281,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rejection) GetNode() string {
@@ -1752,7 +2321,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[14]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2333,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[14]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2346,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -1858,21 +2427,67 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x06Timers\x127\n" +
 	"\theartbeat\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12;\n" +
 	"\vpeertrouble\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vpeertrouble\x127\n" +
-	"\tpeerinact\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tpeerinact\"\xc4\x01\n" +
+	"\tpeerinact\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tpeerinact\"\xc9\x03\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12+\n" +
 	"\x06timers\x18\x03 \x01(\v2\x13.holdfast.v1.TimersR\x06timers\x12\x1d\n" +
 	"\n" +
 	"seed_nodes\x18\x04 \x01(\rR\tseedNodes\x12E\n" +
-	"\x11engine_down_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fengineDownLimit\"4\n" +
+	"\x11engine_down_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fengineDownLimit\x12J\n" +
+	"\x11preferred_fencing\x18\x06 \x01(\x0e2\x1d.holdfast.v1.PreferredFencingR\x10preferredFencing\x12%\n" +
+	"\x0epreferred_site\x18\a \x01(\tR\rpreferredSite\x12Q\n" +
+	"\x17preferred_fencing_delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x15preferredFencingDelay\x12=\n" +
+	"\rfence_devices\x18\t \x03(\v2\x18.holdfast.v1.FenceDeviceR\ffenceDevices\"\x98\x03\n" +
+	"\vFenceDevice\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12H\n" +
+	"\n" +
+	"parameters\x18\x03 \x03(\v2(.holdfast.v1.FenceDevice.ParametersEntryR\n" +
+	"parameters\x129\n" +
+	"\x05plugs\x18\x04 \x03(\v2#.holdfast.v1.FenceDevice.PlugsEntryR\x05plugs\x123\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
+	"\x05tries\x18\x06 \x01(\rR\x05tries\x12\x16\n" +
+	"\x06action\x18\a \x01(\tR\x06action\x1a=\n" +
+	"\x0fParametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
+	"\n" +
+	"PlugsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"&\n" +
+	"\n" +
+	"FenceLevel\x12\x18\n" +
+	"\adevices\x18\x01 \x03(\tR\adevices\"\xa1\x01\n" +
+	"\x11CoordinationPoint\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\aarbiter\x18\x02 \x01(\v2\x19.holdfast.v1.ArbiterPointH\x00R\aarbiter\x129\n" +
+	"\tlock_disk\x18\x03 \x01(\v2\x1a.holdfast.v1.LockDiskPointH\x00R\blockDiskB\x06\n" +
+	"\x04kind\"m\n" +
+	"\fArbiterPoint\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12'\n" +
+	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"\xc2\x01\n" +
+	"\rLockDiskPoint\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12;\n" +
+	"\x05paths\x18\x02 \x03(\v2%.holdfast.v1.LockDiskPoint.PathsEntryR\x05paths\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\rR\x04slot\x1a8\n" +
+	"\n" +
+	"PathsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\x04Link\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"[\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xd3\x01\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x05links\x18\x02 \x03(\v2\x11.holdfast.v1.LinkR\x05links\x12\x16\n" +
-	"\x06frozen\x18\x03 \x01(\bR\x06frozen\"\xbf\x01\n" +
+	"\x06frozen\x18\x03 \x01(\bR\x06frozen\x12\x1b\n" +
+	"\x06weight\x18\x04 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x12\n" +
+	"\x04site\x18\x05 \x01(\tR\x04site\x12:\n" +
+	"\ffence_levels\x18\x06 \x03(\v2\x17.holdfast.v1.FenceLevelR\vfenceLevelsB\t\n" +
+	"\a_weight\"\xbf\x01\n" +
 	"\tAttribute\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1a.holdfast.v1.AttributeKindR\x04kind\x12\x1a\n" +
@@ -1929,7 +2544,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
 	"\t_criticalB\n" +
 	"\n" +
-	"\b_enabled\"\xef\x01\n" +
+	"\b_enabled\"\xd0\x02\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vsystem_list\x18\x02 \x03(\tR\n" +
@@ -1937,8 +2552,11 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x0fauto_start_list\x18\x03 \x03(\tR\rautoStartList\x12)\n" +
 	"\x0eauto_fail_over\x18\x04 \x01(\bH\x00R\fautoFailOver\x88\x01\x01\x123\n" +
 	"\tresources\x18\x05 \x03(\v2\x15.holdfast.v1.ResourceR\tresources\x12\x16\n" +
-	"\x06frozen\x18\x06 \x01(\bR\x06frozenB\x11\n" +
-	"\x0f_auto_fail_over\"\xe1\x01\n" +
+	"\x06frozen\x18\x06 \x01(\bR\x06frozen\x12\x1f\n" +
+	"\bpriority\x18\a \x01(\rH\x01R\bpriority\x88\x01\x01\x121\n" +
+	"\btakeover\x18\b \x01(\x0e2\x15.holdfast.v1.TakeoverR\btakeoverB\x11\n" +
+	"\x0f_auto_fail_overB\v\n" +
+	"\t_priority\"\xe1\x01\n" +
 	"\rConfiguration\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x12'\n" +
@@ -1992,7 +2610,18 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"started_ms\x18\b \x01(\x03R\tstartedMs\x12\x19\n" +
 	"\bended_ms\x18\t \x01(\x03R\aendedMs\x12\x1a\n" +
 	"\bevacuate\x18\n" +
-	" \x01(\bR\bevacuate*l\n" +
+	" \x01(\bR\bevacuate*\xb6\x01\n" +
+	"\x10PreferredFencing\x12!\n" +
+	"\x1dPREFERRED_FENCING_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16PREFERRED_FENCING_NONE\x10\x01\x12!\n" +
+	"\x1dPREFERRED_FENCING_NODE_WEIGHT\x10\x02\x12$\n" +
+	" PREFERRED_FENCING_GROUP_PRIORITY\x10\x03\x12\x1a\n" +
+	"\x16PREFERRED_FENCING_SITE\x10\x04*a\n" +
+	"\bTakeover\x12\x18\n" +
+	"\x14TAKEOVER_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rTAKEOVER_TIME\x10\x01\x12\x14\n" +
+	"\x10TAKEOVER_STORAGE\x10\x02\x12\x12\n" +
+	"\x0eTAKEOVER_POWER\x10\x03*l\n" +
 	"\n" +
 	"Operations\x12\x1a\n" +
 	"\x16OPERATIONS_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -2060,71 +2689,92 @@ func file_api_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_api_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_api_holdfast_v1_objects_proto_goTypes = []any{
-	(Operations)(0),             // 0: holdfast.v1.Operations
-	(AttributeKind)(0),          // 1: holdfast.v1.AttributeKind
-	(ResourceState)(0),          // 2: holdfast.v1.ResourceState
-	(ResourceActivity)(0),       // 3: holdfast.v1.ResourceActivity
-	(Want)(0),                   // 4: holdfast.v1.Want
-	(Severity)(0),               // 5: holdfast.v1.Severity
-	(OperationKind)(0),          // 6: holdfast.v1.OperationKind
-	(OperationState)(0),         // 7: holdfast.v1.OperationState
-	(*Timers)(nil),              // 8: holdfast.v1.Timers
-	(*Cluster)(nil),             // 9: holdfast.v1.Cluster
-	(*Link)(nil),                // 10: holdfast.v1.Link
-	(*Node)(nil),                // 11: holdfast.v1.Node
-	(*Attribute)(nil),           // 12: holdfast.v1.Attribute
-	(*Limits)(nil),              // 13: holdfast.v1.Limits
-	(*ResourceType)(nil),        // 14: holdfast.v1.ResourceType
-	(*Resource)(nil),            // 15: holdfast.v1.Resource
-	(*Group)(nil),               // 16: holdfast.v1.Group
-	(*Configuration)(nil),       // 17: holdfast.v1.Configuration
-	(*ResourceStatus)(nil),      // 18: holdfast.v1.ResourceStatus
-	(*Event)(nil),               // 19: holdfast.v1.Event
-	(*Decision)(nil),            // 20: holdfast.v1.Decision
-	(*Rejection)(nil),           // 21: holdfast.v1.Rejection
-	(*Operation)(nil),           // 22: holdfast.v1.Operation
-	nil,                         // 23: holdfast.v1.Resource.AttributesEntry
-	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
+	(PreferredFencing)(0),       // 0: holdfast.v1.PreferredFencing
+	(Takeover)(0),               // 1: holdfast.v1.Takeover
+	(Operations)(0),             // 2: holdfast.v1.Operations
+	(AttributeKind)(0),          // 3: holdfast.v1.AttributeKind
+	(ResourceState)(0),          // 4: holdfast.v1.ResourceState
+	(ResourceActivity)(0),       // 5: holdfast.v1.ResourceActivity
+	(Want)(0),                   // 6: holdfast.v1.Want
+	(Severity)(0),               // 7: holdfast.v1.Severity
+	(OperationKind)(0),          // 8: holdfast.v1.OperationKind
+	(OperationState)(0),         // 9: holdfast.v1.OperationState
+	(*Timers)(nil),              // 10: holdfast.v1.Timers
+	(*Cluster)(nil),             // 11: holdfast.v1.Cluster
+	(*FenceDevice)(nil),         // 12: holdfast.v1.FenceDevice
+	(*FenceLevel)(nil),          // 13: holdfast.v1.FenceLevel
+	(*CoordinationPoint)(nil),   // 14: holdfast.v1.CoordinationPoint
+	(*ArbiterPoint)(nil),        // 15: holdfast.v1.ArbiterPoint
+	(*LockDiskPoint)(nil),       // 16: holdfast.v1.LockDiskPoint
+	(*Link)(nil),                // 17: holdfast.v1.Link
+	(*Node)(nil),                // 18: holdfast.v1.Node
+	(*Attribute)(nil),           // 19: holdfast.v1.Attribute
+	(*Limits)(nil),              // 20: holdfast.v1.Limits
+	(*ResourceType)(nil),        // 21: holdfast.v1.ResourceType
+	(*Resource)(nil),            // 22: holdfast.v1.Resource
+	(*Group)(nil),               // 23: holdfast.v1.Group
+	(*Configuration)(nil),       // 24: holdfast.v1.Configuration
+	(*ResourceStatus)(nil),      // 25: holdfast.v1.ResourceStatus
+	(*Event)(nil),               // 26: holdfast.v1.Event
+	(*Decision)(nil),            // 27: holdfast.v1.Decision
+	(*Rejection)(nil),           // 28: holdfast.v1.Rejection
+	(*Operation)(nil),           // 29: holdfast.v1.Operation
+	nil,                         // 30: holdfast.v1.FenceDevice.ParametersEntry
+	nil,                         // 31: holdfast.v1.FenceDevice.PlugsEntry
+	nil,                         // 32: holdfast.v1.LockDiskPoint.PathsEntry
+	nil,                         // 33: holdfast.v1.Resource.AttributesEntry
+	(*durationpb.Duration)(nil), // 34: google.protobuf.Duration
 }
 var file_api_holdfast_v1_objects_proto_depIdxs = []int32{
-	24, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
-	24, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
-	24, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
-	8,  // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
-	24, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
-	10, // 5: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
-	1,  // 6: holdfast.v1.Attribute.kind:type_name -> holdfast.v1.AttributeKind
-	24, // 7: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
-	24, // 8: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
-	24, // 9: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
-	24, // 10: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
-	24, // 11: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
-	24, // 12: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
-	24, // 13: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
-	0,  // 14: holdfast.v1.ResourceType.operations:type_name -> holdfast.v1.Operations
-	12, // 15: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
-	13, // 16: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
-	23, // 17: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
-	13, // 18: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
-	15, // 19: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
-	9,  // 20: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
-	11, // 21: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
-	14, // 22: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
-	16, // 23: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
-	2,  // 24: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
-	3,  // 25: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
-	5,  // 26: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
-	21, // 27: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
-	6,  // 28: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
-	7,  // 29: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	34, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
+	34, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
+	34, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
+	10, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
+	34, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
+	0,  // 5: holdfast.v1.Cluster.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	34, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	12, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
+	30, // 8: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
+	31, // 9: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
+	34, // 10: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
+	15, // 11: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
+	16, // 12: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
+	32, // 13: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
+	17, // 14: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
+	13, // 15: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
+	3,  // 16: holdfast.v1.Attribute.kind:type_name -> holdfast.v1.AttributeKind
+	34, // 17: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
+	34, // 18: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
+	34, // 19: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
+	34, // 20: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
+	34, // 21: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
+	34, // 22: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
+	34, // 23: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
+	2,  // 24: holdfast.v1.ResourceType.operations:type_name -> holdfast.v1.Operations
+	19, // 25: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
+	20, // 26: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
+	33, // 27: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
+	20, // 28: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
+	22, // 29: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
+	1,  // 30: holdfast.v1.Group.takeover:type_name -> holdfast.v1.Takeover
+	11, // 31: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
+	18, // 32: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
+	21, // 33: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
+	23, // 34: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
+	4,  // 35: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
+	5,  // 36: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
+	7,  // 37: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
+	28, // 38: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
+	8,  // 39: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
+	9,  // 40: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_objects_proto_init() }
@@ -2132,16 +2782,21 @@ func file_api_holdfast_v1_objects_proto_init() {
 	if File_api_holdfast_v1_objects_proto != nil {
 		return
 	}
-	file_api_holdfast_v1_objects_proto_msgTypes[5].OneofWrappers = []any{}
-	file_api_holdfast_v1_objects_proto_msgTypes[7].OneofWrappers = []any{}
+	file_api_holdfast_v1_objects_proto_msgTypes[4].OneofWrappers = []any{
+		(*CoordinationPoint_Arbiter)(nil),
+		(*CoordinationPoint_LockDisk)(nil),
+	}
 	file_api_holdfast_v1_objects_proto_msgTypes[8].OneofWrappers = []any{}
+	file_api_holdfast_v1_objects_proto_msgTypes[10].OneofWrappers = []any{}
+	file_api_holdfast_v1_objects_proto_msgTypes[12].OneofWrappers = []any{}
+	file_api_holdfast_v1_objects_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_objects_proto_rawDesc), len(file_api_holdfast_v1_objects_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   16,
+			NumEnums:      10,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

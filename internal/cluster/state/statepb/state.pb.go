@@ -180,8 +180,10 @@ type State struct {
 	// The guard that counted the seed nodes when the cluster last started from cold.
 	StartedBy *Member `protobuf:"bytes,21,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
 	// Requests applied lately, by proposer: a repeated proposal changes nothing.
-	Requests      map[string]*Requests `protobuf:"bytes,22,rep,name=requests,proto3" json:"requests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	NextSilence   uint64               `protobuf:"varint,23,opt,name=next_silence,json=nextSilence,proto3" json:"next_silence,omitempty"`
+	Requests    map[string]*Requests `protobuf:"bytes,22,rep,name=requests,proto3" json:"requests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	NextSilence uint64               `protobuf:"varint,23,opt,name=next_silence,json=nextSilence,proto3" json:"next_silence,omitempty"`
+	// The coordination points, as one voter. Unset: none were ever added.
+	Witness       *Witness `protobuf:"bytes,30,opt,name=witness,proto3" json:"witness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +379,78 @@ func (x *State) GetNextSilence() uint64 {
 	return 0
 }
 
+func (x *State) GetWitness() *Witness {
+	if x != nil {
+		return x.Witness
+	}
+	return nil
+}
+
+// Witness is all coordination points together: one voter of raft, present
+// exactly while the number of members is even.
+type Witness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Raft id and number of the register. New whenever the points change.
+	RaftId uint64 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	// One or three; none: there is no witness.
+	Points []*v1.CoordinationPoint `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"`
+	// It votes in the present view.
+	Votes         bool `protobuf:"varint,3,opt,name=votes,proto3" json:"votes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Witness) Reset() {
+	*x = Witness{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Witness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Witness) ProtoMessage() {}
+
+func (x *Witness) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Witness.ProtoReflect.Descriptor instead.
+func (*Witness) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Witness) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *Witness) GetPoints() []*v1.CoordinationPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+func (x *Witness) GetVotes() bool {
+	if x != nil {
+		return x.Votes
+	}
+	return false
+}
+
 // Requests of one proposer, oldest first; the last 256.
 type Requests struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -387,7 +461,7 @@ type Requests struct {
 
 func (x *Requests) Reset() {
 	*x = Requests{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +473,7 @@ func (x *Requests) String() string {
 func (*Requests) ProtoMessage() {}
 
 func (x *Requests) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +486,7 @@ func (x *Requests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requests.ProtoReflect.Descriptor instead.
 func (*Requests) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Requests) GetApplied() []uint64 {
@@ -434,7 +508,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +520,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +533,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *View) GetEpoch() uint64 {
@@ -490,7 +564,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +576,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +589,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Member) GetNode() string {
@@ -554,14 +628,16 @@ type NodeStatus struct {
 	// Request number of its last report; an older one that arrives late is refused.
 	LastReport uint64 `protobuf:"varint,6,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
 	// Incarnation of its guard that has said that the cluster starts from cold.
-	ColdGuard     uint64 `protobuf:"varint,7,opt,name=cold_guard,json=coldGuard,proto3" json:"cold_guard,omitempty"`
+	ColdGuard uint64 `protobuf:"varint,7,opt,name=cold_guard,json=coldGuard,proto3" json:"cold_guard,omitempty"`
+	// 1 to 64: the block of this node on lock disks. The lowest that is free when the node is first configured.
+	Number        uint32 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +649,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +662,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeStatus) GetPhase() NodePhase {
@@ -638,6 +714,13 @@ func (x *NodeStatus) GetColdGuard() uint64 {
 	return 0
 }
 
+func (x *NodeStatus) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // Fence is what a takeover waits for.
 type Fence struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -651,7 +734,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +746,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +759,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Fence) GetRaftId() uint64 {
@@ -712,7 +795,7 @@ type Silence struct {
 
 func (x *Silence) Reset() {
 	*x = Silence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +807,7 @@ func (x *Silence) String() string {
 func (*Silence) ProtoMessage() {}
 
 func (x *Silence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +820,7 @@ func (x *Silence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Silence.ProtoReflect.Descriptor instead.
 func (*Silence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Silence) GetRaftId() uint64 {
@@ -796,7 +879,7 @@ type GroupStatus struct {
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +891,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +904,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GroupStatus) GetNodes() map[string]*GroupOnNode {
@@ -941,7 +1024,7 @@ type GroupOnNode struct {
 
 func (x *GroupOnNode) Reset() {
 	*x = GroupOnNode{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1036,7 @@ func (x *GroupOnNode) String() string {
 func (*GroupOnNode) ProtoMessage() {}
 
 func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1049,7 @@ func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNode.ProtoReflect.Descriptor instead.
 func (*GroupOnNode) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GroupOnNode) GetWant() v1.Want {
@@ -1064,6 +1147,7 @@ type Command struct {
 	//	*Command_Flush
 	//	*Command_Probe
 	//	*Command_ClusterStarted
+	//	*Command_SetPoints
 	Change        isCommand_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1071,7 +1155,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1167,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1180,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -1314,6 +1398,15 @@ func (x *Command) GetClusterStarted() *ClusterStarted {
 	return nil
 }
 
+func (x *Command) GetSetPoints() *SetPoints {
+	if x != nil {
+		if x, ok := x.Change.(*Command_SetPoints); ok {
+			return x.SetPoints
+		}
+	}
+	return nil
+}
+
 type isCommand_Change interface {
 	isCommand_Change()
 }
@@ -1398,6 +1491,10 @@ type Command_ClusterStarted struct {
 	ClusterStarted *ClusterStarted `protobuf:"bytes,29,opt,name=cluster_started,json=clusterStarted,proto3,oneof"`
 }
 
+type Command_SetPoints struct {
+	SetPoints *SetPoints `protobuf:"bytes,30,opt,name=set_points,json=setPoints,proto3,oneof"`
+}
+
 func (*Command_Configure) isCommand_Change() {}
 
 func (*Command_GuardStarted) isCommand_Change() {}
@@ -1438,6 +1535,79 @@ func (*Command_Probe) isCommand_Change() {}
 
 func (*Command_ClusterStarted) isCommand_Change() {}
 
+func (*Command_SetPoints) isCommand_Change() {}
+
+// SetPoints replaces the coordination points. In the context of a ConfChangeV2
+// that takes the vote of the witness before and gives one to the new witness.
+type SetPoints struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	BaseEpoch uint64                 `protobuf:"varint,1,opt,name=base_epoch,json=baseEpoch,proto3" json:"base_epoch,omitempty"`
+	// Witness.raft_id that the points were chosen against, 0: there was none.
+	BaseRaftId    uint64                  `protobuf:"varint,2,opt,name=base_raft_id,json=baseRaftId,proto3" json:"base_raft_id,omitempty"`
+	RaftId        uint64                  `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Points        []*v1.CoordinationPoint `protobuf:"bytes,4,rep,name=points,proto3" json:"points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoints) Reset() {
+	*x = SetPoints{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoints) ProtoMessage() {}
+
+func (x *SetPoints) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoints.ProtoReflect.Descriptor instead.
+func (*SetPoints) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetPoints) GetBaseEpoch() uint64 {
+	if x != nil {
+		return x.BaseEpoch
+	}
+	return 0
+}
+
+func (x *SetPoints) GetBaseRaftId() uint64 {
+	if x != nil {
+		return x.BaseRaftId
+	}
+	return 0
+}
+
+func (x *SetPoints) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *SetPoints) GetPoints() []*v1.CoordinationPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
 // Configure replaces the configuration (the cluster's name and uuid stay).
 type Configure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1449,7 +1619,7 @@ type Configure struct {
 
 func (x *Configure) Reset() {
 	*x = Configure{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1631,7 @@ func (x *Configure) String() string {
 func (*Configure) ProtoMessage() {}
 
 func (x *Configure) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1644,7 @@ func (x *Configure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configure.ProtoReflect.Descriptor instead.
 func (*Configure) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Configure) GetBaseRevision() uint64 {
@@ -1505,7 +1675,7 @@ type GuardStarted struct {
 
 func (x *GuardStarted) Reset() {
 	*x = GuardStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1687,7 @@ func (x *GuardStarted) String() string {
 func (*GuardStarted) ProtoMessage() {}
 
 func (x *GuardStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1700,7 @@ func (x *GuardStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardStarted.ProtoReflect.Descriptor instead.
 func (*GuardStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GuardStarted) GetNode() string {
@@ -1584,7 +1754,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1766,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1779,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Statement) GetVoter() string {
@@ -1696,7 +1866,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1878,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1891,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Evict) GetBaseEpoch() uint64 {
@@ -1766,7 +1936,7 @@ type Evictee struct {
 
 func (x *Evictee) Reset() {
 	*x = Evictee{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1948,7 @@ func (x *Evictee) String() string {
 func (*Evictee) ProtoMessage() {}
 
 func (x *Evictee) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1961,7 @@ func (x *Evictee) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evictee.ProtoReflect.Descriptor instead.
 func (*Evictee) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Evictee) GetNode() string {
@@ -1826,7 +1996,7 @@ type Stays struct {
 
 func (x *Stays) Reset() {
 	*x = Stays{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2008,7 @@ func (x *Stays) String() string {
 func (*Stays) ProtoMessage() {}
 
 func (x *Stays) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2021,7 @@ func (x *Stays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stays.ProtoReflect.Descriptor instead.
 func (*Stays) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Stays) GetNode() string {
@@ -1882,7 +2052,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2064,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2077,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Leave) GetBaseEpoch() uint64 {
@@ -1943,7 +2113,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2125,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2138,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Join) GetNode() string {
@@ -2004,7 +2174,7 @@ type Promote struct {
 
 func (x *Promote) Reset() {
 	*x = Promote{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2186,7 @@ func (x *Promote) String() string {
 func (*Promote) ProtoMessage() {}
 
 func (x *Promote) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2199,7 @@ func (x *Promote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promote.ProtoReflect.Descriptor instead.
 func (*Promote) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Promote) GetBaseEpoch() uint64 {
@@ -2065,7 +2235,7 @@ type Proven struct {
 
 func (x *Proven) Reset() {
 	*x = Proven{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2247,7 @@ func (x *Proven) String() string {
 func (*Proven) ProtoMessage() {}
 
 func (x *Proven) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2260,7 @@ func (x *Proven) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proven.ProtoReflect.Descriptor instead.
 func (*Proven) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Proven) GetNode() string {
@@ -2126,7 +2296,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2308,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2321,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Report) GetNode() string {
@@ -2189,7 +2359,7 @@ type GroupReport struct {
 
 func (x *GroupReport) Reset() {
 	*x = GroupReport{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2371,7 @@ func (x *GroupReport) String() string {
 func (*GroupReport) ProtoMessage() {}
 
 func (x *GroupReport) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2384,7 @@ func (x *GroupReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupReport.ProtoReflect.Descriptor instead.
 func (*GroupReport) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GroupReport) GetGroup() string {
@@ -2254,7 +2424,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2436,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2449,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Plan) GetBasePlanRevision() uint64 {
@@ -2340,7 +2510,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2522,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2535,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Order) GetGroup() string {
@@ -2429,7 +2599,7 @@ type GroupChange struct {
 
 func (x *GroupChange) Reset() {
 	*x = GroupChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2611,7 @@ func (x *GroupChange) String() string {
 func (*GroupChange) ProtoMessage() {}
 
 func (x *GroupChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2624,7 @@ func (x *GroupChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupChange.ProtoReflect.Descriptor instead.
 func (*GroupChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GroupChange) GetGroup() string {
@@ -2567,7 +2737,7 @@ type OperationChange struct {
 
 func (x *OperationChange) Reset() {
 	*x = OperationChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2749,7 @@ func (x *OperationChange) String() string {
 func (*OperationChange) ProtoMessage() {}
 
 func (x *OperationChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2762,7 @@ func (x *OperationChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationChange.ProtoReflect.Descriptor instead.
 func (*OperationChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OperationChange) GetId() uint64 {
@@ -2626,7 +2796,7 @@ type Operate struct {
 
 func (x *Operate) Reset() {
 	*x = Operate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2808,7 @@ func (x *Operate) String() string {
 func (*Operate) ProtoMessage() {}
 
 func (x *Operate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2821,7 @@ func (x *Operate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operate.ProtoReflect.Descriptor instead.
 func (*Operate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Operate) GetOperation() *v1.Operation {
@@ -2673,7 +2843,7 @@ type SetFrozen struct {
 
 func (x *SetFrozen) Reset() {
 	*x = SetFrozen{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2855,7 @@ func (x *SetFrozen) String() string {
 func (*SetFrozen) ProtoMessage() {}
 
 func (x *SetFrozen) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2868,7 @@ func (x *SetFrozen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFrozen.ProtoReflect.Descriptor instead.
 func (*SetFrozen) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetFrozen) GetGroup() string {
@@ -2736,7 +2906,7 @@ type Clear struct {
 
 func (x *Clear) Reset() {
 	*x = Clear{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2918,7 @@ func (x *Clear) String() string {
 func (*Clear) ProtoMessage() {}
 
 func (x *Clear) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2931,7 @@ func (x *Clear) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clear.ProtoReflect.Descriptor instead.
 func (*Clear) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Clear) GetGroup() string {
@@ -2797,7 +2967,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2979,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2992,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Flush) GetGroup() string {
@@ -2851,7 +3021,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +3033,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3046,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Probe) GetGroup() string {
@@ -2912,7 +3082,7 @@ type AnnounceSilence struct {
 
 func (x *AnnounceSilence) Reset() {
 	*x = AnnounceSilence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3094,7 @@ func (x *AnnounceSilence) String() string {
 func (*AnnounceSilence) ProtoMessage() {}
 
 func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3107,7 @@ func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceSilence.ProtoReflect.Descriptor instead.
 func (*AnnounceSilence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AnnounceSilence) GetNode() string {
@@ -2972,7 +3142,7 @@ type SilenceOver struct {
 
 func (x *SilenceOver) Reset() {
 	*x = SilenceOver{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3154,7 @@ func (x *SilenceOver) String() string {
 func (*SilenceOver) ProtoMessage() {}
 
 func (x *SilenceOver) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3167,7 @@ func (x *SilenceOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceOver.ProtoReflect.Descriptor instead.
 func (*SilenceOver) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SilenceOver) GetNode() string {
@@ -3024,7 +3194,7 @@ type TimersSettled struct {
 
 func (x *TimersSettled) Reset() {
 	*x = TimersSettled{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3036,7 +3206,7 @@ func (x *TimersSettled) String() string {
 func (*TimersSettled) ProtoMessage() {}
 
 func (x *TimersSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3219,7 @@ func (x *TimersSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimersSettled.ProtoReflect.Descriptor instead.
 func (*TimersSettled) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TimersSettled) GetConfigRevision() uint64 {
@@ -3072,7 +3242,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3254,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3267,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ClusterStarted) GetNode() string {
@@ -3131,7 +3301,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3313,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3326,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Note) GetEvents() []*v1.Event {
@@ -3170,7 +3340,7 @@ var File_internal_cluster_state_statepb_state_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\xec\r\n" +
+	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\xa2\x0e\n" +
 	"\x05State\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x129\n" +
@@ -3202,7 +3372,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"started_by\x18\x15 \x01(\v2\x19.holdfast.state.v1.MemberR\tstartedBy\x12B\n" +
 	"\brequests\x18\x16 \x03(\v2&.holdfast.state.v1.State.RequestsEntryR\brequests\x12!\n" +
-	"\fnext_silence\x18\x17 \x01(\x04R\vnextSilence\x1aK\n" +
+	"\fnext_silence\x18\x17 \x01(\x04R\vnextSilence\x124\n" +
+	"\awitness\x18\x1e \x01(\v2\x1a.holdfast.state.v1.WitnessR\awitness\x1aK\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
@@ -3225,7 +3396,11 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupStatusR\x05value:\x028\x01\x1aX\n" +
 	"\rRequestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
-	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.RequestsR\x05value:\x028\x01\"$\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.RequestsR\x05value:\x028\x01\"p\n" +
+	"\aWitness\x12\x17\n" +
+	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x126\n" +
+	"\x06points\x18\x02 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\x12\x14\n" +
+	"\x05votes\x18\x03 \x01(\bR\x05votes\"$\n" +
 	"\bRequests\x12\x18\n" +
 	"\aapplied\x18\x01 \x03(\x04R\aapplied\"Q\n" +
 	"\x04View\x12\x14\n" +
@@ -3234,7 +3409,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
-	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\x98\x02\n" +
+	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\xb0\x02\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
@@ -3245,7 +3420,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\vlast_report\x18\x06 \x01(\x04R\n" +
 	"lastReport\x12\x1d\n" +
 	"\n" +
-	"cold_guard\x18\a \x01(\x04R\tcoldGuard\"e\n" +
+	"cold_guard\x18\a \x01(\x04R\tcoldGuard\x12\x16\n" +
+	"\x06number\x18\b \x01(\rR\x06number\"e\n" +
 	"\x05Fence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -3289,7 +3465,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\x81\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xc0\n" +
 	"\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x17\n" +
@@ -3317,8 +3493,17 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x04note\x18\x1a \x01(\v2\x17.holdfast.state.v1.NoteH\x00R\x04note\x120\n" +
 	"\x05flush\x18\x1b \x01(\v2\x18.holdfast.state.v1.FlushH\x00R\x05flush\x120\n" +
 	"\x05probe\x18\x1c \x01(\v2\x18.holdfast.state.v1.ProbeH\x00R\x05probe\x12L\n" +
-	"\x0fcluster_started\x18\x1d \x01(\v2!.holdfast.state.v1.ClusterStartedH\x00R\x0eclusterStartedB\b\n" +
-	"\x06change\"r\n" +
+	"\x0fcluster_started\x18\x1d \x01(\v2!.holdfast.state.v1.ClusterStartedH\x00R\x0eclusterStarted\x12=\n" +
+	"\n" +
+	"set_points\x18\x1e \x01(\v2\x1c.holdfast.state.v1.SetPointsH\x00R\tsetPointsB\b\n" +
+	"\x06change\"\x9d\x01\n" +
+	"\tSetPoints\x12\x1d\n" +
+	"\n" +
+	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12 \n" +
+	"\fbase_raft_id\x18\x02 \x01(\x04R\n" +
+	"baseRaftId\x12\x17\n" +
+	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x126\n" +
+	"\x06points\x18\x04 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\"r\n" +
 	"\tConfigure\x12#\n" +
 	"\rbase_revision\x18\x01 \x01(\x04R\fbaseRevision\x12@\n" +
 	"\rconfiguration\x18\x02 \x01(\v2\x1a.holdfast.v1.ConfigurationR\rconfiguration\"\x84\x01\n" +
@@ -3483,153 +3668,160 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
-	(NodePhase)(0),              // 0: holdfast.state.v1.NodePhase
-	(Proof)(0),                  // 1: holdfast.state.v1.Proof
-	(*State)(nil),               // 2: holdfast.state.v1.State
-	(*Requests)(nil),            // 3: holdfast.state.v1.Requests
-	(*View)(nil),                // 4: holdfast.state.v1.View
-	(*Member)(nil),              // 5: holdfast.state.v1.Member
-	(*NodeStatus)(nil),          // 6: holdfast.state.v1.NodeStatus
-	(*Fence)(nil),               // 7: holdfast.state.v1.Fence
-	(*Silence)(nil),             // 8: holdfast.state.v1.Silence
-	(*GroupStatus)(nil),         // 9: holdfast.state.v1.GroupStatus
-	(*GroupOnNode)(nil),         // 10: holdfast.state.v1.GroupOnNode
-	(*Command)(nil),             // 11: holdfast.state.v1.Command
-	(*Configure)(nil),           // 12: holdfast.state.v1.Configure
-	(*GuardStarted)(nil),        // 13: holdfast.state.v1.GuardStarted
-	(*Statement)(nil),           // 14: holdfast.state.v1.Statement
-	(*Evict)(nil),               // 15: holdfast.state.v1.Evict
-	(*Evictee)(nil),             // 16: holdfast.state.v1.Evictee
-	(*Stays)(nil),               // 17: holdfast.state.v1.Stays
-	(*Leave)(nil),               // 18: holdfast.state.v1.Leave
-	(*Join)(nil),                // 19: holdfast.state.v1.Join
-	(*Promote)(nil),             // 20: holdfast.state.v1.Promote
-	(*Proven)(nil),              // 21: holdfast.state.v1.Proven
-	(*Report)(nil),              // 22: holdfast.state.v1.Report
-	(*GroupReport)(nil),         // 23: holdfast.state.v1.GroupReport
-	(*Plan)(nil),                // 24: holdfast.state.v1.Plan
-	(*Order)(nil),               // 25: holdfast.state.v1.Order
-	(*GroupChange)(nil),         // 26: holdfast.state.v1.GroupChange
-	(*OperationChange)(nil),     // 27: holdfast.state.v1.OperationChange
-	(*Operate)(nil),             // 28: holdfast.state.v1.Operate
-	(*SetFrozen)(nil),           // 29: holdfast.state.v1.SetFrozen
-	(*Clear)(nil),               // 30: holdfast.state.v1.Clear
-	(*Flush)(nil),               // 31: holdfast.state.v1.Flush
-	(*Probe)(nil),               // 32: holdfast.state.v1.Probe
-	(*AnnounceSilence)(nil),     // 33: holdfast.state.v1.AnnounceSilence
-	(*SilenceOver)(nil),         // 34: holdfast.state.v1.SilenceOver
-	(*TimersSettled)(nil),       // 35: holdfast.state.v1.TimersSettled
-	(*ClusterStarted)(nil),      // 36: holdfast.state.v1.ClusterStarted
-	(*Note)(nil),                // 37: holdfast.state.v1.Note
-	nil,                         // 38: holdfast.state.v1.State.NodesEntry
-	nil,                         // 39: holdfast.state.v1.State.TypesEntry
-	nil,                         // 40: holdfast.state.v1.State.GroupsEntry
-	nil,                         // 41: holdfast.state.v1.State.LearnersEntry
-	nil,                         // 42: holdfast.state.v1.State.NodeStatusEntry
-	nil,                         // 43: holdfast.state.v1.State.GroupStatusEntry
-	nil,                         // 44: holdfast.state.v1.State.RequestsEntry
-	nil,                         // 45: holdfast.state.v1.GroupStatus.NodesEntry
-	nil,                         // 46: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                         // 47: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                         // 48: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                         // 49: holdfast.state.v1.Order.ResourceWantsEntry
-	(*v1.Cluster)(nil),          // 50: holdfast.v1.Cluster
-	(*v1.Operation)(nil),        // 51: holdfast.v1.Operation
-	(*v1.Event)(nil),            // 52: holdfast.v1.Event
-	(*v1.Decision)(nil),         // 53: holdfast.v1.Decision
-	(*durationpb.Duration)(nil), // 54: google.protobuf.Duration
-	(v1.Want)(0),                // 55: holdfast.v1.Want
-	(*v1.Configuration)(nil),    // 56: holdfast.v1.Configuration
-	(v1.OperationState)(0),      // 57: holdfast.v1.OperationState
-	(*v1.Node)(nil),             // 58: holdfast.v1.Node
-	(*v1.ResourceType)(nil),     // 59: holdfast.v1.ResourceType
-	(*v1.Group)(nil),            // 60: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),   // 61: holdfast.v1.ResourceStatus
+	(NodePhase)(0),               // 0: holdfast.state.v1.NodePhase
+	(Proof)(0),                   // 1: holdfast.state.v1.Proof
+	(*State)(nil),                // 2: holdfast.state.v1.State
+	(*Witness)(nil),              // 3: holdfast.state.v1.Witness
+	(*Requests)(nil),             // 4: holdfast.state.v1.Requests
+	(*View)(nil),                 // 5: holdfast.state.v1.View
+	(*Member)(nil),               // 6: holdfast.state.v1.Member
+	(*NodeStatus)(nil),           // 7: holdfast.state.v1.NodeStatus
+	(*Fence)(nil),                // 8: holdfast.state.v1.Fence
+	(*Silence)(nil),              // 9: holdfast.state.v1.Silence
+	(*GroupStatus)(nil),          // 10: holdfast.state.v1.GroupStatus
+	(*GroupOnNode)(nil),          // 11: holdfast.state.v1.GroupOnNode
+	(*Command)(nil),              // 12: holdfast.state.v1.Command
+	(*SetPoints)(nil),            // 13: holdfast.state.v1.SetPoints
+	(*Configure)(nil),            // 14: holdfast.state.v1.Configure
+	(*GuardStarted)(nil),         // 15: holdfast.state.v1.GuardStarted
+	(*Statement)(nil),            // 16: holdfast.state.v1.Statement
+	(*Evict)(nil),                // 17: holdfast.state.v1.Evict
+	(*Evictee)(nil),              // 18: holdfast.state.v1.Evictee
+	(*Stays)(nil),                // 19: holdfast.state.v1.Stays
+	(*Leave)(nil),                // 20: holdfast.state.v1.Leave
+	(*Join)(nil),                 // 21: holdfast.state.v1.Join
+	(*Promote)(nil),              // 22: holdfast.state.v1.Promote
+	(*Proven)(nil),               // 23: holdfast.state.v1.Proven
+	(*Report)(nil),               // 24: holdfast.state.v1.Report
+	(*GroupReport)(nil),          // 25: holdfast.state.v1.GroupReport
+	(*Plan)(nil),                 // 26: holdfast.state.v1.Plan
+	(*Order)(nil),                // 27: holdfast.state.v1.Order
+	(*GroupChange)(nil),          // 28: holdfast.state.v1.GroupChange
+	(*OperationChange)(nil),      // 29: holdfast.state.v1.OperationChange
+	(*Operate)(nil),              // 30: holdfast.state.v1.Operate
+	(*SetFrozen)(nil),            // 31: holdfast.state.v1.SetFrozen
+	(*Clear)(nil),                // 32: holdfast.state.v1.Clear
+	(*Flush)(nil),                // 33: holdfast.state.v1.Flush
+	(*Probe)(nil),                // 34: holdfast.state.v1.Probe
+	(*AnnounceSilence)(nil),      // 35: holdfast.state.v1.AnnounceSilence
+	(*SilenceOver)(nil),          // 36: holdfast.state.v1.SilenceOver
+	(*TimersSettled)(nil),        // 37: holdfast.state.v1.TimersSettled
+	(*ClusterStarted)(nil),       // 38: holdfast.state.v1.ClusterStarted
+	(*Note)(nil),                 // 39: holdfast.state.v1.Note
+	nil,                          // 40: holdfast.state.v1.State.NodesEntry
+	nil,                          // 41: holdfast.state.v1.State.TypesEntry
+	nil,                          // 42: holdfast.state.v1.State.GroupsEntry
+	nil,                          // 43: holdfast.state.v1.State.LearnersEntry
+	nil,                          // 44: holdfast.state.v1.State.NodeStatusEntry
+	nil,                          // 45: holdfast.state.v1.State.GroupStatusEntry
+	nil,                          // 46: holdfast.state.v1.State.RequestsEntry
+	nil,                          // 47: holdfast.state.v1.GroupStatus.NodesEntry
+	nil,                          // 48: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                          // 49: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                          // 50: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                          // 51: holdfast.state.v1.Order.ResourceWantsEntry
+	(*v1.Cluster)(nil),           // 52: holdfast.v1.Cluster
+	(*v1.Operation)(nil),         // 53: holdfast.v1.Operation
+	(*v1.Event)(nil),             // 54: holdfast.v1.Event
+	(*v1.Decision)(nil),          // 55: holdfast.v1.Decision
+	(*durationpb.Duration)(nil),  // 56: google.protobuf.Duration
+	(*v1.CoordinationPoint)(nil), // 57: holdfast.v1.CoordinationPoint
+	(v1.Want)(0),                 // 58: holdfast.v1.Want
+	(*v1.Configuration)(nil),     // 59: holdfast.v1.Configuration
+	(v1.OperationState)(0),       // 60: holdfast.v1.OperationState
+	(*v1.Node)(nil),              // 61: holdfast.v1.Node
+	(*v1.ResourceType)(nil),      // 62: holdfast.v1.ResourceType
+	(*v1.Group)(nil),             // 63: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),    // 64: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	50, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
-	38, // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
-	39, // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
-	40, // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
-	4,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
-	41, // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
-	42, // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
-	43, // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	51, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	52, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	53, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	54, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
-	5,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
-	44, // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
-	5,  // 14: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	0,  // 15: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
-	7,  // 16: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
-	8,  // 17: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	54, // 18: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
-	54, // 19: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	45, // 20: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	55, // 21: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	46, // 22: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	47, // 23: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	12, // 24: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	13, // 25: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	15, // 26: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	17, // 27: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	18, // 28: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	19, // 29: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	20, // 30: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	21, // 31: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	22, // 32: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	24, // 33: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	28, // 34: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	29, // 35: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	30, // 36: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	33, // 37: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	34, // 38: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	35, // 39: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	37, // 40: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	31, // 41: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	32, // 42: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	36, // 43: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	56, // 44: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	54, // 45: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	16, // 46: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	14, // 47: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	54, // 48: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	54, // 49: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	1,  // 50: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	23, // 51: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	48, // 52: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	25, // 53: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	26, // 54: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	53, // 55: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	27, // 56: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	52, // 57: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	55, // 58: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	49, // 59: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	57, // 60: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	51, // 61: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	54, // 62: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	52, // 63: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	58, // 64: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	59, // 65: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	60, // 66: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	5,  // 67: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	6,  // 68: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	9,  // 69: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	3,  // 70: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	10, // 71: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	61, // 72: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	55, // 73: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	61, // 74: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	55, // 75: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	76, // [76:76] is the sub-list for method output_type
-	76, // [76:76] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	52, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	40, // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
+	41, // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
+	42, // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
+	5,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
+	43, // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
+	44, // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
+	45, // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
+	53, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	54, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	55, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	56, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	6,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
+	46, // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
+	3,  // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
+	57, // 15: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
+	6,  // 16: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
+	0,  // 17: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
+	8,  // 18: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
+	9,  // 19: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
+	56, // 20: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	56, // 21: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	47, // 22: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	58, // 23: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	48, // 24: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	49, // 25: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	14, // 26: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	15, // 27: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	17, // 28: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	19, // 29: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	20, // 30: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	21, // 31: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	22, // 32: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	23, // 33: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	24, // 34: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	26, // 35: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	30, // 36: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	31, // 37: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	32, // 38: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	35, // 39: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	36, // 40: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	37, // 41: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	39, // 42: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	33, // 43: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	34, // 44: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	38, // 45: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	13, // 46: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	57, // 47: holdfast.state.v1.SetPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	59, // 48: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	56, // 49: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	18, // 50: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	16, // 51: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	56, // 52: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	56, // 53: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	1,  // 54: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	25, // 55: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	50, // 56: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	27, // 57: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	28, // 58: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	55, // 59: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	29, // 60: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	54, // 61: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	58, // 62: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	51, // 63: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	60, // 64: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	53, // 65: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	56, // 66: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	54, // 67: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	61, // 68: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	62, // 69: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	63, // 70: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	6,  // 71: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	7,  // 72: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	10, // 73: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	4,  // 74: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	11, // 75: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	64, // 76: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	58, // 77: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	64, // 78: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	58, // 79: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	80, // [80:80] is the sub-list for method output_type
+	80, // [80:80] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -3637,7 +3829,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 	if File_internal_cluster_state_statepb_state_proto != nil {
 		return
 	}
-	file_internal_cluster_state_statepb_state_proto_msgTypes[9].OneofWrappers = []any{
+	file_internal_cluster_state_statepb_state_proto_msgTypes[10].OneofWrappers = []any{
 		(*Command_Configure)(nil),
 		(*Command_GuardStarted)(nil),
 		(*Command_Evict)(nil),
@@ -3658,6 +3850,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 		(*Command_Flush)(nil),
 		(*Command_Probe)(nil),
 		(*Command_ClusterStarted)(nil),
+		(*Command_SetPoints)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3665,7 +3858,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
