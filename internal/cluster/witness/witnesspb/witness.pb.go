@@ -41,6 +41,8 @@ const (
 	Refused_REASON_DAMAGED Refused_Reason = 5
 	// The request makes no sense.
 	Refused_REASON_MALFORMED Refused_Reason = 6
+	// A newer view than the asker's is in the log of this register.
+	Refused_REASON_OLD_VIEW Refused_Reason = 7
 )
 
 // Enum value maps for Refused_Reason.
@@ -53,6 +55,7 @@ var (
 		4: "REASON_ABSTAINS",
 		5: "REASON_DAMAGED",
 		6: "REASON_MALFORMED",
+		7: "REASON_OLD_VIEW",
 	}
 	Refused_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":   0,
@@ -62,6 +65,7 @@ var (
 		"REASON_ABSTAINS":      4,
 		"REASON_DAMAGED":       5,
 		"REASON_MALFORMED":     6,
+		"REASON_OLD_VIEW":      7,
 	}
 )
 
@@ -89,7 +93,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{17, 0}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Ballot orders the rounds of the register. Counter first, then proposer: a
@@ -160,7 +164,11 @@ type Register struct {
 	// Highest index known to be committed.
 	Commit uint64 `protobuf:"varint,5,opt,name=commit,proto3" json:"commit,omitempty"`
 	// Leader of this term, if one has appended or sent a heartbeat in it.
-	Leader        uint64 `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
+	Leader uint64 `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Views that entries of the log begin: those that may still be undone, and
+	// the newest before them. A lease by an older view than the newest is
+	// acknowledged no more (docs/lease.md).
+	Views         []*ViewAt `protobuf:"bytes,7,rep,name=views,proto3" json:"views,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -237,6 +245,66 @@ func (x *Register) GetLeader() uint64 {
 	return 0
 }
 
+func (x *Register) GetViews() []*ViewAt {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+// ViewAt is a view change in the log.
+type ViewAt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewAt) Reset() {
+	*x = ViewAt{}
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewAt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewAt) ProtoMessage() {}
+
+func (x *ViewAt) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewAt.ProtoReflect.Descriptor instead.
+func (*ViewAt) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ViewAt) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ViewAt) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // Run is a stretch of entries of one term.
 type Run struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -248,7 +316,7 @@ type Run struct {
 
 func (x *Run) Reset() {
 	*x = Run{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[2]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +328,7 @@ func (x *Run) String() string {
 func (*Run) ProtoMessage() {}
 
 func (x *Run) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[2]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +341,7 @@ func (x *Run) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Run.ProtoReflect.Descriptor instead.
 func (*Run) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{2}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Run) GetFirstIndex() uint64 {
@@ -317,7 +385,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[3]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +397,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[3]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +410,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{3}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Request) GetCluster() string {
@@ -476,7 +544,7 @@ type Prepare struct {
 
 func (x *Prepare) Reset() {
 	*x = Prepare{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[4]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +556,7 @@ func (x *Prepare) String() string {
 func (*Prepare) ProtoMessage() {}
 
 func (x *Prepare) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[4]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +569,7 @@ func (x *Prepare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prepare.ProtoReflect.Descriptor instead.
 func (*Prepare) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{4}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Prepare) GetBallot() *Ballot {
@@ -524,7 +592,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[5]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +604,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[5]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +617,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{5}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Accept) GetBallot() *Ballot {
@@ -577,14 +645,16 @@ func (x *Accept) GetNext() *Ballot {
 type Renew struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// NodeStatus.stays of the asker as it has applied it: suspicions stated of a lower one have ended.
-	Stays         uint64 `protobuf:"varint,1,opt,name=stays,proto3" json:"stays,omitempty"`
+	Stays uint64 `protobuf:"varint,1,opt,name=stays,proto3" json:"stays,omitempty"`
+	// Epoch of the view that the asker has applied.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[6]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +666,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[6]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,12 +679,19 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{6}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Renew) GetStays() uint64 {
 	if x != nil {
 		return x.Stays
+	}
+	return 0
+}
+
+func (x *Renew) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -633,7 +710,7 @@ type Suspect struct {
 
 func (x *Suspect) Reset() {
 	*x = Suspect{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[7]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +722,7 @@ func (x *Suspect) String() string {
 func (*Suspect) ProtoMessage() {}
 
 func (x *Suspect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[7]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +735,7 @@ func (x *Suspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspect.ProtoReflect.Descriptor instead.
 func (*Suspect) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Suspect) GetAbout() string {
@@ -692,7 +769,7 @@ type Look struct {
 
 func (x *Look) Reset() {
 	*x = Look{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[8]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +781,7 @@ func (x *Look) String() string {
 func (*Look) ProtoMessage() {}
 
 func (x *Look) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[8]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +794,7 @@ func (x *Look) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Look.ProtoReflect.Descriptor instead.
 func (*Look) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{9}
 }
 
 // Reply of a coordination point. Exactly one body.
@@ -741,7 +818,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[9]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +830,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[9]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +843,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Reply) GetSequence() uint64 {
@@ -903,7 +980,7 @@ type Promised struct {
 
 func (x *Promised) Reset() {
 	*x = Promised{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[10]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +992,7 @@ func (x *Promised) String() string {
 func (*Promised) ProtoMessage() {}
 
 func (x *Promised) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[10]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1005,7 @@ func (x *Promised) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promised.ProtoReflect.Descriptor instead.
 func (*Promised) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Promised) GetAccepted() *Ballot {
@@ -955,7 +1032,7 @@ type Rejected struct {
 
 func (x *Rejected) Reset() {
 	*x = Rejected{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[11]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1044,7 @@ func (x *Rejected) String() string {
 func (*Rejected) ProtoMessage() {}
 
 func (x *Rejected) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[11]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1057,7 @@ func (x *Rejected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejected.ProtoReflect.Descriptor instead.
 func (*Rejected) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Rejected) GetPromised() *Ballot {
@@ -998,7 +1075,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[12]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1087,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[12]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1100,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{13}
 }
 
 type Renewed struct {
@@ -1034,7 +1111,7 @@ type Renewed struct {
 
 func (x *Renewed) Reset() {
 	*x = Renewed{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[13]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1123,7 @@ func (x *Renewed) String() string {
 func (*Renewed) ProtoMessage() {}
 
 func (x *Renewed) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[13]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1136,7 @@ func (x *Renewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewed.ProtoReflect.Descriptor instead.
 func (*Renewed) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{13}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{14}
 }
 
 // Suspected: the suspicion is durable.
@@ -1073,7 +1150,7 @@ type Suspected struct {
 
 func (x *Suspected) Reset() {
 	*x = Suspected{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[14]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1162,7 @@ func (x *Suspected) String() string {
 func (*Suspected) ProtoMessage() {}
 
 func (x *Suspected) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[14]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1175,7 @@ func (x *Suspected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspected.ProtoReflect.Descriptor instead.
 func (*Suspected) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Suspected) GetAge() *durationpb.Duration {
@@ -1117,7 +1194,7 @@ type Looked struct {
 
 func (x *Looked) Reset() {
 	*x = Looked{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[15]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1206,7 @@ func (x *Looked) String() string {
 func (*Looked) ProtoMessage() {}
 
 func (x *Looked) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[15]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1219,7 @@ func (x *Looked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Looked.ProtoReflect.Descriptor instead.
 func (*Looked) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Looked) GetSeen() []*Seen {
@@ -1166,7 +1243,7 @@ type Seen struct {
 
 func (x *Seen) Reset() {
 	*x = Seen{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[16]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1255,7 @@ func (x *Seen) String() string {
 func (*Seen) ProtoMessage() {}
 
 func (x *Seen) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[16]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1268,7 @@ func (x *Seen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seen.ProtoReflect.Descriptor instead.
 func (*Seen) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Seen) GetNode() string {
@@ -1236,7 +1313,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[17]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1325,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[17]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1338,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -1304,7 +1381,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[18]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1393,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[18]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1406,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Kept) GetFormat() uint32 {
@@ -1398,7 +1475,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[19]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1487,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[19]
+	mi := &file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1500,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Suspicion) GetRaftId() uint64 {
@@ -1447,7 +1524,7 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"0internal/cluster/witness/witnesspb/witness.proto\x12\x13holdfast.witness.v1\x1a\x1egoogle/protobuf/duration.proto\">\n" +
 	"\x06Ballot\x12\x18\n" +
 	"\acounter\x18\x01 \x01(\x04R\acounter\x12\x1a\n" +
-	"\bproposer\x18\x02 \x01(\x04R\bproposer\"\xaf\x01\n" +
+	"\bproposer\x18\x02 \x01(\x04R\bproposer\"\xe2\x01\n" +
 	"\bRegister\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
 	"\x04vote\x18\x02 \x01(\x04R\x04vote\x12,\n" +
@@ -1455,7 +1532,11 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12\x16\n" +
 	"\x06commit\x18\x05 \x01(\x04R\x06commit\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\x04R\x06leader\":\n" +
+	"\x06leader\x18\x06 \x01(\x04R\x06leader\x121\n" +
+	"\x05views\x18\a \x03(\v2\x1b.holdfast.witness.v1.ViewAtR\x05views\"4\n" +
+	"\x06ViewAt\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\":\n" +
 	"\x03Run\x12\x1f\n" +
 	"\vfirst_index\x18\x01 \x01(\x04R\n" +
 	"firstIndex\x12\x12\n" +
@@ -1478,9 +1559,10 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\x06Accept\x123\n" +
 	"\x06ballot\x18\x01 \x01(\v2\x1b.holdfast.witness.v1.BallotR\x06ballot\x123\n" +
 	"\x05value\x18\x02 \x01(\v2\x1d.holdfast.witness.v1.RegisterR\x05value\x12/\n" +
-	"\x04next\x18\x03 \x01(\v2\x1b.holdfast.witness.v1.BallotR\x04next\"\x1d\n" +
+	"\x04next\x18\x03 \x01(\v2\x1b.holdfast.witness.v1.BallotR\x04next\"3\n" +
 	"\x05Renew\x12\x14\n" +
-	"\x05stays\x18\x01 \x01(\x04R\x05stays\"Y\n" +
+	"\x05stays\x18\x01 \x01(\x04R\x05stays\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"Y\n" +
 	"\aSuspect\x12\x14\n" +
 	"\x05about\x18\x01 \x01(\tR\x05about\x12\"\n" +
 	"\rabout_raft_id\x18\x02 \x01(\x04R\vaboutRaftId\x12\x14\n" +
@@ -1513,11 +1595,11 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x03age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x1c\n" +
-	"\tsuspected\x18\x04 \x01(\bR\tsuspected\"\xa1\x02\n" +
+	"\tsuspected\x18\x04 \x01(\bR\tsuspected\"\xb6\x02\n" +
 	"\aRefused\x12;\n" +
 	"\x06reason\x18\x01 \x01(\x0e2#.holdfast.witness.v1.Refused.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
-	"\x05stays\x18\x03 \x01(\x04R\x05stays\"\xa8\x01\n" +
+	"\x05stays\x18\x03 \x01(\x04R\x05stays\"\xbd\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_SUSPECTED\x10\x01\x12\x17\n" +
@@ -1525,7 +1607,8 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\x14REASON_WRONG_CLUSTER\x10\x03\x12\x13\n" +
 	"\x0fREASON_ABSTAINS\x10\x04\x12\x12\n" +
 	"\x0eREASON_DAMAGED\x10\x05\x12\x14\n" +
-	"\x10REASON_MALFORMED\x10\x06\"\xd9\x02\n" +
+	"\x10REASON_MALFORMED\x10\x06\x12\x13\n" +
+	"\x0fREASON_OLD_VIEW\x10\a\"\xd9\x02\n" +
 	"\x04Kept\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
@@ -1554,65 +1637,67 @@ func file_internal_cluster_witness_witnesspb_witness_proto_rawDescGZIP() []byte 
 }
 
 var file_internal_cluster_witness_witnesspb_witness_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_cluster_witness_witnesspb_witness_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_internal_cluster_witness_witnesspb_witness_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_internal_cluster_witness_witnesspb_witness_proto_goTypes = []any{
 	(Refused_Reason)(0),         // 0: holdfast.witness.v1.Refused.Reason
 	(*Ballot)(nil),              // 1: holdfast.witness.v1.Ballot
 	(*Register)(nil),            // 2: holdfast.witness.v1.Register
-	(*Run)(nil),                 // 3: holdfast.witness.v1.Run
-	(*Request)(nil),             // 4: holdfast.witness.v1.Request
-	(*Prepare)(nil),             // 5: holdfast.witness.v1.Prepare
-	(*Accept)(nil),              // 6: holdfast.witness.v1.Accept
-	(*Renew)(nil),               // 7: holdfast.witness.v1.Renew
-	(*Suspect)(nil),             // 8: holdfast.witness.v1.Suspect
-	(*Look)(nil),                // 9: holdfast.witness.v1.Look
-	(*Reply)(nil),               // 10: holdfast.witness.v1.Reply
-	(*Promised)(nil),            // 11: holdfast.witness.v1.Promised
-	(*Rejected)(nil),            // 12: holdfast.witness.v1.Rejected
-	(*Accepted)(nil),            // 13: holdfast.witness.v1.Accepted
-	(*Renewed)(nil),             // 14: holdfast.witness.v1.Renewed
-	(*Suspected)(nil),           // 15: holdfast.witness.v1.Suspected
-	(*Looked)(nil),              // 16: holdfast.witness.v1.Looked
-	(*Seen)(nil),                // 17: holdfast.witness.v1.Seen
-	(*Refused)(nil),             // 18: holdfast.witness.v1.Refused
-	(*Kept)(nil),                // 19: holdfast.witness.v1.Kept
-	(*Suspicion)(nil),           // 20: holdfast.witness.v1.Suspicion
-	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
+	(*ViewAt)(nil),              // 3: holdfast.witness.v1.ViewAt
+	(*Run)(nil),                 // 4: holdfast.witness.v1.Run
+	(*Request)(nil),             // 5: holdfast.witness.v1.Request
+	(*Prepare)(nil),             // 6: holdfast.witness.v1.Prepare
+	(*Accept)(nil),              // 7: holdfast.witness.v1.Accept
+	(*Renew)(nil),               // 8: holdfast.witness.v1.Renew
+	(*Suspect)(nil),             // 9: holdfast.witness.v1.Suspect
+	(*Look)(nil),                // 10: holdfast.witness.v1.Look
+	(*Reply)(nil),               // 11: holdfast.witness.v1.Reply
+	(*Promised)(nil),            // 12: holdfast.witness.v1.Promised
+	(*Rejected)(nil),            // 13: holdfast.witness.v1.Rejected
+	(*Accepted)(nil),            // 14: holdfast.witness.v1.Accepted
+	(*Renewed)(nil),             // 15: holdfast.witness.v1.Renewed
+	(*Suspected)(nil),           // 16: holdfast.witness.v1.Suspected
+	(*Looked)(nil),              // 17: holdfast.witness.v1.Looked
+	(*Seen)(nil),                // 18: holdfast.witness.v1.Seen
+	(*Refused)(nil),             // 19: holdfast.witness.v1.Refused
+	(*Kept)(nil),                // 20: holdfast.witness.v1.Kept
+	(*Suspicion)(nil),           // 21: holdfast.witness.v1.Suspicion
+	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
 }
 var file_internal_cluster_witness_witnesspb_witness_proto_depIdxs = []int32{
-	3,  // 0: holdfast.witness.v1.Register.runs:type_name -> holdfast.witness.v1.Run
-	5,  // 1: holdfast.witness.v1.Request.prepare:type_name -> holdfast.witness.v1.Prepare
-	6,  // 2: holdfast.witness.v1.Request.accept:type_name -> holdfast.witness.v1.Accept
-	7,  // 3: holdfast.witness.v1.Request.renew:type_name -> holdfast.witness.v1.Renew
-	8,  // 4: holdfast.witness.v1.Request.suspect:type_name -> holdfast.witness.v1.Suspect
-	9,  // 5: holdfast.witness.v1.Request.look:type_name -> holdfast.witness.v1.Look
-	1,  // 6: holdfast.witness.v1.Prepare.ballot:type_name -> holdfast.witness.v1.Ballot
-	1,  // 7: holdfast.witness.v1.Accept.ballot:type_name -> holdfast.witness.v1.Ballot
-	2,  // 8: holdfast.witness.v1.Accept.value:type_name -> holdfast.witness.v1.Register
-	1,  // 9: holdfast.witness.v1.Accept.next:type_name -> holdfast.witness.v1.Ballot
-	11, // 10: holdfast.witness.v1.Reply.promised:type_name -> holdfast.witness.v1.Promised
-	12, // 11: holdfast.witness.v1.Reply.rejected:type_name -> holdfast.witness.v1.Rejected
-	13, // 12: holdfast.witness.v1.Reply.accepted:type_name -> holdfast.witness.v1.Accepted
-	14, // 13: holdfast.witness.v1.Reply.renewed:type_name -> holdfast.witness.v1.Renewed
-	15, // 14: holdfast.witness.v1.Reply.suspected:type_name -> holdfast.witness.v1.Suspected
-	16, // 15: holdfast.witness.v1.Reply.looked:type_name -> holdfast.witness.v1.Looked
-	18, // 16: holdfast.witness.v1.Reply.refused:type_name -> holdfast.witness.v1.Refused
-	1,  // 17: holdfast.witness.v1.Promised.accepted:type_name -> holdfast.witness.v1.Ballot
-	2,  // 18: holdfast.witness.v1.Promised.value:type_name -> holdfast.witness.v1.Register
-	1,  // 19: holdfast.witness.v1.Rejected.promised:type_name -> holdfast.witness.v1.Ballot
-	21, // 20: holdfast.witness.v1.Suspected.age:type_name -> google.protobuf.Duration
-	17, // 21: holdfast.witness.v1.Looked.seen:type_name -> holdfast.witness.v1.Seen
-	21, // 22: holdfast.witness.v1.Seen.age:type_name -> google.protobuf.Duration
-	0,  // 23: holdfast.witness.v1.Refused.reason:type_name -> holdfast.witness.v1.Refused.Reason
-	1,  // 24: holdfast.witness.v1.Kept.promised:type_name -> holdfast.witness.v1.Ballot
-	1,  // 25: holdfast.witness.v1.Kept.accepted:type_name -> holdfast.witness.v1.Ballot
-	2,  // 26: holdfast.witness.v1.Kept.value:type_name -> holdfast.witness.v1.Register
-	20, // 27: holdfast.witness.v1.Kept.suspicions:type_name -> holdfast.witness.v1.Suspicion
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	4,  // 0: holdfast.witness.v1.Register.runs:type_name -> holdfast.witness.v1.Run
+	3,  // 1: holdfast.witness.v1.Register.views:type_name -> holdfast.witness.v1.ViewAt
+	6,  // 2: holdfast.witness.v1.Request.prepare:type_name -> holdfast.witness.v1.Prepare
+	7,  // 3: holdfast.witness.v1.Request.accept:type_name -> holdfast.witness.v1.Accept
+	8,  // 4: holdfast.witness.v1.Request.renew:type_name -> holdfast.witness.v1.Renew
+	9,  // 5: holdfast.witness.v1.Request.suspect:type_name -> holdfast.witness.v1.Suspect
+	10, // 6: holdfast.witness.v1.Request.look:type_name -> holdfast.witness.v1.Look
+	1,  // 7: holdfast.witness.v1.Prepare.ballot:type_name -> holdfast.witness.v1.Ballot
+	1,  // 8: holdfast.witness.v1.Accept.ballot:type_name -> holdfast.witness.v1.Ballot
+	2,  // 9: holdfast.witness.v1.Accept.value:type_name -> holdfast.witness.v1.Register
+	1,  // 10: holdfast.witness.v1.Accept.next:type_name -> holdfast.witness.v1.Ballot
+	12, // 11: holdfast.witness.v1.Reply.promised:type_name -> holdfast.witness.v1.Promised
+	13, // 12: holdfast.witness.v1.Reply.rejected:type_name -> holdfast.witness.v1.Rejected
+	14, // 13: holdfast.witness.v1.Reply.accepted:type_name -> holdfast.witness.v1.Accepted
+	15, // 14: holdfast.witness.v1.Reply.renewed:type_name -> holdfast.witness.v1.Renewed
+	16, // 15: holdfast.witness.v1.Reply.suspected:type_name -> holdfast.witness.v1.Suspected
+	17, // 16: holdfast.witness.v1.Reply.looked:type_name -> holdfast.witness.v1.Looked
+	19, // 17: holdfast.witness.v1.Reply.refused:type_name -> holdfast.witness.v1.Refused
+	1,  // 18: holdfast.witness.v1.Promised.accepted:type_name -> holdfast.witness.v1.Ballot
+	2,  // 19: holdfast.witness.v1.Promised.value:type_name -> holdfast.witness.v1.Register
+	1,  // 20: holdfast.witness.v1.Rejected.promised:type_name -> holdfast.witness.v1.Ballot
+	22, // 21: holdfast.witness.v1.Suspected.age:type_name -> google.protobuf.Duration
+	18, // 22: holdfast.witness.v1.Looked.seen:type_name -> holdfast.witness.v1.Seen
+	22, // 23: holdfast.witness.v1.Seen.age:type_name -> google.protobuf.Duration
+	0,  // 24: holdfast.witness.v1.Refused.reason:type_name -> holdfast.witness.v1.Refused.Reason
+	1,  // 25: holdfast.witness.v1.Kept.promised:type_name -> holdfast.witness.v1.Ballot
+	1,  // 26: holdfast.witness.v1.Kept.accepted:type_name -> holdfast.witness.v1.Ballot
+	2,  // 27: holdfast.witness.v1.Kept.value:type_name -> holdfast.witness.v1.Register
+	21, // 28: holdfast.witness.v1.Kept.suspicions:type_name -> holdfast.witness.v1.Suspicion
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_witness_witnesspb_witness_proto_init() }
@@ -1620,14 +1705,14 @@ func file_internal_cluster_witness_witnesspb_witness_proto_init() {
 	if File_internal_cluster_witness_witnesspb_witness_proto != nil {
 		return
 	}
-	file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[3].OneofWrappers = []any{
+	file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[4].OneofWrappers = []any{
 		(*Request_Prepare)(nil),
 		(*Request_Accept)(nil),
 		(*Request_Renew)(nil),
 		(*Request_Suspect)(nil),
 		(*Request_Look)(nil),
 	}
-	file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[9].OneofWrappers = []any{
+	file_internal_cluster_witness_witnesspb_witness_proto_msgTypes[10].OneofWrappers = []any{
 		(*Reply_Promised)(nil),
 		(*Reply_Rejected)(nil),
 		(*Reply_Accepted)(nil),
@@ -1642,7 +1727,7 @@ func file_internal_cluster_witness_witnesspb_witness_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_witness_witnesspb_witness_proto_rawDesc), len(file_internal_cluster_witness_witnesspb_witness_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
