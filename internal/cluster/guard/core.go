@@ -107,7 +107,8 @@ type Core struct {
 	epoch      uint64
 	appended   uint64
 	mayAck     bool
-	voters     int
+	voters     int // the coordination points included
+	witness    witness
 
 	// Rounds.
 	seq      uint64
@@ -360,6 +361,7 @@ func (c *Core) round() {
 		c.nextBeat += every
 	}
 	c.renew() // this node's own voice is as new as the round
+	c.askWitness()
 }
 
 func (c *Core) heartbeatTo(p *peer, link int, down time.Duration) Heartbeat {

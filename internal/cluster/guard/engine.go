@@ -99,6 +99,8 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 		answered = true
 	case *guardpb.ToGuard_Quiet:
 		c.stop.quiet = c.lease.state != leaseHeld
+	case *guardpb.ToGuard_WitnessAcked:
+		c.witnessAcked(b.WitnessAcked)
 	default:
 		err = errors.New("guard: a frame of a kind that this guard does not know: guard and clusterd must be of the same release")
 	}
@@ -219,6 +221,9 @@ func checkConfigure(self string, m *guardpb.Configure) error {
 			own = p.GetRaftId()
 		}
 	}
+	if id := m.GetWitnessRaftId(); id != 0 && ids[id] != "" {
+		bad("raft id %d is of the coordination points and of %s", id, ids[id])
+	}
 	if own != m.GetRaftId() {
 		bad("the own raft id is %d, and %d in the list of nodes", m.GetRaftId(), own)
 	}
@@ -252,6 +257,9 @@ func (c *Core) configure(m *guardpb.Configure) {
 		if p.raftID != 0 {
 			c.voters++
 		}
+	}
+	if c.witness.configure(m.GetWitnessRaftId()) {
+		c.voters++
 	}
 	c.raftID, c.epoch = m.GetRaftId(), m.GetEpoch()
 	c.appended = max(c.appended, c.epoch)

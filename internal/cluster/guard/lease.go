@@ -87,6 +87,9 @@ func (c *Core) earned() time.Duration {
 			numbers = append(numbers, c.ownAcked)
 		}
 	}
+	if c.witness.raftID != 0 {
+		numbers = append(numbers, c.witness.acked)
+	}
 	c.scratch = numbers
 	need := c.voters/2 + 1
 	if len(numbers) < need {
@@ -193,8 +196,15 @@ func (c *Core) differBy(old map[string]uint64) int {
 			n++
 		}
 	}
+	if c.witness.raftID != 0 && old[witnessName] != c.witness.raftID {
+		n++
+	}
 	for node, id := range old {
-		if p := c.byName[node]; p == nil || p.raftID != id {
+		if node == witnessName {
+			if c.witness.raftID != id {
+				n++
+			}
+		} else if p := c.byName[node]; p == nil || p.raftID != id {
 			n++
 		}
 	}
@@ -207,6 +217,9 @@ func (c *Core) voterIDs() map[string]uint64 {
 		if p.raftID != 0 {
 			ids[p.node] = p.raftID
 		}
+	}
+	if c.witness.raftID != 0 {
+		ids[witnessName] = c.witness.raftID
 	}
 	return ids
 }
@@ -251,6 +264,11 @@ func (c *Core) whyNoLease() string {
 			why = "its guard was started again"
 		}
 		missing = append(missing, p.node+" "+why)
+	}
+	if c.witness.raftID != 0 {
+		if sent, ok := c.sentTime(c.witness.acked); !ok || c.now-sent >= timers.Lease(c.inact) {
+			missing = append(missing, "the coordination points do not acknowledge")
+		}
 	}
 	if !c.ownVoice() {
 		why := "a newer view is in its own log"

@@ -100,6 +100,7 @@ type ToGuard struct {
 	//	*ToGuard_Extend
 	//	*ToGuard_StatsRequest
 	//	*ToGuard_Quiet
+	//	*ToGuard_WitnessAcked
 	Body isToGuard_Body `protobuf_oneof:"body"`
 	// Not 0: guard answers with Done of this number once it has acted.
 	Call          uint64 `protobuf:"varint,15,opt,name=call,proto3" json:"call,omitempty"`
@@ -216,6 +217,15 @@ func (x *ToGuard) GetQuiet() *Quiet {
 	return nil
 }
 
+func (x *ToGuard) GetWitnessAcked() *WitnessAcked {
+	if x != nil {
+		if x, ok := x.Body.(*ToGuard_WitnessAcked); ok {
+			return x.WitnessAcked
+		}
+	}
+	return nil
+}
+
 func (x *ToGuard) GetCall() uint64 {
 	if x != nil {
 		return x.Call
@@ -259,6 +269,10 @@ type ToGuard_Quiet struct {
 	Quiet *Quiet `protobuf:"bytes,8,opt,name=quiet,proto3,oneof"`
 }
 
+type ToGuard_WitnessAcked struct {
+	WitnessAcked *WitnessAcked `protobuf:"bytes,9,opt,name=witness_acked,json=witnessAcked,proto3,oneof"`
+}
+
 func (*ToGuard_Configure) isToGuard_Body() {}
 
 func (*ToGuard_Tick) isToGuard_Body() {}
@@ -275,6 +289,8 @@ func (*ToGuard_StatsRequest) isToGuard_Body() {}
 
 func (*ToGuard_Quiet) isToGuard_Body() {}
 
+func (*ToGuard_WitnessAcked) isToGuard_Body() {}
+
 // FromGuard is a frame to the engine.
 type FromGuard struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -287,6 +303,7 @@ type FromGuard struct {
 	//	*FromGuard_HeardAgain
 	//	*FromGuard_Done
 	//	*FromGuard_Stats
+	//	*FromGuard_WitnessWanted
 	Body          isFromGuard_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -392,6 +409,15 @@ func (x *FromGuard) GetStats() *Stats {
 	return nil
 }
 
+func (x *FromGuard) GetWitnessWanted() *WitnessWanted {
+	if x != nil {
+		if x, ok := x.Body.(*FromGuard_WitnessWanted); ok {
+			return x.WitnessWanted
+		}
+	}
+	return nil
+}
+
 type isFromGuard_Body interface {
 	isFromGuard_Body()
 }
@@ -424,6 +450,10 @@ type FromGuard_Stats struct {
 	Stats *Stats `protobuf:"bytes,7,opt,name=stats,proto3,oneof"`
 }
 
+type FromGuard_WitnessWanted struct {
+	WitnessWanted *WitnessWanted `protobuf:"bytes,8,opt,name=witness_wanted,json=witnessWanted,proto3,oneof"`
+}
+
 func (*FromGuard_Welcome) isFromGuard_Body() {}
 
 func (*FromGuard_Peers) isFromGuard_Body() {}
@@ -437,6 +467,8 @@ func (*FromGuard_HeardAgain) isFromGuard_Body() {}
 func (*FromGuard_Done) isFromGuard_Body() {}
 
 func (*FromGuard_Stats) isFromGuard_Body() {}
+
+func (*FromGuard_WitnessWanted) isFromGuard_Body() {}
 
 // Welcome is the first frame.
 type Welcome struct {
@@ -537,8 +569,10 @@ type Configure struct {
 	// The own guard incarnation is committed: acknowledging is allowed.
 	MayAcknowledge bool   `protobuf:"varint,10,opt,name=may_acknowledge,json=mayAcknowledge,proto3" json:"may_acknowledge,omitempty"`
 	SeedNodes      uint32 `protobuf:"varint,11,opt,name=seed_nodes,json=seedNodes,proto3" json:"seed_nodes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Not 0: the coordination points vote in the applied view, with this raft id.
+	WitnessRaftId uint64 `protobuf:"varint,12,opt,name=witness_raft_id,json=witnessRaftId,proto3" json:"witness_raft_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Configure) Reset() {
@@ -644,6 +678,13 @@ func (x *Configure) GetMayAcknowledge() bool {
 func (x *Configure) GetSeedNodes() uint32 {
 	if x != nil {
 		return x.SeedNodes
+	}
+	return 0
+}
+
+func (x *Configure) GetWitnessRaftId() uint64 {
+	if x != nil {
+		return x.WitnessRaftId
 	}
 	return 0
 }
@@ -1048,6 +1089,164 @@ func (x *Extend) GetLength() *durationpb.Duration {
 	return nil
 }
 
+// WitnessWanted asks for the acknowledgement of the coordination points: those
+// of the members are getting old. Repeated with every heartbeat.
+type WitnessWanted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Heartbeat from whose send time the lease would run.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// As configured: of the view, of this node, and how often this node was said to stay.
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	RaftId        uint64 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Stays         uint64 `protobuf:"varint,4,opt,name=stays,proto3" json:"stays,omitempty"`
+	WitnessRaftId uint64 `protobuf:"varint,5,opt,name=witness_raft_id,json=witnessRaftId,proto3" json:"witness_raft_id,omitempty"`
+	// Voters that have been silent for three heartbeats or more, sorted.
+	Silent        []string `protobuf:"bytes,6,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WitnessWanted) Reset() {
+	*x = WitnessWanted{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessWanted) ProtoMessage() {}
+
+func (x *WitnessWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessWanted.ProtoReflect.Descriptor instead.
+func (*WitnessWanted) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WitnessWanted) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *WitnessWanted) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *WitnessWanted) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *WitnessWanted) GetStays() uint64 {
+	if x != nil {
+		return x.Stays
+	}
+	return 0
+}
+
+func (x *WitnessWanted) GetWitnessRaftId() uint64 {
+	if x != nil {
+		return x.WitnessRaftId
+	}
+	return 0
+}
+
+func (x *WitnessWanted) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+// WitnessAcked answers: the points acknowledge this node's lease.
+type WitnessAcked struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Number           uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	RaftId           uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	WitnessRaftId    uint64                 `protobuf:"varint,3,opt,name=witness_raft_id,json=witnessRaftId,proto3" json:"witness_raft_id,omitempty"`
+	GuardIncarnation uint64                 `protobuf:"varint,4,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *WitnessAcked) Reset() {
+	*x = WitnessAcked{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessAcked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessAcked) ProtoMessage() {}
+
+func (x *WitnessAcked) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessAcked.ProtoReflect.Descriptor instead.
+func (*WitnessAcked) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WitnessAcked) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *WitnessAcked) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *WitnessAcked) GetWitnessRaftId() uint64 {
+	if x != nil {
+		return x.WitnessRaftId
+	}
+	return 0
+}
+
+func (x *WitnessAcked) GetGuardIncarnation() uint64 {
+	if x != nil {
+		return x.GuardIncarnation
+	}
+	return 0
+}
+
 // Peers is the whole table, sent when a state in it changes.
 type Peers struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1064,7 +1263,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1275,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1288,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Peers) GetPeers() []*PeerState {
@@ -1140,7 +1339,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1351,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1364,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PeerState) GetNode() string {
@@ -1254,7 +1453,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1465,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1478,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Lease) GetHeld() bool {
@@ -1322,7 +1521,7 @@ type Suspect struct {
 
 func (x *Suspect) Reset() {
 	*x = Suspect{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1533,7 @@ func (x *Suspect) String() string {
 func (*Suspect) ProtoMessage() {}
 
 func (x *Suspect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1546,7 @@ func (x *Suspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspect.ProtoReflect.Descriptor instead.
 func (*Suspect) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{13}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Suspect) GetStatement() *statepb.Statement {
@@ -1375,7 +1574,7 @@ type HeardAgain struct {
 
 func (x *HeardAgain) Reset() {
 	*x = HeardAgain{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1586,7 @@ func (x *HeardAgain) String() string {
 func (*HeardAgain) ProtoMessage() {}
 
 func (x *HeardAgain) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1599,7 @@ func (x *HeardAgain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeardAgain.ProtoReflect.Descriptor instead.
 func (*HeardAgain) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeardAgain) GetNode() string {
@@ -1427,7 +1626,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1638,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1651,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Done) GetCall() uint64 {
@@ -1480,7 +1679,7 @@ type Quiet struct {
 
 func (x *Quiet) Reset() {
 	*x = Quiet{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1691,7 @@ func (x *Quiet) String() string {
 func (*Quiet) ProtoMessage() {}
 
 func (x *Quiet) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1704,7 @@ func (x *Quiet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quiet.ProtoReflect.Descriptor instead.
 func (*Quiet) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
 }
 
 type StatsRequest struct {
@@ -1516,7 +1715,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1727,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1740,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
 }
 
 // Stats of all links.
@@ -1556,7 +1755,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1767,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1780,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Stats) GetLinks() []*LinkStats {
@@ -1628,7 +1827,7 @@ type LinkStats struct {
 
 func (x *LinkStats) Reset() {
 	*x = LinkStats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1839,7 @@ func (x *LinkStats) String() string {
 func (*LinkStats) ProtoMessage() {}
 
 func (x *LinkStats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1852,7 @@ func (x *LinkStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStats.ProtoReflect.Descriptor instead.
 func (*LinkStats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LinkStats) GetNode() string {
@@ -1811,7 +2010,7 @@ type Saved struct {
 
 func (x *Saved) Reset() {
 	*x = Saved{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +2022,7 @@ func (x *Saved) String() string {
 func (*Saved) ProtoMessage() {}
 
 func (x *Saved) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +2035,7 @@ func (x *Saved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Saved.ProtoReflect.Descriptor instead.
 func (*Saved) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Saved) GetIncarnation() uint64 {
@@ -1927,7 +2126,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2138,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2151,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Suspicion) GetNode() string {
@@ -2015,7 +2214,7 @@ var File_internal_cluster_guard_guardpb_guard_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xec\x03\n" +
+	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xb4\x04\n" +
 	"\aToGuard\x12<\n" +
 	"\tconfigure\x18\x01 \x01(\v2\x1c.holdfast.guard.v1.ConfigureH\x00R\tconfigure\x12-\n" +
 	"\x04tick\x18\x02 \x01(\v2\x17.holdfast.guard.v1.TickH\x00R\x04tick\x129\n" +
@@ -2024,9 +2223,10 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\aleaving\x18\x05 \x01(\v2\x1a.holdfast.guard.v1.LeavingH\x00R\aleaving\x123\n" +
 	"\x06extend\x18\x06 \x01(\v2\x19.holdfast.guard.v1.ExtendH\x00R\x06extend\x12F\n" +
 	"\rstats_request\x18\a \x01(\v2\x1f.holdfast.guard.v1.StatsRequestH\x00R\fstatsRequest\x120\n" +
-	"\x05quiet\x18\b \x01(\v2\x18.holdfast.guard.v1.QuietH\x00R\x05quiet\x12\x12\n" +
+	"\x05quiet\x18\b \x01(\v2\x18.holdfast.guard.v1.QuietH\x00R\x05quiet\x12F\n" +
+	"\rwitness_acked\x18\t \x01(\v2\x1f.holdfast.guard.v1.WitnessAckedH\x00R\fwitnessAcked\x12\x12\n" +
 	"\x04call\x18\x0f \x01(\x04R\x04callB\x06\n" +
-	"\x04body\"\x8a\x03\n" +
+	"\x04body\"\xd5\x03\n" +
 	"\tFromGuard\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.holdfast.guard.v1.WelcomeH\x00R\awelcome\x120\n" +
 	"\x05peers\x18\x02 \x01(\v2\x18.holdfast.guard.v1.PeersH\x00R\x05peers\x120\n" +
@@ -2035,7 +2235,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\vheard_again\x18\x05 \x01(\v2\x1d.holdfast.guard.v1.HeardAgainH\x00R\n" +
 	"heardAgain\x12-\n" +
 	"\x04done\x18\x06 \x01(\v2\x17.holdfast.guard.v1.DoneH\x00R\x04done\x120\n" +
-	"\x05stats\x18\a \x01(\v2\x18.holdfast.guard.v1.StatsH\x00R\x05statsB\x06\n" +
+	"\x05stats\x18\a \x01(\v2\x18.holdfast.guard.v1.StatsH\x00R\x05stats\x12I\n" +
+	"\x0ewitness_wanted\x18\b \x01(\v2 .holdfast.guard.v1.WitnessWantedH\x00R\rwitnessWantedB\x06\n" +
 	"\x04body\"\xea\x01\n" +
 	"\aWelcome\x12+\n" +
 	"\x11guard_incarnation\x18\x01 \x01(\x04R\x10guardIncarnation\x128\n" +
@@ -2046,7 +2247,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\x04 \x03(\tR\n" +
 	"conditions\x12\x1a\n" +
-	"\brebooted\x18\x05 \x01(\bR\brebooted\"\xde\x03\n" +
+	"\brebooted\x18\x05 \x01(\bR\brebooted\"\x86\x04\n" +
 	"\tConfigure\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12!\n" +
 	"\fcluster_uuid\x18\x02 \x01(\tR\vclusterUuid\x127\n" +
@@ -2060,7 +2261,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x0fmay_acknowledge\x18\n" +
 	" \x01(\bR\x0emayAcknowledge\x12\x1d\n" +
 	"\n" +
-	"seed_nodes\x18\v \x01(\rR\tseedNodes\"\x8f\x02\n" +
+	"seed_nodes\x18\v \x01(\rR\tseedNodes\x12&\n" +
+	"\x0fwitness_raft_id\x18\f \x01(\x04R\rwitnessRaftId\"\x8f\x02\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1d\n" +
@@ -2088,7 +2290,19 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x06Extend\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x121\n" +
-	"\x06length\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06length\"\x87\x01\n" +
+	"\x06length\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06length\"\xac\x01\n" +
+	"\rWitnessWanted\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x17\n" +
+	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x12\x14\n" +
+	"\x05stays\x18\x04 \x01(\x04R\x05stays\x12&\n" +
+	"\x0fwitness_raft_id\x18\x05 \x01(\x04R\rwitnessRaftId\x12\x16\n" +
+	"\x06silent\x18\x06 \x03(\tR\x06silent\"\x94\x01\n" +
+	"\fWitnessAcked\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12&\n" +
+	"\x0fwitness_raft_id\x18\x03 \x01(\x04R\rwitnessRaftId\x12+\n" +
+	"\x11guard_incarnation\x18\x04 \x01(\x04R\x10guardIncarnation\"\x87\x01\n" +
 	"\x05Peers\x122\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.PeerStateR\x05peers\x12\x16\n" +
 	"\x06seeded\x18\x02 \x01(\bR\x06seeded\x12\x12\n" +
@@ -2200,7 +2414,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_guard_guardpb_guard_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(LinkState)(0),              // 0: holdfast.guard.v1.LinkState
 	(*ToGuard)(nil),             // 1: holdfast.guard.v1.ToGuard
@@ -2213,20 +2427,22 @@ var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(*Protect)(nil),             // 8: holdfast.guard.v1.Protect
 	(*Leaving)(nil),             // 9: holdfast.guard.v1.Leaving
 	(*Extend)(nil),              // 10: holdfast.guard.v1.Extend
-	(*Peers)(nil),               // 11: holdfast.guard.v1.Peers
-	(*PeerState)(nil),           // 12: holdfast.guard.v1.PeerState
-	(*Lease)(nil),               // 13: holdfast.guard.v1.Lease
-	(*Suspect)(nil),             // 14: holdfast.guard.v1.Suspect
-	(*HeardAgain)(nil),          // 15: holdfast.guard.v1.HeardAgain
-	(*Done)(nil),                // 16: holdfast.guard.v1.Done
-	(*Quiet)(nil),               // 17: holdfast.guard.v1.Quiet
-	(*StatsRequest)(nil),        // 18: holdfast.guard.v1.StatsRequest
-	(*Stats)(nil),               // 19: holdfast.guard.v1.Stats
-	(*LinkStats)(nil),           // 20: holdfast.guard.v1.LinkStats
-	(*Saved)(nil),               // 21: holdfast.guard.v1.Saved
-	(*Suspicion)(nil),           // 22: holdfast.guard.v1.Suspicion
-	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
-	(*statepb.Statement)(nil),   // 24: holdfast.state.v1.Statement
+	(*WitnessWanted)(nil),       // 11: holdfast.guard.v1.WitnessWanted
+	(*WitnessAcked)(nil),        // 12: holdfast.guard.v1.WitnessAcked
+	(*Peers)(nil),               // 13: holdfast.guard.v1.Peers
+	(*PeerState)(nil),           // 14: holdfast.guard.v1.PeerState
+	(*Lease)(nil),               // 15: holdfast.guard.v1.Lease
+	(*Suspect)(nil),             // 16: holdfast.guard.v1.Suspect
+	(*HeardAgain)(nil),          // 17: holdfast.guard.v1.HeardAgain
+	(*Done)(nil),                // 18: holdfast.guard.v1.Done
+	(*Quiet)(nil),               // 19: holdfast.guard.v1.Quiet
+	(*StatsRequest)(nil),        // 20: holdfast.guard.v1.StatsRequest
+	(*Stats)(nil),               // 21: holdfast.guard.v1.Stats
+	(*LinkStats)(nil),           // 22: holdfast.guard.v1.LinkStats
+	(*Saved)(nil),               // 23: holdfast.guard.v1.Saved
+	(*Suspicion)(nil),           // 24: holdfast.guard.v1.Suspicion
+	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
+	(*statepb.Statement)(nil),   // 26: holdfast.state.v1.Statement
 }
 var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	4,  // 0: holdfast.guard.v1.ToGuard.configure:type_name -> holdfast.guard.v1.Configure
@@ -2235,46 +2451,48 @@ var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	8,  // 3: holdfast.guard.v1.ToGuard.protect:type_name -> holdfast.guard.v1.Protect
 	9,  // 4: holdfast.guard.v1.ToGuard.leaving:type_name -> holdfast.guard.v1.Leaving
 	10, // 5: holdfast.guard.v1.ToGuard.extend:type_name -> holdfast.guard.v1.Extend
-	18, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
-	17, // 7: holdfast.guard.v1.ToGuard.quiet:type_name -> holdfast.guard.v1.Quiet
-	3,  // 8: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
-	11, // 9: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
-	13, // 10: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
-	14, // 11: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
-	15, // 12: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
-	16, // 13: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
-	19, // 14: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
-	8,  // 15: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
-	4,  // 16: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
-	23, // 17: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
-	23, // 18: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
-	23, // 19: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
-	23, // 20: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
-	5,  // 21: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
-	23, // 22: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
-	23, // 23: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
-	23, // 24: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
-	12, // 25: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
-	0,  // 26: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
-	0,  // 27: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
-	23, // 28: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
-	24, // 29: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
-	20, // 30: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
-	0,  // 31: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
-	23, // 32: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
-	23, // 33: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
-	23, // 34: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
-	23, // 35: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
-	4,  // 36: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
-	8,  // 37: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
-	22, // 38: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
-	23, // 39: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
-	23, // 40: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	20, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
+	19, // 7: holdfast.guard.v1.ToGuard.quiet:type_name -> holdfast.guard.v1.Quiet
+	12, // 8: holdfast.guard.v1.ToGuard.witness_acked:type_name -> holdfast.guard.v1.WitnessAcked
+	3,  // 9: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
+	13, // 10: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
+	15, // 11: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
+	16, // 12: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
+	17, // 13: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
+	18, // 14: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
+	21, // 15: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
+	11, // 16: holdfast.guard.v1.FromGuard.witness_wanted:type_name -> holdfast.guard.v1.WitnessWanted
+	8,  // 17: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
+	4,  // 18: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
+	25, // 19: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
+	25, // 20: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
+	25, // 21: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
+	25, // 22: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
+	5,  // 23: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
+	25, // 24: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
+	25, // 25: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
+	25, // 26: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
+	14, // 27: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
+	0,  // 28: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
+	0,  // 29: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
+	25, // 30: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
+	26, // 31: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
+	22, // 32: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
+	0,  // 33: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
+	25, // 34: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
+	25, // 35: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
+	25, // 36: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
+	25, // 37: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
+	4,  // 38: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
+	8,  // 39: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
+	24, // 40: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
+	25, // 41: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
+	25, // 42: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_guard_guardpb_guard_proto_init() }
@@ -2291,6 +2509,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 		(*ToGuard_Extend)(nil),
 		(*ToGuard_StatsRequest)(nil),
 		(*ToGuard_Quiet)(nil),
+		(*ToGuard_WitnessAcked)(nil),
 	}
 	file_internal_cluster_guard_guardpb_guard_proto_msgTypes[1].OneofWrappers = []any{
 		(*FromGuard_Welcome)(nil),
@@ -2300,6 +2519,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 		(*FromGuard_HeardAgain)(nil),
 		(*FromGuard_Done)(nil),
 		(*FromGuard_Stats)(nil),
+		(*FromGuard_WitnessWanted)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2307,7 +2527,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_guard_guardpb_guard_proto_rawDesc), len(file_internal_cluster_guard_guardpb_guard_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
