@@ -265,6 +265,62 @@ func (AttributeKind) EnumDescriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
 }
 
+// Role is what a user may do.
+type Role int32
+
+const (
+	Role_ROLE_UNSPECIFIED Role = 0
+	// Read.
+	Role_ROLE_GUEST Role = 1
+	// Also bring online and offline, switch, clear, and freeze.
+	Role_ROLE_OPERATOR Role = 2
+	// Everything; of a group: also change the group itself.
+	Role_ROLE_ADMINISTRATOR Role = 3
+)
+
+// Enum value maps for Role.
+var (
+	Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_GUEST",
+		2: "ROLE_OPERATOR",
+		3: "ROLE_ADMINISTRATOR",
+	}
+	Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED":   0,
+		"ROLE_GUEST":         1,
+		"ROLE_OPERATOR":      2,
+		"ROLE_ADMINISTRATOR": 3,
+	}
+)
+
+func (x Role) Enum() *Role {
+	p := new(Role)
+	*p = x
+	return p
+}
+
+func (x Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
+}
+
+func (Role) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[4]
+}
+
+func (x Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Role.Descriptor instead.
+func (Role) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+}
+
 // ResourceState is what an agent has found out.
 type ResourceState int32
 
@@ -307,11 +363,11 @@ func (x ResourceState) String() string {
 }
 
 func (ResourceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
 }
 
 func (ResourceState) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[4]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[5]
 }
 
 func (x ResourceState) Number() protoreflect.EnumNumber {
@@ -320,7 +376,7 @@ func (x ResourceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceState.Descriptor instead.
 func (ResourceState) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
 }
 
 // ResourceActivity is what an agent is doing with a resource, or waits for.
@@ -372,11 +428,11 @@ func (x ResourceActivity) String() string {
 }
 
 func (ResourceActivity) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[6].Descriptor()
 }
 
 func (ResourceActivity) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[5]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[6]
 }
 
 func (x ResourceActivity) Number() protoreflect.EnumNumber {
@@ -385,7 +441,7 @@ func (x ResourceActivity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceActivity.Descriptor instead.
 func (ResourceActivity) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
 }
 
 // Want is what the cluster wants of a group on a node.
@@ -426,11 +482,11 @@ func (x Want) String() string {
 }
 
 func (Want) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[6].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[7].Descriptor()
 }
 
 func (Want) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[6]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[7]
 }
 
 func (x Want) Number() protoreflect.EnumNumber {
@@ -439,7 +495,7 @@ func (x Want) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Want.Descriptor instead.
 func (Want) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
 }
 
 // Severity of an event.
@@ -482,11 +538,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[7].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[8].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[7]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[8]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -495,7 +551,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
 }
 
 // OperationKind is what an administrator asked for.
@@ -544,11 +600,11 @@ func (x OperationKind) String() string {
 }
 
 func (OperationKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[8].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[9].Descriptor()
 }
 
 func (OperationKind) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[8]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[9]
 }
 
 func (x OperationKind) Number() protoreflect.EnumNumber {
@@ -557,7 +613,7 @@ func (x OperationKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationKind.Descriptor instead.
 func (OperationKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 // OperationState of an operation.
@@ -597,11 +653,11 @@ func (x OperationState) String() string {
 }
 
 func (OperationState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[9].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[10].Descriptor()
 }
 
 func (OperationState) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[9]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[10]
 }
 
 func (x OperationState) Number() protoreflect.EnumNumber {
@@ -610,7 +666,7 @@ func (x OperationState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationState.Descriptor instead.
 func (OperationState) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
 // Timers of the links between nodes. Unset fields follow peerinact.
@@ -1922,6 +1978,70 @@ func (x *Configuration) GetGroups() []*Group {
 	return nil
 }
 
+// User is a person or a program: a system user of that name on the nodes, and
+// the holder of a client certificate of that name.
+type User struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// In the whole cluster. Unset: none beyond groups.
+	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=holdfast.v1.Role" json:"role,omitempty"`
+	// In single groups; counts where it is more than role.
+	Groups        map[string]Role `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value,enum=holdfast.v1.Role"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *User) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *User) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *User) GetGroups() map[string]Role {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // ResourceStatus is a resource on one node, as its agent reported it.
 type ResourceStatus struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1943,7 +2063,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[15]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2075,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[15]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2088,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceStatus) GetState() ResourceState {
@@ -2042,7 +2162,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[16]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2174,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[16]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2187,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{16}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Event) GetNumber() uint64 {
@@ -2161,7 +2281,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[17]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2293,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[17]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2306,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{17}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Decision) GetNumber() uint64 {
@@ -2256,7 +2376,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[18]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2388,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[18]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2401,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rejection) GetNode() string {
@@ -2321,7 +2441,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[19]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +2453,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[19]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +2466,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{19}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -2562,7 +2682,14 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x12'\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x11.holdfast.v1.NodeR\x05nodes\x12/\n" +
 	"\x05types\x18\x04 \x03(\v2\x19.holdfast.v1.ResourceTypeR\x05types\x12*\n" +
-	"\x06groups\x18\x05 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xaa\x02\n" +
+	"\x06groups\x18\x05 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xc6\x01\n" +
+	"\x04User\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x125\n" +
+	"\x06groups\x18\x03 \x03(\v2\x1d.holdfast.v1.User.GroupsEntryR\x06groups\x1aL\n" +
+	"\vGroupsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x05value:\x028\x01\"\xaa\x02\n" +
 	"\x0eResourceStatus\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.holdfast.v1.ResourceStateR\x05state\x129\n" +
 	"\bactivity\x18\x02 \x01(\x0e2\x1d.holdfast.v1.ResourceActivityR\bactivity\x12*\n" +
@@ -2636,7 +2763,13 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x17ATTRIBUTE_KIND_DURATION\x10\x04\x12\x1a\n" +
 	"\x16ATTRIBUTE_KIND_COMMAND\x10\x05\x12\x17\n" +
 	"\x13ATTRIBUTE_KIND_PATH\x10\x06\x12\x19\n" +
-	"\x15ATTRIBUTE_KIND_PREFIX\x10\a*\x9e\x01\n" +
+	"\x15ATTRIBUTE_KIND_PREFIX\x10\a*W\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ROLE_GUEST\x10\x01\x12\x11\n" +
+	"\rROLE_OPERATOR\x10\x02\x12\x16\n" +
+	"\x12ROLE_ADMINISTRATOR\x10\x03*\x9e\x01\n" +
 	"\rResourceState\x12\x1e\n" +
 	"\x1aRESOURCE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RESOURCE_STATE_UNKNOWN\x10\x01\x12\x1a\n" +
@@ -2689,92 +2822,98 @@ func file_api_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_api_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_api_holdfast_v1_objects_proto_goTypes = []any{
 	(PreferredFencing)(0),       // 0: holdfast.v1.PreferredFencing
 	(Takeover)(0),               // 1: holdfast.v1.Takeover
 	(Operations)(0),             // 2: holdfast.v1.Operations
 	(AttributeKind)(0),          // 3: holdfast.v1.AttributeKind
-	(ResourceState)(0),          // 4: holdfast.v1.ResourceState
-	(ResourceActivity)(0),       // 5: holdfast.v1.ResourceActivity
-	(Want)(0),                   // 6: holdfast.v1.Want
-	(Severity)(0),               // 7: holdfast.v1.Severity
-	(OperationKind)(0),          // 8: holdfast.v1.OperationKind
-	(OperationState)(0),         // 9: holdfast.v1.OperationState
-	(*Timers)(nil),              // 10: holdfast.v1.Timers
-	(*Cluster)(nil),             // 11: holdfast.v1.Cluster
-	(*FenceDevice)(nil),         // 12: holdfast.v1.FenceDevice
-	(*FenceLevel)(nil),          // 13: holdfast.v1.FenceLevel
-	(*CoordinationPoint)(nil),   // 14: holdfast.v1.CoordinationPoint
-	(*ArbiterPoint)(nil),        // 15: holdfast.v1.ArbiterPoint
-	(*LockDiskPoint)(nil),       // 16: holdfast.v1.LockDiskPoint
-	(*Link)(nil),                // 17: holdfast.v1.Link
-	(*Node)(nil),                // 18: holdfast.v1.Node
-	(*Attribute)(nil),           // 19: holdfast.v1.Attribute
-	(*Limits)(nil),              // 20: holdfast.v1.Limits
-	(*ResourceType)(nil),        // 21: holdfast.v1.ResourceType
-	(*Resource)(nil),            // 22: holdfast.v1.Resource
-	(*Group)(nil),               // 23: holdfast.v1.Group
-	(*Configuration)(nil),       // 24: holdfast.v1.Configuration
-	(*ResourceStatus)(nil),      // 25: holdfast.v1.ResourceStatus
-	(*Event)(nil),               // 26: holdfast.v1.Event
-	(*Decision)(nil),            // 27: holdfast.v1.Decision
-	(*Rejection)(nil),           // 28: holdfast.v1.Rejection
-	(*Operation)(nil),           // 29: holdfast.v1.Operation
-	nil,                         // 30: holdfast.v1.FenceDevice.ParametersEntry
-	nil,                         // 31: holdfast.v1.FenceDevice.PlugsEntry
-	nil,                         // 32: holdfast.v1.LockDiskPoint.PathsEntry
-	nil,                         // 33: holdfast.v1.Resource.AttributesEntry
-	(*durationpb.Duration)(nil), // 34: google.protobuf.Duration
+	(Role)(0),                   // 4: holdfast.v1.Role
+	(ResourceState)(0),          // 5: holdfast.v1.ResourceState
+	(ResourceActivity)(0),       // 6: holdfast.v1.ResourceActivity
+	(Want)(0),                   // 7: holdfast.v1.Want
+	(Severity)(0),               // 8: holdfast.v1.Severity
+	(OperationKind)(0),          // 9: holdfast.v1.OperationKind
+	(OperationState)(0),         // 10: holdfast.v1.OperationState
+	(*Timers)(nil),              // 11: holdfast.v1.Timers
+	(*Cluster)(nil),             // 12: holdfast.v1.Cluster
+	(*FenceDevice)(nil),         // 13: holdfast.v1.FenceDevice
+	(*FenceLevel)(nil),          // 14: holdfast.v1.FenceLevel
+	(*CoordinationPoint)(nil),   // 15: holdfast.v1.CoordinationPoint
+	(*ArbiterPoint)(nil),        // 16: holdfast.v1.ArbiterPoint
+	(*LockDiskPoint)(nil),       // 17: holdfast.v1.LockDiskPoint
+	(*Link)(nil),                // 18: holdfast.v1.Link
+	(*Node)(nil),                // 19: holdfast.v1.Node
+	(*Attribute)(nil),           // 20: holdfast.v1.Attribute
+	(*Limits)(nil),              // 21: holdfast.v1.Limits
+	(*ResourceType)(nil),        // 22: holdfast.v1.ResourceType
+	(*Resource)(nil),            // 23: holdfast.v1.Resource
+	(*Group)(nil),               // 24: holdfast.v1.Group
+	(*Configuration)(nil),       // 25: holdfast.v1.Configuration
+	(*User)(nil),                // 26: holdfast.v1.User
+	(*ResourceStatus)(nil),      // 27: holdfast.v1.ResourceStatus
+	(*Event)(nil),               // 28: holdfast.v1.Event
+	(*Decision)(nil),            // 29: holdfast.v1.Decision
+	(*Rejection)(nil),           // 30: holdfast.v1.Rejection
+	(*Operation)(nil),           // 31: holdfast.v1.Operation
+	nil,                         // 32: holdfast.v1.FenceDevice.ParametersEntry
+	nil,                         // 33: holdfast.v1.FenceDevice.PlugsEntry
+	nil,                         // 34: holdfast.v1.LockDiskPoint.PathsEntry
+	nil,                         // 35: holdfast.v1.Resource.AttributesEntry
+	nil,                         // 36: holdfast.v1.User.GroupsEntry
+	(*durationpb.Duration)(nil), // 37: google.protobuf.Duration
 }
 var file_api_holdfast_v1_objects_proto_depIdxs = []int32{
-	34, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
-	34, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
-	34, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
-	10, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
-	34, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
+	37, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
+	37, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
+	37, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
+	11, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
+	37, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
 	0,  // 5: holdfast.v1.Cluster.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	34, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
-	12, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
-	30, // 8: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
-	31, // 9: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
-	34, // 10: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
-	15, // 11: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
-	16, // 12: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
-	32, // 13: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
-	17, // 14: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
-	13, // 15: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
+	37, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	13, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
+	32, // 8: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
+	33, // 9: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
+	37, // 10: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
+	16, // 11: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
+	17, // 12: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
+	34, // 13: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
+	18, // 14: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
+	14, // 15: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
 	3,  // 16: holdfast.v1.Attribute.kind:type_name -> holdfast.v1.AttributeKind
-	34, // 17: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
-	34, // 18: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
-	34, // 19: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
-	34, // 20: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
-	34, // 21: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
-	34, // 22: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
-	34, // 23: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
+	37, // 17: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
+	37, // 18: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
+	37, // 19: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
+	37, // 20: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
+	37, // 21: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
+	37, // 22: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
+	37, // 23: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
 	2,  // 24: holdfast.v1.ResourceType.operations:type_name -> holdfast.v1.Operations
-	19, // 25: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
-	20, // 26: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
-	33, // 27: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
-	20, // 28: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
-	22, // 29: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
+	20, // 25: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
+	21, // 26: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
+	35, // 27: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
+	21, // 28: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
+	23, // 29: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
 	1,  // 30: holdfast.v1.Group.takeover:type_name -> holdfast.v1.Takeover
-	11, // 31: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
-	18, // 32: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
-	21, // 33: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
-	23, // 34: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
-	4,  // 35: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
-	5,  // 36: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
-	7,  // 37: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
-	28, // 38: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
-	8,  // 39: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
-	9,  // 40: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	12, // 31: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
+	19, // 32: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
+	22, // 33: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
+	24, // 34: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
+	4,  // 35: holdfast.v1.User.role:type_name -> holdfast.v1.Role
+	36, // 36: holdfast.v1.User.groups:type_name -> holdfast.v1.User.GroupsEntry
+	5,  // 37: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
+	6,  // 38: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
+	8,  // 39: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
+	30, // 40: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
+	9,  // 41: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
+	10, // 42: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
+	4,  // 43: holdfast.v1.User.GroupsEntry.value:type_name -> holdfast.v1.Role
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_objects_proto_init() }
@@ -2795,8 +2934,8 @@ func file_api_holdfast_v1_objects_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_objects_proto_rawDesc), len(file_api_holdfast_v1_objects_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   24,
+			NumEnums:      11,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

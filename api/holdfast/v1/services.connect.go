@@ -29,6 +29,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// ClusterServiceName is the fully-qualified name of the ClusterService service.
 	ClusterServiceName = "holdfast.v1.ClusterService"
+	// UserServiceName is the fully-qualified name of the UserService service.
+	UserServiceName = "holdfast.v1.UserService"
 	// NodeServiceName is the fully-qualified name of the NodeService service.
 	NodeServiceName = "holdfast.v1.NodeService"
 	// LinkServiceName is the fully-qualified name of the LinkService service.
@@ -65,6 +67,24 @@ const (
 	ClusterServiceShowProcedure = "/holdfast.v1.ClusterService/Show"
 	// ClusterServiceSetProcedure is the fully-qualified name of the ClusterService's Set RPC.
 	ClusterServiceSetProcedure = "/holdfast.v1.ClusterService/Set"
+	// ClusterServiceSecurityProcedure is the fully-qualified name of the ClusterService's Security RPC.
+	ClusterServiceSecurityProcedure = "/holdfast.v1.ClusterService/Security"
+	// ClusterServiceRotateProcedure is the fully-qualified name of the ClusterService's Rotate RPC.
+	ClusterServiceRotateProcedure = "/holdfast.v1.ClusterService/Rotate"
+	// ClusterServiceDestroyProcedure is the fully-qualified name of the ClusterService's Destroy RPC.
+	ClusterServiceDestroyProcedure = "/holdfast.v1.ClusterService/Destroy"
+	// ClusterServiceBackupProcedure is the fully-qualified name of the ClusterService's Backup RPC.
+	ClusterServiceBackupProcedure = "/holdfast.v1.ClusterService/Backup"
+	// UserServiceListProcedure is the fully-qualified name of the UserService's List RPC.
+	UserServiceListProcedure = "/holdfast.v1.UserService/List"
+	// UserServiceSetProcedure is the fully-qualified name of the UserService's Set RPC.
+	UserServiceSetProcedure = "/holdfast.v1.UserService/Set"
+	// UserServiceDeleteProcedure is the fully-qualified name of the UserService's Delete RPC.
+	UserServiceDeleteProcedure = "/holdfast.v1.UserService/Delete"
+	// UserServiceCertificateProcedure is the fully-qualified name of the UserService's Certificate RPC.
+	UserServiceCertificateProcedure = "/holdfast.v1.UserService/Certificate"
+	// UserServiceWhoamiProcedure is the fully-qualified name of the UserService's Whoami RPC.
+	UserServiceWhoamiProcedure = "/holdfast.v1.UserService/Whoami"
 	// NodeServiceListProcedure is the fully-qualified name of the NodeService's List RPC.
 	NodeServiceListProcedure = "/holdfast.v1.NodeService/List"
 	// NodeServiceShowProcedure is the fully-qualified name of the NodeService's Show RPC.
@@ -77,6 +97,17 @@ const (
 	NodeServiceStopProcedure = "/holdfast.v1.NodeService/Stop"
 	// NodeServiceSilenceProcedure is the fully-qualified name of the NodeService's Silence RPC.
 	NodeServiceSilenceProcedure = "/holdfast.v1.NodeService/Silence"
+	// NodeServiceAddProcedure is the fully-qualified name of the NodeService's Add RPC.
+	NodeServiceAddProcedure = "/holdfast.v1.NodeService/Add"
+	// NodeServiceInviteProcedure is the fully-qualified name of the NodeService's Invite RPC.
+	NodeServiceInviteProcedure = "/holdfast.v1.NodeService/Invite"
+	// NodeServiceListInvitationsProcedure is the fully-qualified name of the NodeService's
+	// ListInvitations RPC.
+	NodeServiceListInvitationsProcedure = "/holdfast.v1.NodeService/ListInvitations"
+	// NodeServiceWithdrawProcedure is the fully-qualified name of the NodeService's Withdraw RPC.
+	NodeServiceWithdrawProcedure = "/holdfast.v1.NodeService/Withdraw"
+	// NodeServiceRemoveProcedure is the fully-qualified name of the NodeService's Remove RPC.
+	NodeServiceRemoveProcedure = "/holdfast.v1.NodeService/Remove"
 	// LinkServiceListProcedure is the fully-qualified name of the LinkService's List RPC.
 	LinkServiceListProcedure = "/holdfast.v1.LinkService/List"
 	// GroupServiceListProcedure is the fully-qualified name of the GroupService's List RPC.
@@ -141,6 +172,14 @@ type ClusterServiceClient interface {
 	Show(context.Context, *connect.Request[ShowClusterRequest]) (*connect.Response[ShowClusterResponse], error)
 	// Set changes what its request names, at run time, on all nodes.
 	Set(context.Context, *connect.Request[SetClusterRequest]) (*connect.Response[SetClusterResponse], error)
+	// Security shows certificates, keys, rotations under way and the protocol version.
+	Security(context.Context, *connect.Request[SecurityRequest]) (*connect.Response[SecurityResponse], error)
+	// Rotate begins to replace what its request names. It goes on by itself on all nodes; Security shows how far it is.
+	Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error)
+	// Destroy stops all groups and lets all nodes forget the cluster.
+	Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error)
+	// Backup returns what restoring needs: configuration, intents, users. No keys.
+	Backup(context.Context, *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the holdfast.v1.ClusterService service. By
@@ -174,14 +213,44 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("Set")),
 			connect.WithClientOptions(opts...),
 		),
+		security: connect.NewClient[SecurityRequest, SecurityResponse](
+			httpClient,
+			baseURL+ClusterServiceSecurityProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Security")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		rotate: connect.NewClient[RotateRequest, RotateResponse](
+			httpClient,
+			baseURL+ClusterServiceRotateProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Rotate")),
+			connect.WithClientOptions(opts...),
+		),
+		destroy: connect.NewClient[DestroyClusterRequest, DestroyClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceDestroyProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Destroy")),
+			connect.WithClientOptions(opts...),
+		),
+		backup: connect.NewClient[BackupRequest, BackupResponse](
+			httpClient,
+			baseURL+ClusterServiceBackupProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Backup")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // clusterServiceClient implements ClusterServiceClient.
 type clusterServiceClient struct {
-	status *connect.Client[StatusRequest, StatusResponse]
-	show   *connect.Client[ShowClusterRequest, ShowClusterResponse]
-	set    *connect.Client[SetClusterRequest, SetClusterResponse]
+	status   *connect.Client[StatusRequest, StatusResponse]
+	show     *connect.Client[ShowClusterRequest, ShowClusterResponse]
+	set      *connect.Client[SetClusterRequest, SetClusterResponse]
+	security *connect.Client[SecurityRequest, SecurityResponse]
+	rotate   *connect.Client[RotateRequest, RotateResponse]
+	destroy  *connect.Client[DestroyClusterRequest, DestroyClusterResponse]
+	backup   *connect.Client[BackupRequest, BackupResponse]
 }
 
 // Status calls holdfast.v1.ClusterService.Status.
@@ -199,6 +268,26 @@ func (c *clusterServiceClient) Set(ctx context.Context, req *connect.Request[Set
 	return c.set.CallUnary(ctx, req)
 }
 
+// Security calls holdfast.v1.ClusterService.Security.
+func (c *clusterServiceClient) Security(ctx context.Context, req *connect.Request[SecurityRequest]) (*connect.Response[SecurityResponse], error) {
+	return c.security.CallUnary(ctx, req)
+}
+
+// Rotate calls holdfast.v1.ClusterService.Rotate.
+func (c *clusterServiceClient) Rotate(ctx context.Context, req *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error) {
+	return c.rotate.CallUnary(ctx, req)
+}
+
+// Destroy calls holdfast.v1.ClusterService.Destroy.
+func (c *clusterServiceClient) Destroy(ctx context.Context, req *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error) {
+	return c.destroy.CallUnary(ctx, req)
+}
+
+// Backup calls holdfast.v1.ClusterService.Backup.
+func (c *clusterServiceClient) Backup(ctx context.Context, req *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error) {
+	return c.backup.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the holdfast.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Status says in one answer how the cluster and all that it runs are.
@@ -206,6 +295,14 @@ type ClusterServiceHandler interface {
 	Show(context.Context, *connect.Request[ShowClusterRequest]) (*connect.Response[ShowClusterResponse], error)
 	// Set changes what its request names, at run time, on all nodes.
 	Set(context.Context, *connect.Request[SetClusterRequest]) (*connect.Response[SetClusterResponse], error)
+	// Security shows certificates, keys, rotations under way and the protocol version.
+	Security(context.Context, *connect.Request[SecurityRequest]) (*connect.Response[SecurityResponse], error)
+	// Rotate begins to replace what its request names. It goes on by itself on all nodes; Security shows how far it is.
+	Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error)
+	// Destroy stops all groups and lets all nodes forget the cluster.
+	Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error)
+	// Backup returns what restoring needs: configuration, intents, users. No keys.
+	Backup(context.Context, *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -235,6 +332,32 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("Set")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceSecurityHandler := connect.NewUnaryHandler(
+		ClusterServiceSecurityProcedure,
+		svc.Security,
+		connect.WithSchema(clusterServiceMethods.ByName("Security")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRotateHandler := connect.NewUnaryHandler(
+		ClusterServiceRotateProcedure,
+		svc.Rotate,
+		connect.WithSchema(clusterServiceMethods.ByName("Rotate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceDestroyHandler := connect.NewUnaryHandler(
+		ClusterServiceDestroyProcedure,
+		svc.Destroy,
+		connect.WithSchema(clusterServiceMethods.ByName("Destroy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceBackupHandler := connect.NewUnaryHandler(
+		ClusterServiceBackupProcedure,
+		svc.Backup,
+		connect.WithSchema(clusterServiceMethods.ByName("Backup")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceStatusProcedure:
@@ -243,6 +366,14 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceShowHandler.ServeHTTP(w, r)
 		case ClusterServiceSetProcedure:
 			clusterServiceSetHandler.ServeHTTP(w, r)
+		case ClusterServiceSecurityProcedure:
+			clusterServiceSecurityHandler.ServeHTTP(w, r)
+		case ClusterServiceRotateProcedure:
+			clusterServiceRotateHandler.ServeHTTP(w, r)
+		case ClusterServiceDestroyProcedure:
+			clusterServiceDestroyHandler.ServeHTTP(w, r)
+		case ClusterServiceBackupProcedure:
+			clusterServiceBackupHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -264,6 +395,206 @@ func (UnimplementedClusterServiceHandler) Set(context.Context, *connect.Request[
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Set is not implemented"))
 }
 
+func (UnimplementedClusterServiceHandler) Security(context.Context, *connect.Request[SecurityRequest]) (*connect.Response[SecurityResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Security is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Rotate is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Destroy is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Backup(context.Context, *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Backup is not implemented"))
+}
+
+// UserServiceClient is a client for the holdfast.v1.UserService service.
+type UserServiceClient interface {
+	List(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error)
+	// Set makes a user or replaces its roles.
+	Set(context.Context, *connect.Request[SetUserRequest]) (*connect.Response[SetUserResponse], error)
+	Delete(context.Context, *connect.Request[DeleteUserRequest]) (*connect.Response[DeleteUserResponse], error)
+	// Certificate signs a user's public key.
+	Certificate(context.Context, *connect.Request[UserCertificateRequest]) (*connect.Response[UserCertificateResponse], error)
+	// Whoami says who the caller is to the cluster.
+	Whoami(context.Context, *connect.Request[WhoamiRequest]) (*connect.Response[WhoamiResponse], error)
+}
+
+// NewUserServiceClient constructs a client for the holdfast.v1.UserService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewUserServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) UserServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	userServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("UserService").Methods()
+	return &userServiceClient{
+		list: connect.NewClient[ListUsersRequest, ListUsersResponse](
+			httpClient,
+			baseURL+UserServiceListProcedure,
+			connect.WithSchema(userServiceMethods.ByName("List")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		set: connect.NewClient[SetUserRequest, SetUserResponse](
+			httpClient,
+			baseURL+UserServiceSetProcedure,
+			connect.WithSchema(userServiceMethods.ByName("Set")),
+			connect.WithClientOptions(opts...),
+		),
+		delete: connect.NewClient[DeleteUserRequest, DeleteUserResponse](
+			httpClient,
+			baseURL+UserServiceDeleteProcedure,
+			connect.WithSchema(userServiceMethods.ByName("Delete")),
+			connect.WithClientOptions(opts...),
+		),
+		certificate: connect.NewClient[UserCertificateRequest, UserCertificateResponse](
+			httpClient,
+			baseURL+UserServiceCertificateProcedure,
+			connect.WithSchema(userServiceMethods.ByName("Certificate")),
+			connect.WithClientOptions(opts...),
+		),
+		whoami: connect.NewClient[WhoamiRequest, WhoamiResponse](
+			httpClient,
+			baseURL+UserServiceWhoamiProcedure,
+			connect.WithSchema(userServiceMethods.ByName("Whoami")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// userServiceClient implements UserServiceClient.
+type userServiceClient struct {
+	list        *connect.Client[ListUsersRequest, ListUsersResponse]
+	set         *connect.Client[SetUserRequest, SetUserResponse]
+	delete      *connect.Client[DeleteUserRequest, DeleteUserResponse]
+	certificate *connect.Client[UserCertificateRequest, UserCertificateResponse]
+	whoami      *connect.Client[WhoamiRequest, WhoamiResponse]
+}
+
+// List calls holdfast.v1.UserService.List.
+func (c *userServiceClient) List(ctx context.Context, req *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error) {
+	return c.list.CallUnary(ctx, req)
+}
+
+// Set calls holdfast.v1.UserService.Set.
+func (c *userServiceClient) Set(ctx context.Context, req *connect.Request[SetUserRequest]) (*connect.Response[SetUserResponse], error) {
+	return c.set.CallUnary(ctx, req)
+}
+
+// Delete calls holdfast.v1.UserService.Delete.
+func (c *userServiceClient) Delete(ctx context.Context, req *connect.Request[DeleteUserRequest]) (*connect.Response[DeleteUserResponse], error) {
+	return c.delete.CallUnary(ctx, req)
+}
+
+// Certificate calls holdfast.v1.UserService.Certificate.
+func (c *userServiceClient) Certificate(ctx context.Context, req *connect.Request[UserCertificateRequest]) (*connect.Response[UserCertificateResponse], error) {
+	return c.certificate.CallUnary(ctx, req)
+}
+
+// Whoami calls holdfast.v1.UserService.Whoami.
+func (c *userServiceClient) Whoami(ctx context.Context, req *connect.Request[WhoamiRequest]) (*connect.Response[WhoamiResponse], error) {
+	return c.whoami.CallUnary(ctx, req)
+}
+
+// UserServiceHandler is an implementation of the holdfast.v1.UserService service.
+type UserServiceHandler interface {
+	List(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error)
+	// Set makes a user or replaces its roles.
+	Set(context.Context, *connect.Request[SetUserRequest]) (*connect.Response[SetUserResponse], error)
+	Delete(context.Context, *connect.Request[DeleteUserRequest]) (*connect.Response[DeleteUserResponse], error)
+	// Certificate signs a user's public key.
+	Certificate(context.Context, *connect.Request[UserCertificateRequest]) (*connect.Response[UserCertificateResponse], error)
+	// Whoami says who the caller is to the cluster.
+	Whoami(context.Context, *connect.Request[WhoamiRequest]) (*connect.Response[WhoamiResponse], error)
+}
+
+// NewUserServiceHandler builds an HTTP handler from the service implementation. It returns the path
+// on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewUserServiceHandler(svc UserServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	userServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("UserService").Methods()
+	userServiceListHandler := connect.NewUnaryHandler(
+		UserServiceListProcedure,
+		svc.List,
+		connect.WithSchema(userServiceMethods.ByName("List")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	userServiceSetHandler := connect.NewUnaryHandler(
+		UserServiceSetProcedure,
+		svc.Set,
+		connect.WithSchema(userServiceMethods.ByName("Set")),
+		connect.WithHandlerOptions(opts...),
+	)
+	userServiceDeleteHandler := connect.NewUnaryHandler(
+		UserServiceDeleteProcedure,
+		svc.Delete,
+		connect.WithSchema(userServiceMethods.ByName("Delete")),
+		connect.WithHandlerOptions(opts...),
+	)
+	userServiceCertificateHandler := connect.NewUnaryHandler(
+		UserServiceCertificateProcedure,
+		svc.Certificate,
+		connect.WithSchema(userServiceMethods.ByName("Certificate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	userServiceWhoamiHandler := connect.NewUnaryHandler(
+		UserServiceWhoamiProcedure,
+		svc.Whoami,
+		connect.WithSchema(userServiceMethods.ByName("Whoami")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/holdfast.v1.UserService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case UserServiceListProcedure:
+			userServiceListHandler.ServeHTTP(w, r)
+		case UserServiceSetProcedure:
+			userServiceSetHandler.ServeHTTP(w, r)
+		case UserServiceDeleteProcedure:
+			userServiceDeleteHandler.ServeHTTP(w, r)
+		case UserServiceCertificateProcedure:
+			userServiceCertificateHandler.ServeHTTP(w, r)
+		case UserServiceWhoamiProcedure:
+			userServiceWhoamiHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedUserServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedUserServiceHandler struct{}
+
+func (UnimplementedUserServiceHandler) List(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.UserService.List is not implemented"))
+}
+
+func (UnimplementedUserServiceHandler) Set(context.Context, *connect.Request[SetUserRequest]) (*connect.Response[SetUserResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.UserService.Set is not implemented"))
+}
+
+func (UnimplementedUserServiceHandler) Delete(context.Context, *connect.Request[DeleteUserRequest]) (*connect.Response[DeleteUserResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.UserService.Delete is not implemented"))
+}
+
+func (UnimplementedUserServiceHandler) Certificate(context.Context, *connect.Request[UserCertificateRequest]) (*connect.Response[UserCertificateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.UserService.Certificate is not implemented"))
+}
+
+func (UnimplementedUserServiceHandler) Whoami(context.Context, *connect.Request[WhoamiRequest]) (*connect.Response[WhoamiResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.UserService.Whoami is not implemented"))
+}
+
 // NodeServiceClient is a client for the holdfast.v1.NodeService service.
 type NodeServiceClient interface {
 	List(context.Context, *connect.Request[ListNodesRequest]) (*connect.Response[ListNodesResponse], error)
@@ -275,6 +606,14 @@ type NodeServiceClient interface {
 	Stop(context.Context, *connect.Request[StopNodeRequest]) (*connect.Response[StopNodeResponse], error)
 	// Silence announces that the node will not be heard for a while: nobody evicts it meanwhile.
 	Silence(context.Context, *connect.Request[SilenceNodeRequest]) (*connect.Response[SilenceNodeResponse], error)
+	// Add configures a node that has not joined yet.
+	Add(context.Context, *connect.Request[AddNodeRequest]) (*connect.Response[AddNodeResponse], error)
+	// Invite makes a token with which one machine can join as this node, once.
+	Invite(context.Context, *connect.Request[InviteNodeRequest]) (*connect.Response[InviteNodeResponse], error)
+	ListInvitations(context.Context, *connect.Request[ListInvitationsRequest]) (*connect.Response[ListInvitationsResponse], error)
+	Withdraw(context.Context, *connect.Request[WithdrawInvitationRequest]) (*connect.Response[WithdrawInvitationResponse], error)
+	// Remove takes a node that is not in the cluster out of the configuration for ever.
+	Remove(context.Context, *connect.Request[RemoveNodeRequest]) (*connect.Response[RemoveNodeResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the holdfast.v1.NodeService service. By default, it
@@ -326,17 +665,53 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("Silence")),
 			connect.WithClientOptions(opts...),
 		),
+		add: connect.NewClient[AddNodeRequest, AddNodeResponse](
+			httpClient,
+			baseURL+NodeServiceAddProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Add")),
+			connect.WithClientOptions(opts...),
+		),
+		invite: connect.NewClient[InviteNodeRequest, InviteNodeResponse](
+			httpClient,
+			baseURL+NodeServiceInviteProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Invite")),
+			connect.WithClientOptions(opts...),
+		),
+		listInvitations: connect.NewClient[ListInvitationsRequest, ListInvitationsResponse](
+			httpClient,
+			baseURL+NodeServiceListInvitationsProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("ListInvitations")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		withdraw: connect.NewClient[WithdrawInvitationRequest, WithdrawInvitationResponse](
+			httpClient,
+			baseURL+NodeServiceWithdrawProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Withdraw")),
+			connect.WithClientOptions(opts...),
+		),
+		remove: connect.NewClient[RemoveNodeRequest, RemoveNodeResponse](
+			httpClient,
+			baseURL+NodeServiceRemoveProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Remove")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // nodeServiceClient implements NodeServiceClient.
 type nodeServiceClient struct {
-	list     *connect.Client[ListNodesRequest, ListNodesResponse]
-	show     *connect.Client[ShowNodeRequest, ShowNodeResponse]
-	freeze   *connect.Client[FreezeNodeRequest, FreezeNodeResponse]
-	unfreeze *connect.Client[UnfreezeNodeRequest, UnfreezeNodeResponse]
-	stop     *connect.Client[StopNodeRequest, StopNodeResponse]
-	silence  *connect.Client[SilenceNodeRequest, SilenceNodeResponse]
+	list            *connect.Client[ListNodesRequest, ListNodesResponse]
+	show            *connect.Client[ShowNodeRequest, ShowNodeResponse]
+	freeze          *connect.Client[FreezeNodeRequest, FreezeNodeResponse]
+	unfreeze        *connect.Client[UnfreezeNodeRequest, UnfreezeNodeResponse]
+	stop            *connect.Client[StopNodeRequest, StopNodeResponse]
+	silence         *connect.Client[SilenceNodeRequest, SilenceNodeResponse]
+	add             *connect.Client[AddNodeRequest, AddNodeResponse]
+	invite          *connect.Client[InviteNodeRequest, InviteNodeResponse]
+	listInvitations *connect.Client[ListInvitationsRequest, ListInvitationsResponse]
+	withdraw        *connect.Client[WithdrawInvitationRequest, WithdrawInvitationResponse]
+	remove          *connect.Client[RemoveNodeRequest, RemoveNodeResponse]
 }
 
 // List calls holdfast.v1.NodeService.List.
@@ -369,6 +744,31 @@ func (c *nodeServiceClient) Silence(ctx context.Context, req *connect.Request[Si
 	return c.silence.CallUnary(ctx, req)
 }
 
+// Add calls holdfast.v1.NodeService.Add.
+func (c *nodeServiceClient) Add(ctx context.Context, req *connect.Request[AddNodeRequest]) (*connect.Response[AddNodeResponse], error) {
+	return c.add.CallUnary(ctx, req)
+}
+
+// Invite calls holdfast.v1.NodeService.Invite.
+func (c *nodeServiceClient) Invite(ctx context.Context, req *connect.Request[InviteNodeRequest]) (*connect.Response[InviteNodeResponse], error) {
+	return c.invite.CallUnary(ctx, req)
+}
+
+// ListInvitations calls holdfast.v1.NodeService.ListInvitations.
+func (c *nodeServiceClient) ListInvitations(ctx context.Context, req *connect.Request[ListInvitationsRequest]) (*connect.Response[ListInvitationsResponse], error) {
+	return c.listInvitations.CallUnary(ctx, req)
+}
+
+// Withdraw calls holdfast.v1.NodeService.Withdraw.
+func (c *nodeServiceClient) Withdraw(ctx context.Context, req *connect.Request[WithdrawInvitationRequest]) (*connect.Response[WithdrawInvitationResponse], error) {
+	return c.withdraw.CallUnary(ctx, req)
+}
+
+// Remove calls holdfast.v1.NodeService.Remove.
+func (c *nodeServiceClient) Remove(ctx context.Context, req *connect.Request[RemoveNodeRequest]) (*connect.Response[RemoveNodeResponse], error) {
+	return c.remove.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the holdfast.v1.NodeService service.
 type NodeServiceHandler interface {
 	List(context.Context, *connect.Request[ListNodesRequest]) (*connect.Response[ListNodesResponse], error)
@@ -380,6 +780,14 @@ type NodeServiceHandler interface {
 	Stop(context.Context, *connect.Request[StopNodeRequest]) (*connect.Response[StopNodeResponse], error)
 	// Silence announces that the node will not be heard for a while: nobody evicts it meanwhile.
 	Silence(context.Context, *connect.Request[SilenceNodeRequest]) (*connect.Response[SilenceNodeResponse], error)
+	// Add configures a node that has not joined yet.
+	Add(context.Context, *connect.Request[AddNodeRequest]) (*connect.Response[AddNodeResponse], error)
+	// Invite makes a token with which one machine can join as this node, once.
+	Invite(context.Context, *connect.Request[InviteNodeRequest]) (*connect.Response[InviteNodeResponse], error)
+	ListInvitations(context.Context, *connect.Request[ListInvitationsRequest]) (*connect.Response[ListInvitationsResponse], error)
+	Withdraw(context.Context, *connect.Request[WithdrawInvitationRequest]) (*connect.Response[WithdrawInvitationResponse], error)
+	// Remove takes a node that is not in the cluster out of the configuration for ever.
+	Remove(context.Context, *connect.Request[RemoveNodeRequest]) (*connect.Response[RemoveNodeResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -427,6 +835,37 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("Silence")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceAddHandler := connect.NewUnaryHandler(
+		NodeServiceAddProcedure,
+		svc.Add,
+		connect.WithSchema(nodeServiceMethods.ByName("Add")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceInviteHandler := connect.NewUnaryHandler(
+		NodeServiceInviteProcedure,
+		svc.Invite,
+		connect.WithSchema(nodeServiceMethods.ByName("Invite")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceListInvitationsHandler := connect.NewUnaryHandler(
+		NodeServiceListInvitationsProcedure,
+		svc.ListInvitations,
+		connect.WithSchema(nodeServiceMethods.ByName("ListInvitations")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceWithdrawHandler := connect.NewUnaryHandler(
+		NodeServiceWithdrawProcedure,
+		svc.Withdraw,
+		connect.WithSchema(nodeServiceMethods.ByName("Withdraw")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceRemoveHandler := connect.NewUnaryHandler(
+		NodeServiceRemoveProcedure,
+		svc.Remove,
+		connect.WithSchema(nodeServiceMethods.ByName("Remove")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceListProcedure:
@@ -441,6 +880,16 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceStopHandler.ServeHTTP(w, r)
 		case NodeServiceSilenceProcedure:
 			nodeServiceSilenceHandler.ServeHTTP(w, r)
+		case NodeServiceAddProcedure:
+			nodeServiceAddHandler.ServeHTTP(w, r)
+		case NodeServiceInviteProcedure:
+			nodeServiceInviteHandler.ServeHTTP(w, r)
+		case NodeServiceListInvitationsProcedure:
+			nodeServiceListInvitationsHandler.ServeHTTP(w, r)
+		case NodeServiceWithdrawProcedure:
+			nodeServiceWithdrawHandler.ServeHTTP(w, r)
+		case NodeServiceRemoveProcedure:
+			nodeServiceRemoveHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -472,6 +921,26 @@ func (UnimplementedNodeServiceHandler) Stop(context.Context, *connect.Request[St
 
 func (UnimplementedNodeServiceHandler) Silence(context.Context, *connect.Request[SilenceNodeRequest]) (*connect.Response[SilenceNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Silence is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Add(context.Context, *connect.Request[AddNodeRequest]) (*connect.Response[AddNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Add is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Invite(context.Context, *connect.Request[InviteNodeRequest]) (*connect.Response[InviteNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Invite is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) ListInvitations(context.Context, *connect.Request[ListInvitationsRequest]) (*connect.Response[ListInvitationsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.ListInvitations is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Withdraw(context.Context, *connect.Request[WithdrawInvitationRequest]) (*connect.Response[WithdrawInvitationResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Withdraw is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Remove(context.Context, *connect.Request[RemoveNodeRequest]) (*connect.Response[RemoveNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Remove is not implemented"))
 }
 
 // LinkServiceClient is a client for the holdfast.v1.LinkService service.

@@ -328,6 +328,58 @@ func (ChangeKind) EnumDescriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{4}
 }
 
+type Rotatable int32
+
+const (
+	Rotatable_ROTATABLE_UNSPECIFIED   Rotatable = 0
+	Rotatable_ROTATABLE_HEARTBEAT_KEY Rotatable = 1
+	Rotatable_ROTATABLE_AUTHORITY     Rotatable = 2
+	Rotatable_ROTATABLE_CERTIFICATES  Rotatable = 3
+)
+
+// Enum value maps for Rotatable.
+var (
+	Rotatable_name = map[int32]string{
+		0: "ROTATABLE_UNSPECIFIED",
+		1: "ROTATABLE_HEARTBEAT_KEY",
+		2: "ROTATABLE_AUTHORITY",
+		3: "ROTATABLE_CERTIFICATES",
+	}
+	Rotatable_value = map[string]int32{
+		"ROTATABLE_UNSPECIFIED":   0,
+		"ROTATABLE_HEARTBEAT_KEY": 1,
+		"ROTATABLE_AUTHORITY":     2,
+		"ROTATABLE_CERTIFICATES":  3,
+	}
+)
+
+func (x Rotatable) Enum() *Rotatable {
+	p := new(Rotatable)
+	*p = x
+	return p
+}
+
+func (x Rotatable) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Rotatable) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_services_proto_enumTypes[5].Descriptor()
+}
+
+func (Rotatable) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_services_proto_enumTypes[5]
+}
+
+func (x Rotatable) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Rotatable.Descriptor instead.
+func (Rotatable) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{5}
+}
+
 // ErrorDetail goes with every refused call.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5990,6 +6042,1535 @@ func (x *WatchOperationResponse) GetProgress() string {
 	return ""
 }
 
+type AddNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddNodeRequest) Reset() {
+	*x = AddNodeRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddNodeRequest) ProtoMessage() {}
+
+func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
+func (*AddNodeRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *AddNodeRequest) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type AddNodeResponse struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConfigRevision uint64                 `protobuf:"varint,1,opt,name=config_revision,json=configRevision,proto3" json:"config_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *AddNodeResponse) Reset() {
+	*x = AddNodeResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddNodeResponse) ProtoMessage() {}
+
+func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
+func (*AddNodeResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *AddNodeResponse) GetConfigRevision() uint64 {
+	if x != nil {
+		return x.ConfigRevision
+	}
+	return 0
+}
+
+type InviteNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With links if it is not configured yet.
+	Node *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// 1m to 720h; unset: 1h.
+	Valid         *durationpb.Duration `protobuf:"bytes,2,opt,name=valid,proto3" json:"valid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InviteNodeRequest) Reset() {
+	*x = InviteNodeRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InviteNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InviteNodeRequest) ProtoMessage() {}
+
+func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InviteNodeRequest.ProtoReflect.Descriptor instead.
+func (*InviteNodeRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *InviteNodeRequest) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *InviteNodeRequest) GetValid() *durationpb.Duration {
+	if x != nil {
+		return x.Valid
+	}
+	return nil
+}
+
+type InviteNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A secret.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	ExpiresMs     int64  `protobuf:"varint,3,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InviteNodeResponse) Reset() {
+	*x = InviteNodeResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InviteNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InviteNodeResponse) ProtoMessage() {}
+
+func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InviteNodeResponse.ProtoReflect.Descriptor instead.
+func (*InviteNodeResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *InviteNodeResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *InviteNodeResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *InviteNodeResponse) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+type ListInvitationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvitationsRequest) Reset() {
+	*x = ListInvitationsRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvitationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvitationsRequest) ProtoMessage() {}
+
+func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
+func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{98}
+}
+
+type ListInvitationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Invitations   []*InvitationInfo      `protobuf:"bytes,2,rep,name=invitations,proto3" json:"invitations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvitationsResponse) Reset() {
+	*x = ListInvitationsResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvitationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvitationsResponse) ProtoMessage() {}
+
+func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
+func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *ListInvitationsResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ListInvitationsResponse) GetInvitations() []*InvitationInfo {
+	if x != nil {
+		return x.Invitations
+	}
+	return nil
+}
+
+type InvitationInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,3,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Used          bool                   `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvitationInfo) Reset() {
+	*x = InvitationInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvitationInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvitationInfo) ProtoMessage() {}
+
+func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvitationInfo.ProtoReflect.Descriptor instead.
+func (*InvitationInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *InvitationInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *InvitationInfo) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *InvitationInfo) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *InvitationInfo) GetUsed() bool {
+	if x != nil {
+		return x.Used
+	}
+	return false
+}
+
+type WithdrawInvitationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithdrawInvitationRequest) Reset() {
+	*x = WithdrawInvitationRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawInvitationRequest) ProtoMessage() {}
+
+func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawInvitationRequest.ProtoReflect.Descriptor instead.
+func (*WithdrawInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *WithdrawInvitationRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type WithdrawInvitationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithdrawInvitationResponse) Reset() {
+	*x = WithdrawInvitationResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithdrawInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithdrawInvitationResponse) ProtoMessage() {}
+
+func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithdrawInvitationResponse.ProtoReflect.Descriptor instead.
+func (*WithdrawInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{102}
+}
+
+type RemoveNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Also take it off the system lists of groups.
+	FromGroups    bool `protobuf:"varint,2,opt,name=from_groups,json=fromGroups,proto3" json:"from_groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *RemoveNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveNodeRequest) GetFromGroups() bool {
+	if x != nil {
+		return x.FromGroups
+	}
+	return false
+}
+
+type RemoveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{104}
+}
+
+type SecurityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecurityRequest) Reset() {
+	*x = SecurityRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityRequest) ProtoMessage() {}
+
+func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityRequest.ProtoReflect.Descriptor instead.
+func (*SecurityRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{105}
+}
+
+type SecurityResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Version of the protocol between nodes that is spoken.
+	Protocol     uint32          `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Lineage      string          `protobuf:"bytes,3,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	HeartbeatKey *RotationInfo   `protobuf:"bytes,4,opt,name=heartbeat_key,json=heartbeatKey,proto3" json:"heartbeat_key,omitempty"`
+	Authority    *RotationInfo   `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"`
+	Nodes        []*NodeSecurity `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// SHA-256 of the authority's public key.
+	AuthorityFingerprint string `protobuf:"bytes,7,opt,name=authority_fingerprint,json=authorityFingerprint,proto3" json:"authority_fingerprint,omitempty"`
+	AuthorityEndsMs      int64  `protobuf:"varint,8,opt,name=authority_ends_ms,json=authorityEndsMs,proto3" json:"authority_ends_ms,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *SecurityResponse) Reset() {
+	*x = SecurityResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityResponse) ProtoMessage() {}
+
+func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityResponse.ProtoReflect.Descriptor instead.
+func (*SecurityResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *SecurityResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *SecurityResponse) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *SecurityResponse) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *SecurityResponse) GetHeartbeatKey() *RotationInfo {
+	if x != nil {
+		return x.HeartbeatKey
+	}
+	return nil
+}
+
+func (x *SecurityResponse) GetAuthority() *RotationInfo {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *SecurityResponse) GetNodes() []*NodeSecurity {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *SecurityResponse) GetAuthorityFingerprint() string {
+	if x != nil {
+		return x.AuthorityFingerprint
+	}
+	return ""
+}
+
+func (x *SecurityResponse) GetAuthorityEndsMs() int64 {
+	if x != nil {
+		return x.AuthorityEndsMs
+	}
+	return 0
+}
+
+type RotationInfo struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Empty: none is under way; else how far it is and whom it waits for.
+	Progress      string `protobuf:"bytes,2,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationInfo) Reset() {
+	*x = RotationInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationInfo) ProtoMessage() {}
+
+func (x *RotationInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationInfo.ProtoReflect.Descriptor instead.
+func (*RotationInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *RotationInfo) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *RotationInfo) GetProgress() string {
+	if x != nil {
+		return x.Progress
+	}
+	return ""
+}
+
+type NodeSecurity struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Node              string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Version           string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	ProtocolMin       uint32                 `protobuf:"varint,3,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"`
+	ProtocolMax       uint32                 `protobuf:"varint,4,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	HeartbeatKey      uint64                 `protobuf:"varint,5,opt,name=heartbeat_key,json=heartbeatKey,proto3" json:"heartbeat_key,omitempty"`
+	Authority         uint64                 `protobuf:"varint,6,opt,name=authority,proto3" json:"authority,omitempty"`
+	CertificateEndsMs int64                  `protobuf:"varint,7,opt,name=certificate_ends_ms,json=certificateEndsMs,proto3" json:"certificate_ends_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *NodeSecurity) Reset() {
+	*x = NodeSecurity{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSecurity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSecurity) ProtoMessage() {}
+
+func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSecurity.ProtoReflect.Descriptor instead.
+func (*NodeSecurity) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *NodeSecurity) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeSecurity) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeSecurity) GetProtocolMin() uint32 {
+	if x != nil {
+		return x.ProtocolMin
+	}
+	return 0
+}
+
+func (x *NodeSecurity) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
+func (x *NodeSecurity) GetHeartbeatKey() uint64 {
+	if x != nil {
+		return x.HeartbeatKey
+	}
+	return 0
+}
+
+func (x *NodeSecurity) GetAuthority() uint64 {
+	if x != nil {
+		return x.Authority
+	}
+	return 0
+}
+
+func (x *NodeSecurity) GetCertificateEndsMs() int64 {
+	if x != nil {
+		return x.CertificateEndsMs
+	}
+	return 0
+}
+
+type RotateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	What          Rotatable              `protobuf:"varint,1,opt,name=what,proto3,enum=holdfast.v1.Rotatable" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateRequest) Reset() {
+	*x = RotateRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateRequest) ProtoMessage() {}
+
+func (x *RotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
+func (*RotateRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{109}
+}
+
+func (x *RotateRequest) GetWhat() Rotatable {
+	if x != nil {
+		return x.What
+	}
+	return Rotatable_ROTATABLE_UNSPECIFIED
+}
+
+type RotateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateResponse) Reset() {
+	*x = RotateResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateResponse) ProtoMessage() {}
+
+func (x *RotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
+func (*RotateResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{110}
+}
+
+type DestroyClusterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's name, as a confirmation.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroyClusterRequest) Reset() {
+	*x = DestroyClusterRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroyClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroyClusterRequest) ProtoMessage() {}
+
+func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroyClusterRequest.ProtoReflect.Descriptor instead.
+func (*DestroyClusterRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *DestroyClusterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DestroyClusterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroyClusterResponse) Reset() {
+	*x = DestroyClusterResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroyClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroyClusterResponse) ProtoMessage() {}
+
+func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroyClusterResponse.ProtoReflect.Descriptor instead.
+func (*DestroyClusterResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{112}
+}
+
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{113}
+}
+
+type BackupResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// What holdfast cluster restore takes.
+	Backup        []byte `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *BackupResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetBackup() []byte {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+type ListUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersRequest) Reset() {
+	*x = ListUsersRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersRequest) ProtoMessage() {}
+
+func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
+func (*ListUsersRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{115}
+}
+
+type ListUsersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Users         []*User                `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersResponse) Reset() {
+	*x = ListUsersResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersResponse) ProtoMessage() {}
+
+func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
+func (*ListUsersResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *ListUsersResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ListUsersResponse) GetUsers() []*User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+type SetUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// Keep what the user may do beside what the request names.
+	Add           bool `protobuf:"varint,2,opt,name=add,proto3" json:"add,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserRequest) Reset() {
+	*x = SetUserRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserRequest) ProtoMessage() {}
+
+func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserRequest.ProtoReflect.Descriptor instead.
+func (*SetUserRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{117}
+}
+
+func (x *SetUserRequest) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *SetUserRequest) GetAdd() bool {
+	if x != nil {
+		return x.Add
+	}
+	return false
+}
+
+type SetUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserResponse) Reset() {
+	*x = SetUserResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserResponse) ProtoMessage() {}
+
+func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserResponse.ProtoReflect.Descriptor instead.
+func (*SetUserResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{118}
+}
+
+func (x *SetUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type DeleteUserRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteUserRequest) Reset() {
+	*x = DeleteUserRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteUserRequest) ProtoMessage() {}
+
+func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
+func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{119}
+}
+
+func (x *DeleteUserRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteUserResponse) Reset() {
+	*x = DeleteUserResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteUserResponse) ProtoMessage() {}
+
+func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
+func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{120}
+}
+
+type UserCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// PKIX, DER.
+	PublicKey     []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserCertificateRequest) Reset() {
+	*x = UserCertificateRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserCertificateRequest) ProtoMessage() {}
+
+func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserCertificateRequest.ProtoReflect.Descriptor instead.
+func (*UserCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{121}
+}
+
+func (x *UserCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UserCertificateRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+type UserCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM.
+	Certificate   []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Authority     []byte `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserCertificateResponse) Reset() {
+	*x = UserCertificateResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserCertificateResponse) ProtoMessage() {}
+
+func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserCertificateResponse.ProtoReflect.Descriptor instead.
+func (*UserCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{122}
+}
+
+func (x *UserCertificateResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *UserCertificateResponse) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+type WhoamiRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoamiRequest) Reset() {
+	*x = WhoamiRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoamiRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoamiRequest) ProtoMessage() {}
+
+func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
+func (*WhoamiRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{123}
+}
+
+type WhoamiResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Who    string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	// Unset user: an administrator without being configured (root, a node).
+	User          *User `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoamiResponse) Reset() {
+	*x = WhoamiResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoamiResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoamiResponse) ProtoMessage() {}
+
+func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
+func (*WhoamiResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
+}
+
+func (x *WhoamiResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *WhoamiResponse) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *WhoamiResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
 var File_api_holdfast_v1_services_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_services_proto_rawDesc = "" +
@@ -6373,7 +7954,94 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"j\n" +
 	"\x16WatchOperationResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\x12\x1a\n" +
-	"\bprogress\x18\x02 \x01(\tR\bprogress*\\\n" +
+	"\bprogress\x18\x02 \x01(\tR\bprogress\"7\n" +
+	"\x0eAddNodeRequest\x12%\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.holdfast.v1.NodeR\x04node\":\n" +
+	"\x0fAddNodeResponse\x12'\n" +
+	"\x0fconfig_revision\x18\x01 \x01(\x04R\x0econfigRevision\"k\n" +
+	"\x11InviteNodeRequest\x12%\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.holdfast.v1.NodeR\x04node\x12/\n" +
+	"\x05valid\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05valid\"Y\n" +
+	"\x12InviteNodeResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x03 \x01(\x03R\texpiresMs\"\x18\n" +
+	"\x16ListInvitationsRequest\"\x85\x01\n" +
+	"\x17ListInvitationsResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12=\n" +
+	"\vinvitations\x18\x02 \x03(\v2\x1b.holdfast.v1.InvitationInfoR\vinvitations\"g\n" +
+	"\x0eInvitationInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x03 \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\bR\x04used\"+\n" +
+	"\x19WithdrawInvitationRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x1c\n" +
+	"\x1aWithdrawInvitationResponse\"H\n" +
+	"\x11RemoveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1f\n" +
+	"\vfrom_groups\x18\x02 \x01(\bR\n" +
+	"fromGroups\"\x14\n" +
+	"\x12RemoveNodeResponse\"\x11\n" +
+	"\x0fSecurityRequest\"\x80\x03\n" +
+	"\x10SecurityResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x18\n" +
+	"\alineage\x18\x03 \x01(\tR\alineage\x12>\n" +
+	"\rheartbeat_key\x18\x04 \x01(\v2\x19.holdfast.v1.RotationInfoR\fheartbeatKey\x127\n" +
+	"\tauthority\x18\x05 \x01(\v2\x19.holdfast.v1.RotationInfoR\tauthority\x12/\n" +
+	"\x05nodes\x18\x06 \x03(\v2\x19.holdfast.v1.NodeSecurityR\x05nodes\x123\n" +
+	"\x15authority_fingerprint\x18\a \x01(\tR\x14authorityFingerprint\x12*\n" +
+	"\x11authority_ends_ms\x18\b \x01(\x03R\x0fauthorityEndsMs\"J\n" +
+	"\fRotationInfo\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x1a\n" +
+	"\bprogress\x18\x02 \x01(\tR\bprogress\"\xf5\x01\n" +
+	"\fNodeSecurity\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12!\n" +
+	"\fprotocol_min\x18\x03 \x01(\rR\vprotocolMin\x12!\n" +
+	"\fprotocol_max\x18\x04 \x01(\rR\vprotocolMax\x12#\n" +
+	"\rheartbeat_key\x18\x05 \x01(\x04R\fheartbeatKey\x12\x1c\n" +
+	"\tauthority\x18\x06 \x01(\x04R\tauthority\x12.\n" +
+	"\x13certificate_ends_ms\x18\a \x01(\x03R\x11certificateEndsMs\";\n" +
+	"\rRotateRequest\x12*\n" +
+	"\x04what\x18\x01 \x01(\x0e2\x16.holdfast.v1.RotatableR\x04what\"\x10\n" +
+	"\x0eRotateResponse\"+\n" +
+	"\x15DestroyClusterRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
+	"\x16DestroyClusterResponse\"\x0f\n" +
+	"\rBackupRequest\"U\n" +
+	"\x0eBackupResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x16\n" +
+	"\x06backup\x18\x02 \x01(\fR\x06backup\"\x12\n" +
+	"\x10ListUsersRequest\"i\n" +
+	"\x11ListUsersResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12'\n" +
+	"\x05users\x18\x02 \x03(\v2\x11.holdfast.v1.UserR\x05users\"I\n" +
+	"\x0eSetUserRequest\x12%\n" +
+	"\x04user\x18\x01 \x01(\v2\x11.holdfast.v1.UserR\x04user\x12\x10\n" +
+	"\x03add\x18\x02 \x01(\bR\x03add\"8\n" +
+	"\x0fSetUserResponse\x12%\n" +
+	"\x04user\x18\x01 \x01(\v2\x11.holdfast.v1.UserR\x04user\"'\n" +
+	"\x11DeleteUserRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
+	"\x12DeleteUserResponse\"K\n" +
+	"\x16UserCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"Y\n" +
+	"\x17UserCertificateResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\"\x0f\n" +
+	"\rWhoamiRequest\"v\n" +
+	"\x0eWhoamiResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12%\n" +
+	"\x04user\x18\x03 \x01(\v2\x11.holdfast.v1.UserR\x04user*\\\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n" +
@@ -6408,18 +8076,38 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CHANGE_KIND_ADDED\x10\x01\x12\x17\n" +
 	"\x13CHANGE_KIND_REMOVED\x10\x02\x12\x17\n" +
-	"\x13CHANGE_KIND_CHANGED\x10\x032\xf0\x01\n" +
+	"\x13CHANGE_KIND_CHANGED\x10\x03*x\n" +
+	"\tRotatable\x12\x19\n" +
+	"\x15ROTATABLE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17ROTATABLE_HEARTBEAT_KEY\x10\x01\x12\x17\n" +
+	"\x13ROTATABLE_AUTHORITY\x10\x02\x12\x1a\n" +
+	"\x16ROTATABLE_CERTIFICATES\x10\x032\x9d\x04\n" +
 	"\x0eClusterService\x12F\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04Show\x12\x1f.holdfast.v1.ShowClusterRequest\x1a .holdfast.v1.ShowClusterResponse\"\x03\x90\x02\x01\x12F\n" +
-	"\x03Set\x12\x1e.holdfast.v1.SetClusterRequest\x1a\x1f.holdfast.v1.SetClusterResponse2\xd2\x03\n" +
+	"\x03Set\x12\x1e.holdfast.v1.SetClusterRequest\x1a\x1f.holdfast.v1.SetClusterResponse\x12L\n" +
+	"\bSecurity\x12\x1c.holdfast.v1.SecurityRequest\x1a\x1d.holdfast.v1.SecurityResponse\"\x03\x90\x02\x01\x12A\n" +
+	"\x06Rotate\x12\x1a.holdfast.v1.RotateRequest\x1a\x1b.holdfast.v1.RotateResponse\x12R\n" +
+	"\aDestroy\x12\".holdfast.v1.DestroyClusterRequest\x1a#.holdfast.v1.DestroyClusterResponse\x12F\n" +
+	"\x06Backup\x12\x1a.holdfast.v1.BackupRequest\x1a\x1b.holdfast.v1.BackupResponse\"\x03\x90\x02\x012\x88\x03\n" +
+	"\vUserService\x12J\n" +
+	"\x04List\x12\x1d.holdfast.v1.ListUsersRequest\x1a\x1e.holdfast.v1.ListUsersResponse\"\x03\x90\x02\x01\x12@\n" +
+	"\x03Set\x12\x1b.holdfast.v1.SetUserRequest\x1a\x1c.holdfast.v1.SetUserResponse\x12I\n" +
+	"\x06Delete\x12\x1e.holdfast.v1.DeleteUserRequest\x1a\x1f.holdfast.v1.DeleteUserResponse\x12X\n" +
+	"\vCertificate\x12#.holdfast.v1.UserCertificateRequest\x1a$.holdfast.v1.UserCertificateResponse\x12F\n" +
+	"\x06Whoami\x12\x1a.holdfast.v1.WhoamiRequest\x1a\x1b.holdfast.v1.WhoamiResponse\"\x03\x90\x02\x012\xea\x06\n" +
 	"\vNodeService\x12J\n" +
 	"\x04List\x12\x1d.holdfast.v1.ListNodesRequest\x1a\x1e.holdfast.v1.ListNodesResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\x04Show\x12\x1c.holdfast.v1.ShowNodeRequest\x1a\x1d.holdfast.v1.ShowNodeResponse\"\x03\x90\x02\x01\x12I\n" +
 	"\x06Freeze\x12\x1e.holdfast.v1.FreezeNodeRequest\x1a\x1f.holdfast.v1.FreezeNodeResponse\x12O\n" +
 	"\bUnfreeze\x12 .holdfast.v1.UnfreezeNodeRequest\x1a!.holdfast.v1.UnfreezeNodeResponse\x12C\n" +
 	"\x04Stop\x12\x1c.holdfast.v1.StopNodeRequest\x1a\x1d.holdfast.v1.StopNodeResponse\x12L\n" +
-	"\aSilence\x12\x1f.holdfast.v1.SilenceNodeRequest\x1a .holdfast.v1.SilenceNodeResponse2Y\n" +
+	"\aSilence\x12\x1f.holdfast.v1.SilenceNodeRequest\x1a .holdfast.v1.SilenceNodeResponse\x12@\n" +
+	"\x03Add\x12\x1b.holdfast.v1.AddNodeRequest\x1a\x1c.holdfast.v1.AddNodeResponse\x12I\n" +
+	"\x06Invite\x12\x1e.holdfast.v1.InviteNodeRequest\x1a\x1f.holdfast.v1.InviteNodeResponse\x12a\n" +
+	"\x0fListInvitations\x12#.holdfast.v1.ListInvitationsRequest\x1a$.holdfast.v1.ListInvitationsResponse\"\x03\x90\x02\x01\x12[\n" +
+	"\bWithdraw\x12&.holdfast.v1.WithdrawInvitationRequest\x1a'.holdfast.v1.WithdrawInvitationResponse\x12I\n" +
+	"\x06Remove\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse2Y\n" +
 	"\vLinkService\x12J\n" +
 	"\x04List\x12\x1d.holdfast.v1.ListLinksRequest\x1a\x1e.holdfast.v1.ListLinksResponse\"\x03\x90\x02\x012\xc6\x05\n" +
 	"\fGroupService\x12L\n" +
@@ -6469,314 +8157,393 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 	return file_api_holdfast_v1_services_proto_rawDescData
 }
 
-var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
+var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 125)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
-	(Health)(0),                     // 0: holdfast.v1.Health
-	(NodePhase)(0),                  // 1: holdfast.v1.NodePhase
-	(LinkState)(0),                  // 2: holdfast.v1.LinkState
-	(GroupState)(0),                 // 3: holdfast.v1.GroupState
-	(ChangeKind)(0),                 // 4: holdfast.v1.ChangeKind
-	(*ErrorDetail)(nil),             // 5: holdfast.v1.ErrorDetail
-	(*Fault)(nil),                   // 6: holdfast.v1.Fault
-	(*Source)(nil),                  // 7: holdfast.v1.Source
-	(*NodeInfo)(nil),                // 8: holdfast.v1.NodeInfo
-	(*LinkInfo)(nil),                // 9: holdfast.v1.LinkInfo
-	(*ResourceOnNode)(nil),          // 10: holdfast.v1.ResourceOnNode
-	(*ResourceInfo)(nil),            // 11: holdfast.v1.ResourceInfo
-	(*GroupOnNodeInfo)(nil),         // 12: holdfast.v1.GroupOnNodeInfo
-	(*GroupInfo)(nil),               // 13: holdfast.v1.GroupInfo
-	(*FailedResource)(nil),          // 14: holdfast.v1.FailedResource
-	(*Condition)(nil),               // 15: holdfast.v1.Condition
-	(*StatusRequest)(nil),           // 16: holdfast.v1.StatusRequest
-	(*StatusResponse)(nil),          // 17: holdfast.v1.StatusResponse
-	(*ShowClusterRequest)(nil),      // 18: holdfast.v1.ShowClusterRequest
-	(*ShowClusterResponse)(nil),     // 19: holdfast.v1.ShowClusterResponse
-	(*SetClusterRequest)(nil),       // 20: holdfast.v1.SetClusterRequest
-	(*SetClusterResponse)(nil),      // 21: holdfast.v1.SetClusterResponse
-	(*ListNodesRequest)(nil),        // 22: holdfast.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 23: holdfast.v1.ListNodesResponse
-	(*ShowNodeRequest)(nil),         // 24: holdfast.v1.ShowNodeRequest
-	(*ShowNodeResponse)(nil),        // 25: holdfast.v1.ShowNodeResponse
-	(*GroupOnNodeEntry)(nil),        // 26: holdfast.v1.GroupOnNodeEntry
-	(*FreezeNodeRequest)(nil),       // 27: holdfast.v1.FreezeNodeRequest
-	(*FreezeNodeResponse)(nil),      // 28: holdfast.v1.FreezeNodeResponse
-	(*UnfreezeNodeRequest)(nil),     // 29: holdfast.v1.UnfreezeNodeRequest
-	(*UnfreezeNodeResponse)(nil),    // 30: holdfast.v1.UnfreezeNodeResponse
-	(*StopNodeRequest)(nil),         // 31: holdfast.v1.StopNodeRequest
-	(*StopNodeResponse)(nil),        // 32: holdfast.v1.StopNodeResponse
-	(*SilenceNodeRequest)(nil),      // 33: holdfast.v1.SilenceNodeRequest
-	(*SilenceNodeResponse)(nil),     // 34: holdfast.v1.SilenceNodeResponse
-	(*ListLinksRequest)(nil),        // 35: holdfast.v1.ListLinksRequest
-	(*ListLinksResponse)(nil),       // 36: holdfast.v1.ListLinksResponse
-	(*LinkOutlook)(nil),             // 37: holdfast.v1.LinkOutlook
-	(*ListGroupsRequest)(nil),       // 38: holdfast.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),      // 39: holdfast.v1.ListGroupsResponse
-	(*ShowGroupRequest)(nil),        // 40: holdfast.v1.ShowGroupRequest
-	(*ShowGroupResponse)(nil),       // 41: holdfast.v1.ShowGroupResponse
-	(*OnlineGroupRequest)(nil),      // 42: holdfast.v1.OnlineGroupRequest
-	(*OnlineGroupResponse)(nil),     // 43: holdfast.v1.OnlineGroupResponse
-	(*OfflineGroupRequest)(nil),     // 44: holdfast.v1.OfflineGroupRequest
-	(*OfflineGroupResponse)(nil),    // 45: holdfast.v1.OfflineGroupResponse
-	(*SwitchGroupRequest)(nil),      // 46: holdfast.v1.SwitchGroupRequest
-	(*SwitchGroupResponse)(nil),     // 47: holdfast.v1.SwitchGroupResponse
-	(*FreezeGroupRequest)(nil),      // 48: holdfast.v1.FreezeGroupRequest
-	(*FreezeGroupResponse)(nil),     // 49: holdfast.v1.FreezeGroupResponse
-	(*UnfreezeGroupRequest)(nil),    // 50: holdfast.v1.UnfreezeGroupRequest
-	(*UnfreezeGroupResponse)(nil),   // 51: holdfast.v1.UnfreezeGroupResponse
-	(*ClearGroupRequest)(nil),       // 52: holdfast.v1.ClearGroupRequest
-	(*ClearGroupResponse)(nil),      // 53: holdfast.v1.ClearGroupResponse
-	(*FlushGroupRequest)(nil),       // 54: holdfast.v1.FlushGroupRequest
-	(*FlushGroupResponse)(nil),      // 55: holdfast.v1.FlushGroupResponse
-	(*ListResourcesRequest)(nil),    // 56: holdfast.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),   // 57: holdfast.v1.ListResourcesResponse
-	(*ShowResourceRequest)(nil),     // 58: holdfast.v1.ShowResourceRequest
-	(*ShowResourceResponse)(nil),    // 59: holdfast.v1.ShowResourceResponse
-	(*OnlineResourceRequest)(nil),   // 60: holdfast.v1.OnlineResourceRequest
-	(*OnlineResourceResponse)(nil),  // 61: holdfast.v1.OnlineResourceResponse
-	(*OfflineResourceRequest)(nil),  // 62: holdfast.v1.OfflineResourceRequest
-	(*OfflineResourceResponse)(nil), // 63: holdfast.v1.OfflineResourceResponse
-	(*ProbeResourceRequest)(nil),    // 64: holdfast.v1.ProbeResourceRequest
-	(*ProbeResourceResponse)(nil),   // 65: holdfast.v1.ProbeResourceResponse
-	(*ClearResourceRequest)(nil),    // 66: holdfast.v1.ClearResourceRequest
-	(*ClearResourceResponse)(nil),   // 67: holdfast.v1.ClearResourceResponse
-	(*ListTypesRequest)(nil),        // 68: holdfast.v1.ListTypesRequest
-	(*ListTypesResponse)(nil),       // 69: holdfast.v1.ListTypesResponse
-	(*ShowTypeRequest)(nil),         // 70: holdfast.v1.ShowTypeRequest
-	(*ShowTypeResponse)(nil),        // 71: holdfast.v1.ShowTypeResponse
-	(*Change)(nil),                  // 72: holdfast.v1.Change
-	(*ApplyRequest)(nil),            // 73: holdfast.v1.ApplyRequest
-	(*ApplyResponse)(nil),           // 74: holdfast.v1.ApplyResponse
-	(*ExportRequest)(nil),           // 75: holdfast.v1.ExportRequest
-	(*ExportResponse)(nil),          // 76: holdfast.v1.ExportResponse
-	(*DiffRequest)(nil),             // 77: holdfast.v1.DiffRequest
-	(*DiffResponse)(nil),            // 78: holdfast.v1.DiffResponse
-	(*ListEventsRequest)(nil),       // 79: holdfast.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),      // 80: holdfast.v1.ListEventsResponse
-	(*FollowEventsRequest)(nil),     // 81: holdfast.v1.FollowEventsRequest
-	(*FollowEventsResponse)(nil),    // 82: holdfast.v1.FollowEventsResponse
-	(*ExplainGroupRequest)(nil),     // 83: holdfast.v1.ExplainGroupRequest
-	(*ExplainGroupResponse)(nil),    // 84: holdfast.v1.ExplainGroupResponse
-	(*SimulateRequest)(nil),         // 85: holdfast.v1.SimulateRequest
-	(*SimulateStep)(nil),            // 86: holdfast.v1.SimulateStep
-	(*StopNodeName)(nil),            // 87: holdfast.v1.StopNodeName
-	(*FreezeName)(nil),              // 88: holdfast.v1.FreezeName
-	(*NodeNames)(nil),               // 89: holdfast.v1.NodeNames
-	(*GroupOnNodeName)(nil),         // 90: holdfast.v1.GroupOnNodeName
-	(*ResourceOnNodeName)(nil),      // 91: holdfast.v1.ResourceOnNodeName
-	(*SimulateResponse)(nil),        // 92: holdfast.v1.SimulateResponse
-	(*SimulatedStep)(nil),           // 93: holdfast.v1.SimulatedStep
-	(*SimulatedGroup)(nil),          // 94: holdfast.v1.SimulatedGroup
-	(*GetOperationRequest)(nil),     // 95: holdfast.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),    // 96: holdfast.v1.GetOperationResponse
-	(*WatchOperationRequest)(nil),   // 97: holdfast.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),  // 98: holdfast.v1.WatchOperationResponse
-	(*Link)(nil),                    // 99: holdfast.v1.Link
-	(*durationpb.Duration)(nil),     // 100: google.protobuf.Duration
-	(*ResourceStatus)(nil),          // 101: holdfast.v1.ResourceStatus
-	(Want)(0),                       // 102: holdfast.v1.Want
-	(*Resource)(nil),                // 103: holdfast.v1.Resource
-	(Operations)(0),                 // 104: holdfast.v1.Operations
-	(Severity)(0),                   // 105: holdfast.v1.Severity
-	(*Operation)(nil),               // 106: holdfast.v1.Operation
-	(*Cluster)(nil),                 // 107: holdfast.v1.Cluster
-	(*Timers)(nil),                  // 108: holdfast.v1.Timers
-	(*Group)(nil),                   // 109: holdfast.v1.Group
-	(*Limits)(nil),                  // 110: holdfast.v1.Limits
-	(*ResourceType)(nil),            // 111: holdfast.v1.ResourceType
-	(*Configuration)(nil),           // 112: holdfast.v1.Configuration
-	(*Event)(nil),                   // 113: holdfast.v1.Event
-	(*Rejection)(nil),               // 114: holdfast.v1.Rejection
-	(*Decision)(nil),                // 115: holdfast.v1.Decision
+	(Health)(0),                        // 0: holdfast.v1.Health
+	(NodePhase)(0),                     // 1: holdfast.v1.NodePhase
+	(LinkState)(0),                     // 2: holdfast.v1.LinkState
+	(GroupState)(0),                    // 3: holdfast.v1.GroupState
+	(ChangeKind)(0),                    // 4: holdfast.v1.ChangeKind
+	(Rotatable)(0),                     // 5: holdfast.v1.Rotatable
+	(*ErrorDetail)(nil),                // 6: holdfast.v1.ErrorDetail
+	(*Fault)(nil),                      // 7: holdfast.v1.Fault
+	(*Source)(nil),                     // 8: holdfast.v1.Source
+	(*NodeInfo)(nil),                   // 9: holdfast.v1.NodeInfo
+	(*LinkInfo)(nil),                   // 10: holdfast.v1.LinkInfo
+	(*ResourceOnNode)(nil),             // 11: holdfast.v1.ResourceOnNode
+	(*ResourceInfo)(nil),               // 12: holdfast.v1.ResourceInfo
+	(*GroupOnNodeInfo)(nil),            // 13: holdfast.v1.GroupOnNodeInfo
+	(*GroupInfo)(nil),                  // 14: holdfast.v1.GroupInfo
+	(*FailedResource)(nil),             // 15: holdfast.v1.FailedResource
+	(*Condition)(nil),                  // 16: holdfast.v1.Condition
+	(*StatusRequest)(nil),              // 17: holdfast.v1.StatusRequest
+	(*StatusResponse)(nil),             // 18: holdfast.v1.StatusResponse
+	(*ShowClusterRequest)(nil),         // 19: holdfast.v1.ShowClusterRequest
+	(*ShowClusterResponse)(nil),        // 20: holdfast.v1.ShowClusterResponse
+	(*SetClusterRequest)(nil),          // 21: holdfast.v1.SetClusterRequest
+	(*SetClusterResponse)(nil),         // 22: holdfast.v1.SetClusterResponse
+	(*ListNodesRequest)(nil),           // 23: holdfast.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),          // 24: holdfast.v1.ListNodesResponse
+	(*ShowNodeRequest)(nil),            // 25: holdfast.v1.ShowNodeRequest
+	(*ShowNodeResponse)(nil),           // 26: holdfast.v1.ShowNodeResponse
+	(*GroupOnNodeEntry)(nil),           // 27: holdfast.v1.GroupOnNodeEntry
+	(*FreezeNodeRequest)(nil),          // 28: holdfast.v1.FreezeNodeRequest
+	(*FreezeNodeResponse)(nil),         // 29: holdfast.v1.FreezeNodeResponse
+	(*UnfreezeNodeRequest)(nil),        // 30: holdfast.v1.UnfreezeNodeRequest
+	(*UnfreezeNodeResponse)(nil),       // 31: holdfast.v1.UnfreezeNodeResponse
+	(*StopNodeRequest)(nil),            // 32: holdfast.v1.StopNodeRequest
+	(*StopNodeResponse)(nil),           // 33: holdfast.v1.StopNodeResponse
+	(*SilenceNodeRequest)(nil),         // 34: holdfast.v1.SilenceNodeRequest
+	(*SilenceNodeResponse)(nil),        // 35: holdfast.v1.SilenceNodeResponse
+	(*ListLinksRequest)(nil),           // 36: holdfast.v1.ListLinksRequest
+	(*ListLinksResponse)(nil),          // 37: holdfast.v1.ListLinksResponse
+	(*LinkOutlook)(nil),                // 38: holdfast.v1.LinkOutlook
+	(*ListGroupsRequest)(nil),          // 39: holdfast.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),         // 40: holdfast.v1.ListGroupsResponse
+	(*ShowGroupRequest)(nil),           // 41: holdfast.v1.ShowGroupRequest
+	(*ShowGroupResponse)(nil),          // 42: holdfast.v1.ShowGroupResponse
+	(*OnlineGroupRequest)(nil),         // 43: holdfast.v1.OnlineGroupRequest
+	(*OnlineGroupResponse)(nil),        // 44: holdfast.v1.OnlineGroupResponse
+	(*OfflineGroupRequest)(nil),        // 45: holdfast.v1.OfflineGroupRequest
+	(*OfflineGroupResponse)(nil),       // 46: holdfast.v1.OfflineGroupResponse
+	(*SwitchGroupRequest)(nil),         // 47: holdfast.v1.SwitchGroupRequest
+	(*SwitchGroupResponse)(nil),        // 48: holdfast.v1.SwitchGroupResponse
+	(*FreezeGroupRequest)(nil),         // 49: holdfast.v1.FreezeGroupRequest
+	(*FreezeGroupResponse)(nil),        // 50: holdfast.v1.FreezeGroupResponse
+	(*UnfreezeGroupRequest)(nil),       // 51: holdfast.v1.UnfreezeGroupRequest
+	(*UnfreezeGroupResponse)(nil),      // 52: holdfast.v1.UnfreezeGroupResponse
+	(*ClearGroupRequest)(nil),          // 53: holdfast.v1.ClearGroupRequest
+	(*ClearGroupResponse)(nil),         // 54: holdfast.v1.ClearGroupResponse
+	(*FlushGroupRequest)(nil),          // 55: holdfast.v1.FlushGroupRequest
+	(*FlushGroupResponse)(nil),         // 56: holdfast.v1.FlushGroupResponse
+	(*ListResourcesRequest)(nil),       // 57: holdfast.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 58: holdfast.v1.ListResourcesResponse
+	(*ShowResourceRequest)(nil),        // 59: holdfast.v1.ShowResourceRequest
+	(*ShowResourceResponse)(nil),       // 60: holdfast.v1.ShowResourceResponse
+	(*OnlineResourceRequest)(nil),      // 61: holdfast.v1.OnlineResourceRequest
+	(*OnlineResourceResponse)(nil),     // 62: holdfast.v1.OnlineResourceResponse
+	(*OfflineResourceRequest)(nil),     // 63: holdfast.v1.OfflineResourceRequest
+	(*OfflineResourceResponse)(nil),    // 64: holdfast.v1.OfflineResourceResponse
+	(*ProbeResourceRequest)(nil),       // 65: holdfast.v1.ProbeResourceRequest
+	(*ProbeResourceResponse)(nil),      // 66: holdfast.v1.ProbeResourceResponse
+	(*ClearResourceRequest)(nil),       // 67: holdfast.v1.ClearResourceRequest
+	(*ClearResourceResponse)(nil),      // 68: holdfast.v1.ClearResourceResponse
+	(*ListTypesRequest)(nil),           // 69: holdfast.v1.ListTypesRequest
+	(*ListTypesResponse)(nil),          // 70: holdfast.v1.ListTypesResponse
+	(*ShowTypeRequest)(nil),            // 71: holdfast.v1.ShowTypeRequest
+	(*ShowTypeResponse)(nil),           // 72: holdfast.v1.ShowTypeResponse
+	(*Change)(nil),                     // 73: holdfast.v1.Change
+	(*ApplyRequest)(nil),               // 74: holdfast.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 75: holdfast.v1.ApplyResponse
+	(*ExportRequest)(nil),              // 76: holdfast.v1.ExportRequest
+	(*ExportResponse)(nil),             // 77: holdfast.v1.ExportResponse
+	(*DiffRequest)(nil),                // 78: holdfast.v1.DiffRequest
+	(*DiffResponse)(nil),               // 79: holdfast.v1.DiffResponse
+	(*ListEventsRequest)(nil),          // 80: holdfast.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),         // 81: holdfast.v1.ListEventsResponse
+	(*FollowEventsRequest)(nil),        // 82: holdfast.v1.FollowEventsRequest
+	(*FollowEventsResponse)(nil),       // 83: holdfast.v1.FollowEventsResponse
+	(*ExplainGroupRequest)(nil),        // 84: holdfast.v1.ExplainGroupRequest
+	(*ExplainGroupResponse)(nil),       // 85: holdfast.v1.ExplainGroupResponse
+	(*SimulateRequest)(nil),            // 86: holdfast.v1.SimulateRequest
+	(*SimulateStep)(nil),               // 87: holdfast.v1.SimulateStep
+	(*StopNodeName)(nil),               // 88: holdfast.v1.StopNodeName
+	(*FreezeName)(nil),                 // 89: holdfast.v1.FreezeName
+	(*NodeNames)(nil),                  // 90: holdfast.v1.NodeNames
+	(*GroupOnNodeName)(nil),            // 91: holdfast.v1.GroupOnNodeName
+	(*ResourceOnNodeName)(nil),         // 92: holdfast.v1.ResourceOnNodeName
+	(*SimulateResponse)(nil),           // 93: holdfast.v1.SimulateResponse
+	(*SimulatedStep)(nil),              // 94: holdfast.v1.SimulatedStep
+	(*SimulatedGroup)(nil),             // 95: holdfast.v1.SimulatedGroup
+	(*GetOperationRequest)(nil),        // 96: holdfast.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 97: holdfast.v1.GetOperationResponse
+	(*WatchOperationRequest)(nil),      // 98: holdfast.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),     // 99: holdfast.v1.WatchOperationResponse
+	(*AddNodeRequest)(nil),             // 100: holdfast.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),            // 101: holdfast.v1.AddNodeResponse
+	(*InviteNodeRequest)(nil),          // 102: holdfast.v1.InviteNodeRequest
+	(*InviteNodeResponse)(nil),         // 103: holdfast.v1.InviteNodeResponse
+	(*ListInvitationsRequest)(nil),     // 104: holdfast.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),    // 105: holdfast.v1.ListInvitationsResponse
+	(*InvitationInfo)(nil),             // 106: holdfast.v1.InvitationInfo
+	(*WithdrawInvitationRequest)(nil),  // 107: holdfast.v1.WithdrawInvitationRequest
+	(*WithdrawInvitationResponse)(nil), // 108: holdfast.v1.WithdrawInvitationResponse
+	(*RemoveNodeRequest)(nil),          // 109: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),         // 110: holdfast.v1.RemoveNodeResponse
+	(*SecurityRequest)(nil),            // 111: holdfast.v1.SecurityRequest
+	(*SecurityResponse)(nil),           // 112: holdfast.v1.SecurityResponse
+	(*RotationInfo)(nil),               // 113: holdfast.v1.RotationInfo
+	(*NodeSecurity)(nil),               // 114: holdfast.v1.NodeSecurity
+	(*RotateRequest)(nil),              // 115: holdfast.v1.RotateRequest
+	(*RotateResponse)(nil),             // 116: holdfast.v1.RotateResponse
+	(*DestroyClusterRequest)(nil),      // 117: holdfast.v1.DestroyClusterRequest
+	(*DestroyClusterResponse)(nil),     // 118: holdfast.v1.DestroyClusterResponse
+	(*BackupRequest)(nil),              // 119: holdfast.v1.BackupRequest
+	(*BackupResponse)(nil),             // 120: holdfast.v1.BackupResponse
+	(*ListUsersRequest)(nil),           // 121: holdfast.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),          // 122: holdfast.v1.ListUsersResponse
+	(*SetUserRequest)(nil),             // 123: holdfast.v1.SetUserRequest
+	(*SetUserResponse)(nil),            // 124: holdfast.v1.SetUserResponse
+	(*DeleteUserRequest)(nil),          // 125: holdfast.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),         // 126: holdfast.v1.DeleteUserResponse
+	(*UserCertificateRequest)(nil),     // 127: holdfast.v1.UserCertificateRequest
+	(*UserCertificateResponse)(nil),    // 128: holdfast.v1.UserCertificateResponse
+	(*WhoamiRequest)(nil),              // 129: holdfast.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),             // 130: holdfast.v1.WhoamiResponse
+	(*Link)(nil),                       // 131: holdfast.v1.Link
+	(*durationpb.Duration)(nil),        // 132: google.protobuf.Duration
+	(*ResourceStatus)(nil),             // 133: holdfast.v1.ResourceStatus
+	(Want)(0),                          // 134: holdfast.v1.Want
+	(*Resource)(nil),                   // 135: holdfast.v1.Resource
+	(Operations)(0),                    // 136: holdfast.v1.Operations
+	(Severity)(0),                      // 137: holdfast.v1.Severity
+	(*Operation)(nil),                  // 138: holdfast.v1.Operation
+	(*Cluster)(nil),                    // 139: holdfast.v1.Cluster
+	(*Timers)(nil),                     // 140: holdfast.v1.Timers
+	(*Group)(nil),                      // 141: holdfast.v1.Group
+	(*Limits)(nil),                     // 142: holdfast.v1.Limits
+	(*ResourceType)(nil),               // 143: holdfast.v1.ResourceType
+	(*Configuration)(nil),              // 144: holdfast.v1.Configuration
+	(*Event)(nil),                      // 145: holdfast.v1.Event
+	(*Rejection)(nil),                  // 146: holdfast.v1.Rejection
+	(*Decision)(nil),                   // 147: holdfast.v1.Decision
+	(*Node)(nil),                       // 148: holdfast.v1.Node
+	(*User)(nil),                       // 149: holdfast.v1.User
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
-	6,   // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
+	7,   // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
 	1,   // 1: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
 	2,   // 2: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	99,  // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	131, // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
 	2,   // 4: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
 	2,   // 5: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	100, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	100, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	100, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	100, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	101, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	102, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	103, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	104, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
-	10,  // 14: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
+	132, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	132, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	132, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	132, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	133, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	134, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	135, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	136, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	11,  // 14: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
 	3,   // 15: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	102, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	134, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
 	3,   // 17: holdfast.v1.GroupInfo.state:type_name -> holdfast.v1.GroupState
-	12,  // 18: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
-	101, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	105, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
-	7,   // 21: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
+	13,  // 18: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
+	133, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	137, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	8,   // 21: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
 	0,   // 22: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
-	8,   // 23: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
-	13,  // 24: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
-	14,  // 25: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
-	15,  // 26: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	106, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
-	7,   // 28: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	107, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	108, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	100, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	100, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	100, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	100, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	100, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	100, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	100, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	100, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
-	72,  // 39: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
-	6,   // 40: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
-	7,   // 41: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
-	8,   // 42: holdfast.v1.ListNodesResponse.nodes:type_name -> holdfast.v1.NodeInfo
-	7,   // 43: holdfast.v1.ShowNodeResponse.source:type_name -> holdfast.v1.Source
-	8,   // 44: holdfast.v1.ShowNodeResponse.node:type_name -> holdfast.v1.NodeInfo
-	9,   // 45: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
-	26,  // 46: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
-	12,  // 47: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	106, // 48: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	100, // 49: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
-	7,   // 50: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
-	9,   // 51: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
-	37,  // 52: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
+	9,   // 23: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
+	14,  // 24: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
+	15,  // 25: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
+	16,  // 26: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
+	138, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	8,   // 28: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
+	139, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	140, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	132, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	132, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	132, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	132, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	132, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	132, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	132, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	132, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	73,  // 39: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
+	7,   // 40: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
+	8,   // 41: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
+	9,   // 42: holdfast.v1.ListNodesResponse.nodes:type_name -> holdfast.v1.NodeInfo
+	8,   // 43: holdfast.v1.ShowNodeResponse.source:type_name -> holdfast.v1.Source
+	9,   // 44: holdfast.v1.ShowNodeResponse.node:type_name -> holdfast.v1.NodeInfo
+	10,  // 45: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
+	27,  // 46: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
+	13,  // 47: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
+	138, // 48: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	132, // 49: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	8,   // 50: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
+	10,  // 51: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
+	38,  // 52: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
 	2,   // 53: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
-	7,   // 54: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
-	13,  // 55: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
-	7,   // 56: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
-	13,  // 57: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	109, // 58: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
-	11,  // 59: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	106, // 60: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	106, // 61: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	106, // 62: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
-	7,   // 63: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
-	11,  // 64: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	7,   // 65: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
-	11,  // 66: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	110, // 67: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	106, // 68: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	106, // 69: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	7,   // 70: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	111, // 71: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
-	7,   // 72: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	111, // 73: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	110, // 74: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	8,   // 54: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
+	14,  // 55: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
+	8,   // 56: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
+	14,  // 57: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
+	141, // 58: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	12,  // 59: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
+	138, // 60: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	138, // 61: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	138, // 62: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	8,   // 63: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
+	12,  // 64: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
+	8,   // 65: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
+	12,  // 66: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
+	142, // 67: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	138, // 68: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	138, // 69: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	8,   // 70: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
+	143, // 71: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	8,   // 72: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
+	143, // 73: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	142, // 74: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
 	4,   // 75: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	112, // 76: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
-	72,  // 77: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
-	6,   // 78: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
-	7,   // 79: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	112, // 80: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	112, // 81: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
-	7,   // 82: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
-	72,  // 83: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
-	6,   // 84: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	105, // 85: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
-	7,   // 86: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	113, // 87: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
-	79,  // 88: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	113, // 89: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
-	7,   // 90: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	114, // 91: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	115, // 92: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
-	86,  // 93: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
-	89,  // 94: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
-	90,  // 95: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
-	90,  // 96: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
-	90,  // 97: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
-	91,  // 98: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
-	87,  // 99: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
-	88,  // 100: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
-	90,  // 101: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
-	7,   // 102: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
-	93,  // 103: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
-	94,  // 104: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	115, // 105: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
-	94,  // 106: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
-	7,   // 107: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	106, // 108: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	106, // 109: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	16,  // 110: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	18,  // 111: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	20,  // 112: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	22,  // 113: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	24,  // 114: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	27,  // 115: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	29,  // 116: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	31,  // 117: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	33,  // 118: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	35,  // 119: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	38,  // 120: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	40,  // 121: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	42,  // 122: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	44,  // 123: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	46,  // 124: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	48,  // 125: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	50,  // 126: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	52,  // 127: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	54,  // 128: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	56,  // 129: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	58,  // 130: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	60,  // 131: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	62,  // 132: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	64,  // 133: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	66,  // 134: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	68,  // 135: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	70,  // 136: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	73,  // 137: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	75,  // 138: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	77,  // 139: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	79,  // 140: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	81,  // 141: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	83,  // 142: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	85,  // 143: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	95,  // 144: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	97,  // 145: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	17,  // 146: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	19,  // 147: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	21,  // 148: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	23,  // 149: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	25,  // 150: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	28,  // 151: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	30,  // 152: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	32,  // 153: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	34,  // 154: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	36,  // 155: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	39,  // 156: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	41,  // 157: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	43,  // 158: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	45,  // 159: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	47,  // 160: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	49,  // 161: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	51,  // 162: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	53,  // 163: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	55,  // 164: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	57,  // 165: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	59,  // 166: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	61,  // 167: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	63,  // 168: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	65,  // 169: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	67,  // 170: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	69,  // 171: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	71,  // 172: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	74,  // 173: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	76,  // 174: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	78,  // 175: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	80,  // 176: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	82,  // 177: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	84,  // 178: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	92,  // 179: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	96,  // 180: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	98,  // 181: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	146, // [146:182] is the sub-list for method output_type
-	110, // [110:146] is the sub-list for method input_type
-	110, // [110:110] is the sub-list for extension type_name
-	110, // [110:110] is the sub-list for extension extendee
-	0,   // [0:110] is the sub-list for field type_name
+	144, // 76: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	73,  // 77: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
+	7,   // 78: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
+	8,   // 79: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
+	144, // 80: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	144, // 81: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	8,   // 82: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
+	73,  // 83: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
+	7,   // 84: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
+	137, // 85: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	8,   // 86: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
+	145, // 87: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	80,  // 88: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
+	145, // 89: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	8,   // 90: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
+	146, // 91: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	147, // 92: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	87,  // 93: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
+	90,  // 94: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
+	91,  // 95: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
+	91,  // 96: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
+	91,  // 97: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
+	92,  // 98: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
+	88,  // 99: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
+	89,  // 100: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
+	91,  // 101: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
+	8,   // 102: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
+	94,  // 103: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
+	95,  // 104: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
+	147, // 105: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	95,  // 106: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
+	8,   // 107: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	138, // 108: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	138, // 109: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	148, // 110: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	148, // 111: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	132, // 112: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	8,   // 113: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
+	106, // 114: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
+	8,   // 115: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
+	113, // 116: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
+	113, // 117: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
+	114, // 118: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
+	5,   // 119: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
+	8,   // 120: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
+	8,   // 121: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
+	149, // 122: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	149, // 123: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	149, // 124: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	8,   // 125: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
+	149, // 126: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	17,  // 127: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	19,  // 128: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	21,  // 129: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	111, // 130: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
+	115, // 131: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
+	117, // 132: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	119, // 133: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	121, // 134: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	123, // 135: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	125, // 136: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	127, // 137: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	129, // 138: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	23,  // 139: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	25,  // 140: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	28,  // 141: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	30,  // 142: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	32,  // 143: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	34,  // 144: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	100, // 145: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	102, // 146: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	104, // 147: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	107, // 148: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	109, // 149: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	36,  // 150: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	39,  // 151: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	41,  // 152: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	43,  // 153: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	45,  // 154: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	47,  // 155: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	49,  // 156: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	51,  // 157: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	53,  // 158: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	55,  // 159: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	57,  // 160: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	59,  // 161: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	61,  // 162: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	63,  // 163: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	65,  // 164: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	67,  // 165: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	69,  // 166: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	71,  // 167: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	74,  // 168: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	76,  // 169: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	78,  // 170: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	80,  // 171: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	82,  // 172: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	84,  // 173: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	86,  // 174: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	96,  // 175: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	98,  // 176: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	18,  // 177: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	20,  // 178: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	22,  // 179: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	112, // 180: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	116, // 181: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	118, // 182: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	120, // 183: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	122, // 184: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	124, // 185: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	126, // 186: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	128, // 187: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	130, // 188: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	24,  // 189: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	26,  // 190: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	29,  // 191: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	31,  // 192: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	33,  // 193: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	35,  // 194: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	101, // 195: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	103, // 196: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	105, // 197: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	108, // 198: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	110, // 199: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	37,  // 200: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	40,  // 201: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	42,  // 202: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	44,  // 203: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	46,  // 204: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	48,  // 205: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	50,  // 206: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	52,  // 207: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	54,  // 208: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	56,  // 209: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	58,  // 210: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	60,  // 211: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	62,  // 212: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	64,  // 213: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	66,  // 214: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	68,  // 215: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	70,  // 216: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	72,  // 217: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	75,  // 218: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	77,  // 219: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	79,  // 220: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	81,  // 221: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	83,  // 222: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	85,  // 223: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	93,  // 224: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	97,  // 225: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	99,  // 226: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	177, // [177:227] is the sub-list for method output_type
+	127, // [127:177] is the sub-list for method input_type
+	127, // [127:127] is the sub-list for extension type_name
+	127, // [127:127] is the sub-list for extension extendee
+	0,   // [0:127] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
@@ -6802,10 +8569,10 @@ func file_api_holdfast_v1_services_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   94,
+			NumEnums:      6,
+			NumMessages:   125,
 			NumExtensions: 0,
-			NumServices:   11,
+			NumServices:   12,
 		},
 		GoTypes:           file_api_holdfast_v1_services_proto_goTypes,
 		DependencyIndexes: file_api_holdfast_v1_services_proto_depIdxs,

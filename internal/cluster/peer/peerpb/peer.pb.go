@@ -24,6 +24,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// SecretKind is a secret that all nodes share.
+type SecretKind int32
+
+const (
+	SecretKind_SECRET_KIND_UNSPECIFIED   SecretKind = 0
+	SecretKind_SECRET_KIND_HEARTBEAT_KEY SecretKind = 1
+	SecretKind_SECRET_KIND_AUTHORITY     SecretKind = 2
+)
+
+// Enum value maps for SecretKind.
+var (
+	SecretKind_name = map[int32]string{
+		0: "SECRET_KIND_UNSPECIFIED",
+		1: "SECRET_KIND_HEARTBEAT_KEY",
+		2: "SECRET_KIND_AUTHORITY",
+	}
+	SecretKind_value = map[string]int32{
+		"SECRET_KIND_UNSPECIFIED":   0,
+		"SECRET_KIND_HEARTBEAT_KEY": 1,
+		"SECRET_KIND_AUTHORITY":     2,
+	}
+)
+
+func (x SecretKind) Enum() *SecretKind {
+	p := new(SecretKind)
+	*p = x
+	return p
+}
+
+func (x SecretKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SecretKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_cluster_peer_peerpb_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (SecretKind) Type() protoreflect.EnumType {
+	return &file_internal_cluster_peer_peerpb_peer_proto_enumTypes[0]
+}
+
+func (x SecretKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SecretKind.Descriptor instead.
+func (SecretKind) EnumDescriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{0}
+}
+
 // Message is one frame. The sender is known by its certificate.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -40,6 +90,8 @@ type Message struct {
 	//	*Message_HeardAgain
 	//	*Message_Applied
 	//	*Message_StillKnown
+	//	*Message_SecretRequest
+	//	*Message_SecretReply
 	Body          isMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -181,6 +233,24 @@ func (x *Message) GetStillKnown() *StillKnown {
 	return nil
 }
 
+func (x *Message) GetSecretRequest() *SecretRequest {
+	if x != nil {
+		if x, ok := x.Body.(*Message_SecretRequest); ok {
+			return x.SecretRequest
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetSecretReply() *SecretReply {
+	if x != nil {
+		if x, ok := x.Body.(*Message_SecretReply); ok {
+			return x.SecretReply
+		}
+	}
+	return nil
+}
+
 type isMessage_Body interface {
 	isMessage_Body()
 }
@@ -230,6 +300,14 @@ type Message_StillKnown struct {
 	StillKnown *StillKnown `protobuf:"bytes,11,opt,name=still_known,json=stillKnown,proto3,oneof"`
 }
 
+type Message_SecretRequest struct {
+	SecretRequest *SecretRequest `protobuf:"bytes,40,opt,name=secret_request,json=secretRequest,proto3,oneof"`
+}
+
+type Message_SecretReply struct {
+	SecretReply *SecretReply `protobuf:"bytes,41,opt,name=secret_reply,json=secretReply,proto3,oneof"`
+}
+
 func (*Message_Hello) isMessage_Body() {}
 
 func (*Message_Raft) isMessage_Body() {}
@@ -252,6 +330,10 @@ func (*Message_Applied) isMessage_Body() {}
 
 func (*Message_StillKnown) isMessage_Body() {}
 
+func (*Message_SecretRequest) isMessage_Body() {}
+
+func (*Message_SecretReply) isMessage_Body() {}
+
 // Hello is the first frame in both directions, and sent again when it changes.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -266,7 +348,9 @@ type Hello struct {
 	// Why the sender is about to close the connection; empty: it is not.
 	Refused string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	// In the first frame only: where the sender listens, in link order. For a node that does not know it from the configuration yet.
-	Addresses     []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// In the first frame only: the sender's lineage.
+	Lineage       string `protobuf:"bytes,40,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -364,6 +448,447 @@ func (x *Hello) GetAddresses() []string {
 	return nil
 }
 
+func (x *Hello) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+// SecretRequest asks a node for a secret that the log names by its fingerprint.
+type SecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  SecretKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=holdfast.peer.v1.SecretKind" json:"kind,omitempty"`
+	// 0: the current one.
+	Generation    uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretRequest) Reset() {
+	*x = SecretRequest{}
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretRequest) ProtoMessage() {}
+
+func (x *SecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretRequest.ProtoReflect.Descriptor instead.
+func (*SecretRequest) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SecretRequest) GetKind() SecretKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SecretKind_SECRET_KIND_UNSPECIFIED
+}
+
+func (x *SecretRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// SecretReply has it. Only ever sent over a connection between two nodes.
+type SecretReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          SecretKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=holdfast.peer.v1.SecretKind" json:"kind,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Secret        []byte                 `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,4,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretReply) Reset() {
+	*x = SecretReply{}
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretReply) ProtoMessage() {}
+
+func (x *SecretReply) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretReply.ProtoReflect.Descriptor instead.
+func (*SecretReply) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SecretReply) GetKind() SecretKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SecretKind_SECRET_KIND_UNSPECIFIED
+}
+
+func (x *SecretReply) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SecretReply) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *SecretReply) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// Invitation is what a join token holds: "holdfast-join-1." and this in base64url.
+type Invitation struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Secret      []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	ClusterUuid string                 `protobuf:"bytes,3,opt,name=cluster_uuid,json=clusterUuid,proto3" json:"cluster_uuid,omitempty"`
+	Node        string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Members, "ip:port".
+	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// SHA-256 of the public key of the cluster's authority (SubjectPublicKeyInfo).
+	Authority     []byte `protobuf:"bytes,6,opt,name=authority,proto3" json:"authority,omitempty"`
+	ExpiresMs     int64  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invitation) Reset() {
+	*x = Invitation{}
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invitation) ProtoMessage() {}
+
+func (x *Invitation) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
+func (*Invitation) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Invitation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Invitation) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *Invitation) GetClusterUuid() string {
+	if x != nil {
+		return x.ClusterUuid
+	}
+	return ""
+}
+
+func (x *Invitation) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Invitation) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Invitation) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *Invitation) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// EnrollRequest is the one frame of a machine that wants to become a node. Its
+// certificate is its own work; the node's certificate is issued for the key in it.
+type EnrollRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	ProtocolMin   uint32                 `protobuf:"varint,3,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"`
+	ProtocolMax   uint32                 `protobuf:"varint,4,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollRequest) Reset() {
+	*x = EnrollRequest{}
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollRequest) ProtoMessage() {}
+
+func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
+func (*EnrollRequest) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *EnrollRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EnrollRequest) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *EnrollRequest) GetProtocolMin() uint32 {
+	if x != nil {
+		return x.ProtocolMin
+	}
+	return 0
+}
+
+func (x *EnrollRequest) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
+// EnrollReply answers it, and the connection ends.
+type EnrollReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not empty: refused.
+	Refused     string `protobuf:"bytes,1,opt,name=refused,proto3" json:"refused,omitempty"`
+	ClusterName string `protobuf:"bytes,2,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	ClusterUuid string `protobuf:"bytes,3,opt,name=cluster_uuid,json=clusterUuid,proto3" json:"cluster_uuid,omitempty"`
+	Lineage     string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Node        string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	// PEM.
+	Certificate []byte `protobuf:"bytes,6,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// All authorities that are trusted, PEM; the one that signs first.
+	Authority              []byte `protobuf:"bytes,7,opt,name=authority,proto3" json:"authority,omitempty"`
+	AuthorityKey           []byte `protobuf:"bytes,8,opt,name=authority_key,json=authorityKey,proto3" json:"authority_key,omitempty"`
+	HeartbeatKey           []byte `protobuf:"bytes,9,opt,name=heartbeat_key,json=heartbeatKey,proto3" json:"heartbeat_key,omitempty"`
+	HeartbeatKeyGeneration uint64 `protobuf:"varint,10,opt,name=heartbeat_key_generation,json=heartbeatKeyGeneration,proto3" json:"heartbeat_key_generation,omitempty"`
+	AuthorityGeneration    uint64 `protobuf:"varint,11,opt,name=authority_generation,json=authorityGeneration,proto3" json:"authority_generation,omitempty"`
+	// A holdfast.v1.Configuration with nodes only, JSON.
+	Nodes []byte `protobuf:"bytes,12,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// The first incarnation of its guard is above this.
+	GuardIncarnation uint64 `protobuf:"varint,13,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *EnrollReply) Reset() {
+	*x = EnrollReply{}
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollReply) ProtoMessage() {}
+
+func (x *EnrollReply) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollReply.ProtoReflect.Descriptor instead.
+func (*EnrollReply) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EnrollReply) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *EnrollReply) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *EnrollReply) GetClusterUuid() string {
+	if x != nil {
+		return x.ClusterUuid
+	}
+	return ""
+}
+
+func (x *EnrollReply) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *EnrollReply) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *EnrollReply) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *EnrollReply) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *EnrollReply) GetAuthorityKey() []byte {
+	if x != nil {
+		return x.AuthorityKey
+	}
+	return nil
+}
+
+func (x *EnrollReply) GetHeartbeatKey() []byte {
+	if x != nil {
+		return x.HeartbeatKey
+	}
+	return nil
+}
+
+func (x *EnrollReply) GetHeartbeatKeyGeneration() uint64 {
+	if x != nil {
+		return x.HeartbeatKeyGeneration
+	}
+	return 0
+}
+
+func (x *EnrollReply) GetAuthorityGeneration() uint64 {
+	if x != nil {
+		return x.AuthorityGeneration
+	}
+	return 0
+}
+
+func (x *EnrollReply) GetNodes() []byte {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *EnrollReply) GetGuardIncarnation() uint64 {
+	if x != nil {
+		return x.GuardIncarnation
+	}
+	return 0
+}
+
 // Suspicion carries a statement, and how well its sender could lead.
 type Suspicion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -376,7 +901,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[2]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +913,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[2]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +926,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{2}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Suspicion) GetStatement() *statepb.Statement {
@@ -436,7 +961,7 @@ type HeardAgain struct {
 
 func (x *HeardAgain) Reset() {
 	*x = HeardAgain{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[3]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +973,7 @@ func (x *HeardAgain) String() string {
 func (*HeardAgain) ProtoMessage() {}
 
 func (x *HeardAgain) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[3]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +986,7 @@ func (x *HeardAgain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeardAgain.ProtoReflect.Descriptor instead.
 func (*HeardAgain) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{3}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HeardAgain) GetNode() string {
@@ -490,7 +1015,7 @@ type Proposal struct {
 
 func (x *Proposal) Reset() {
 	*x = Proposal{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[4]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +1027,7 @@ func (x *Proposal) String() string {
 func (*Proposal) ProtoMessage() {}
 
 func (x *Proposal) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[4]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +1040,7 @@ func (x *Proposal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
 func (*Proposal) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{4}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Proposal) GetCommand() []byte {
@@ -543,7 +1068,7 @@ type ProposalResult struct {
 
 func (x *ProposalResult) Reset() {
 	*x = ProposalResult{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[5]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +1080,7 @@ func (x *ProposalResult) String() string {
 func (*ProposalResult) ProtoMessage() {}
 
 func (x *ProposalResult) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[5]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +1093,7 @@ func (x *ProposalResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposalResult.ProtoReflect.Descriptor instead.
 func (*ProposalResult) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{5}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProposalResult) GetRequest() uint64 {
@@ -599,7 +1124,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[6]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +1136,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[6]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +1149,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{6}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinRequest) GetGuardIncarnation() uint64 {
@@ -659,7 +1184,7 @@ type StillKnown struct {
 
 func (x *StillKnown) Reset() {
 	*x = StillKnown{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +1196,7 @@ func (x *StillKnown) String() string {
 func (*StillKnown) ProtoMessage() {}
 
 func (x *StillKnown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[7]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +1209,7 @@ func (x *StillKnown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StillKnown.ProtoReflect.Descriptor instead.
 func (*StillKnown) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StillKnown) GetRaftId() uint64 {
@@ -705,7 +1230,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +1242,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[8]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +1255,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinReply) GetRaftId() uint64 {
@@ -758,7 +1283,7 @@ type NotMember struct {
 
 func (x *NotMember) Reset() {
 	*x = NotMember{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1295,7 @@ func (x *NotMember) String() string {
 func (*NotMember) ProtoMessage() {}
 
 func (x *NotMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[9]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1308,7 @@ func (x *NotMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotMember.ProtoReflect.Descriptor instead.
 func (*NotMember) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NotMember) GetRaftId() uint64 {
@@ -812,7 +1337,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[10]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +1349,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[10]
+	mi := &file_internal_cluster_peer_peerpb_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +1362,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Applied) GetEpoch() uint64 {
@@ -865,7 +1390,7 @@ var File_internal_cluster_peer_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"'internal/cluster/peer/peerpb/peer.proto\x12\x10holdfast.peer.v1\x1a*internal/cluster/state/statepb/state.proto\"\x95\x05\n" +
+	"'internal/cluster/peer/peerpb/peer.proto\x12\x10holdfast.peer.v1\x1a*internal/cluster/state/statepb/state.proto\"\xa3\x06\n" +
 	"\aMessage\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.holdfast.peer.v1.HelloH\x00R\x05hello\x12\x14\n" +
 	"\x04raft\x18\x02 \x01(\fH\x00R\x04raft\x12;\n" +
@@ -882,8 +1407,10 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\aapplied\x18\n" +
 	" \x01(\v2\x19.holdfast.peer.v1.AppliedH\x00R\aapplied\x12?\n" +
 	"\vstill_known\x18\v \x01(\v2\x1c.holdfast.peer.v1.StillKnownH\x00R\n" +
-	"stillKnownB\x06\n" +
-	"\x04body\"\x98\x02\n" +
+	"stillKnown\x12H\n" +
+	"\x0esecret_request\x18( \x01(\v2\x1f.holdfast.peer.v1.SecretRequestH\x00R\rsecretRequest\x12B\n" +
+	"\fsecret_reply\x18) \x01(\v2\x1d.holdfast.peer.v1.SecretReplyH\x00R\vsecretReplyB\x06\n" +
+	"\x04body\"\xb2\x02\n" +
 	"\x05Hello\x12!\n" +
 	"\fprotocol_min\x18\x01 \x01(\rR\vprotocolMin\x12!\n" +
 	"\fprotocol_max\x18\x02 \x01(\rR\vprotocolMax\x12!\n" +
@@ -893,7 +1420,50 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11guard_incarnation\x18\a \x01(\x04R\x10guardIncarnation\x12\x18\n" +
 	"\arefused\x18\b \x01(\tR\arefused\x12\x1c\n" +
-	"\taddresses\x18\t \x03(\tR\taddresses\"\x83\x01\n" +
+	"\taddresses\x18\t \x03(\tR\taddresses\x12\x18\n" +
+	"\alineage\x18( \x01(\tR\alineage\"a\n" +
+	"\rSecretRequest\x120\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1c.holdfast.peer.v1.SecretKindR\x04kind\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\"\x99\x01\n" +
+	"\vSecretReply\x120\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1c.holdfast.peer.v1.SecretKindR\x04kind\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x16\n" +
+	"\x06secret\x18\x03 \x01(\fR\x06secret\x12 \n" +
+	"\vcertificate\x18\x04 \x01(\fR\vcertificate\"\xc6\x01\n" +
+	"\n" +
+	"Invitation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12!\n" +
+	"\fcluster_uuid\x18\x03 \x01(\tR\vclusterUuid\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\x12\x1c\n" +
+	"\tauthority\x18\x06 \x01(\fR\tauthority\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\a \x01(\x03R\texpiresMs\"}\n" +
+	"\rEnrollRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12!\n" +
+	"\fprotocol_min\x18\x03 \x01(\rR\vprotocolMin\x12!\n" +
+	"\fprotocol_max\x18\x04 \x01(\rR\vprotocolMax\"\xd5\x03\n" +
+	"\vEnrollReply\x12\x18\n" +
+	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
+	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12!\n" +
+	"\fcluster_uuid\x18\x03 \x01(\tR\vclusterUuid\x12\x18\n" +
+	"\alineage\x18\x04 \x01(\tR\alineage\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12 \n" +
+	"\vcertificate\x18\x06 \x01(\fR\vcertificate\x12\x1c\n" +
+	"\tauthority\x18\a \x01(\fR\tauthority\x12#\n" +
+	"\rauthority_key\x18\b \x01(\fR\fauthorityKey\x12#\n" +
+	"\rheartbeat_key\x18\t \x01(\fR\fheartbeatKey\x128\n" +
+	"\x18heartbeat_key_generation\x18\n" +
+	" \x01(\x04R\x16heartbeatKeyGeneration\x121\n" +
+	"\x14authority_generation\x18\v \x01(\x04R\x13authorityGeneration\x12\x14\n" +
+	"\x05nodes\x18\f \x01(\fR\x05nodes\x12+\n" +
+	"\x11guard_incarnation\x18\r \x01(\x04R\x10guardIncarnation\"\x83\x01\n" +
 	"\tSuspicion\x12:\n" +
 	"\tstatement\x18\x01 \x01(\v2\x1c.holdfast.state.v1.StatementR\tstatement\x12\x1b\n" +
 	"\tlast_term\x18\x02 \x01(\x04R\blastTerm\x12\x1d\n" +
@@ -925,7 +1495,12 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\aApplied\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12'\n" +
-	"\x0fconfig_revision\x18\x03 \x01(\x04R\x0econfigRevisionB>Z<github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpbb\x06proto3"
+	"\x0fconfig_revision\x18\x03 \x01(\x04R\x0econfigRevision*c\n" +
+	"\n" +
+	"SecretKind\x12\x1b\n" +
+	"\x17SECRET_KIND_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19SECRET_KIND_HEARTBEAT_KEY\x10\x01\x12\x19\n" +
+	"\x15SECRET_KIND_AUTHORITY\x10\x02B>Z<github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpbb\x06proto3"
 
 var (
 	file_internal_cluster_peer_peerpb_peer_proto_rawDescOnce sync.Once
@@ -939,38 +1514,49 @@ func file_internal_cluster_peer_peerpb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_cluster_peer_peerpb_peer_proto_rawDescData
 }
 
-var file_internal_cluster_peer_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_internal_cluster_peer_peerpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_internal_cluster_peer_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_internal_cluster_peer_peerpb_peer_proto_goTypes = []any{
-	(*Message)(nil),           // 0: holdfast.peer.v1.Message
-	(*Hello)(nil),             // 1: holdfast.peer.v1.Hello
-	(*Suspicion)(nil),         // 2: holdfast.peer.v1.Suspicion
-	(*HeardAgain)(nil),        // 3: holdfast.peer.v1.HeardAgain
-	(*Proposal)(nil),          // 4: holdfast.peer.v1.Proposal
-	(*ProposalResult)(nil),    // 5: holdfast.peer.v1.ProposalResult
-	(*JoinRequest)(nil),       // 6: holdfast.peer.v1.JoinRequest
-	(*StillKnown)(nil),        // 7: holdfast.peer.v1.StillKnown
-	(*JoinReply)(nil),         // 8: holdfast.peer.v1.JoinReply
-	(*NotMember)(nil),         // 9: holdfast.peer.v1.NotMember
-	(*Applied)(nil),           // 10: holdfast.peer.v1.Applied
-	(*statepb.Statement)(nil), // 11: holdfast.state.v1.Statement
+	(SecretKind)(0),           // 0: holdfast.peer.v1.SecretKind
+	(*Message)(nil),           // 1: holdfast.peer.v1.Message
+	(*Hello)(nil),             // 2: holdfast.peer.v1.Hello
+	(*SecretRequest)(nil),     // 3: holdfast.peer.v1.SecretRequest
+	(*SecretReply)(nil),       // 4: holdfast.peer.v1.SecretReply
+	(*Invitation)(nil),        // 5: holdfast.peer.v1.Invitation
+	(*EnrollRequest)(nil),     // 6: holdfast.peer.v1.EnrollRequest
+	(*EnrollReply)(nil),       // 7: holdfast.peer.v1.EnrollReply
+	(*Suspicion)(nil),         // 8: holdfast.peer.v1.Suspicion
+	(*HeardAgain)(nil),        // 9: holdfast.peer.v1.HeardAgain
+	(*Proposal)(nil),          // 10: holdfast.peer.v1.Proposal
+	(*ProposalResult)(nil),    // 11: holdfast.peer.v1.ProposalResult
+	(*JoinRequest)(nil),       // 12: holdfast.peer.v1.JoinRequest
+	(*StillKnown)(nil),        // 13: holdfast.peer.v1.StillKnown
+	(*JoinReply)(nil),         // 14: holdfast.peer.v1.JoinReply
+	(*NotMember)(nil),         // 15: holdfast.peer.v1.NotMember
+	(*Applied)(nil),           // 16: holdfast.peer.v1.Applied
+	(*statepb.Statement)(nil), // 17: holdfast.state.v1.Statement
 }
 var file_internal_cluster_peer_peerpb_peer_proto_depIdxs = []int32{
-	1,  // 0: holdfast.peer.v1.Message.hello:type_name -> holdfast.peer.v1.Hello
-	2,  // 1: holdfast.peer.v1.Message.suspicion:type_name -> holdfast.peer.v1.Suspicion
-	4,  // 2: holdfast.peer.v1.Message.proposal:type_name -> holdfast.peer.v1.Proposal
-	5,  // 3: holdfast.peer.v1.Message.proposal_result:type_name -> holdfast.peer.v1.ProposalResult
-	6,  // 4: holdfast.peer.v1.Message.join_request:type_name -> holdfast.peer.v1.JoinRequest
-	8,  // 5: holdfast.peer.v1.Message.join_reply:type_name -> holdfast.peer.v1.JoinReply
-	9,  // 6: holdfast.peer.v1.Message.not_member:type_name -> holdfast.peer.v1.NotMember
-	3,  // 7: holdfast.peer.v1.Message.heard_again:type_name -> holdfast.peer.v1.HeardAgain
-	10, // 8: holdfast.peer.v1.Message.applied:type_name -> holdfast.peer.v1.Applied
-	7,  // 9: holdfast.peer.v1.Message.still_known:type_name -> holdfast.peer.v1.StillKnown
-	11, // 10: holdfast.peer.v1.Suspicion.statement:type_name -> holdfast.state.v1.Statement
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	2,  // 0: holdfast.peer.v1.Message.hello:type_name -> holdfast.peer.v1.Hello
+	8,  // 1: holdfast.peer.v1.Message.suspicion:type_name -> holdfast.peer.v1.Suspicion
+	10, // 2: holdfast.peer.v1.Message.proposal:type_name -> holdfast.peer.v1.Proposal
+	11, // 3: holdfast.peer.v1.Message.proposal_result:type_name -> holdfast.peer.v1.ProposalResult
+	12, // 4: holdfast.peer.v1.Message.join_request:type_name -> holdfast.peer.v1.JoinRequest
+	14, // 5: holdfast.peer.v1.Message.join_reply:type_name -> holdfast.peer.v1.JoinReply
+	15, // 6: holdfast.peer.v1.Message.not_member:type_name -> holdfast.peer.v1.NotMember
+	9,  // 7: holdfast.peer.v1.Message.heard_again:type_name -> holdfast.peer.v1.HeardAgain
+	16, // 8: holdfast.peer.v1.Message.applied:type_name -> holdfast.peer.v1.Applied
+	13, // 9: holdfast.peer.v1.Message.still_known:type_name -> holdfast.peer.v1.StillKnown
+	3,  // 10: holdfast.peer.v1.Message.secret_request:type_name -> holdfast.peer.v1.SecretRequest
+	4,  // 11: holdfast.peer.v1.Message.secret_reply:type_name -> holdfast.peer.v1.SecretReply
+	0,  // 12: holdfast.peer.v1.SecretRequest.kind:type_name -> holdfast.peer.v1.SecretKind
+	0,  // 13: holdfast.peer.v1.SecretReply.kind:type_name -> holdfast.peer.v1.SecretKind
+	17, // 14: holdfast.peer.v1.Suspicion.statement:type_name -> holdfast.state.v1.Statement
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_peer_peerpb_peer_proto_init() }
@@ -990,19 +1576,22 @@ func file_internal_cluster_peer_peerpb_peer_proto_init() {
 		(*Message_HeardAgain)(nil),
 		(*Message_Applied)(nil),
 		(*Message_StillKnown)(nil),
+		(*Message_SecretRequest)(nil),
+		(*Message_SecretReply)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_peer_peerpb_peer_proto_rawDesc), len(file_internal_cluster_peer_peerpb_peer_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   11,
+			NumEnums:      1,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_internal_cluster_peer_peerpb_peer_proto_goTypes,
 		DependencyIndexes: file_internal_cluster_peer_peerpb_peer_proto_depIdxs,
+		EnumInfos:         file_internal_cluster_peer_peerpb_peer_proto_enumTypes,
 		MessageInfos:      file_internal_cluster_peer_peerpb_peer_proto_msgTypes,
 	}.Build()
 	File_internal_cluster_peer_peerpb_peer_proto = out.File

@@ -27,6 +27,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RotationPhase is how far the change from one secret to the next is.
+type RotationPhase int32
+
+const (
+	// Nothing is under way.
+	RotationPhase_ROTATION_PHASE_UNSPECIFIED RotationPhase = 0
+	// The next one is being handed out; it is accepted and not used yet.
+	RotationPhase_ROTATION_PHASE_SPREADING RotationPhase = 1
+	// The next one is the current one and in use wherever this is known; the previous one is still accepted.
+	RotationPhase_ROTATION_PHASE_SWITCHING RotationPhase = 2
+)
+
+// Enum value maps for RotationPhase.
+var (
+	RotationPhase_name = map[int32]string{
+		0: "ROTATION_PHASE_UNSPECIFIED",
+		1: "ROTATION_PHASE_SPREADING",
+		2: "ROTATION_PHASE_SWITCHING",
+	}
+	RotationPhase_value = map[string]int32{
+		"ROTATION_PHASE_UNSPECIFIED": 0,
+		"ROTATION_PHASE_SPREADING":   1,
+		"ROTATION_PHASE_SWITCHING":   2,
+	}
+)
+
+func (x RotationPhase) Enum() *RotationPhase {
+	p := new(RotationPhase)
+	*p = x
+	return p
+}
+
+func (x RotationPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RotationPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_cluster_state_statepb_state_proto_enumTypes[0].Descriptor()
+}
+
+func (RotationPhase) Type() protoreflect.EnumType {
+	return &file_internal_cluster_state_statepb_state_proto_enumTypes[0]
+}
+
+func (x RotationPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RotationPhase.Descriptor instead.
+func (RotationPhase) EnumDescriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{0}
+}
+
 // NodePhase of a node in the cluster.
 type NodePhase int32
 
@@ -75,11 +128,11 @@ func (x NodePhase) String() string {
 }
 
 func (NodePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_internal_cluster_state_statepb_state_proto_enumTypes[0].Descriptor()
+	return file_internal_cluster_state_statepb_state_proto_enumTypes[1].Descriptor()
 }
 
 func (NodePhase) Type() protoreflect.EnumType {
-	return &file_internal_cluster_state_statepb_state_proto_enumTypes[0]
+	return &file_internal_cluster_state_statepb_state_proto_enumTypes[1]
 }
 
 func (x NodePhase) Number() protoreflect.EnumNumber {
@@ -88,7 +141,7 @@ func (x NodePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodePhase.Descriptor instead.
 func (NodePhase) EnumDescriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{0}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
 }
 
 // Proof is how it is known that an evicted node runs nothing any more.
@@ -134,11 +187,11 @@ func (x Proof) String() string {
 }
 
 func (Proof) Descriptor() protoreflect.EnumDescriptor {
-	return file_internal_cluster_state_statepb_state_proto_enumTypes[1].Descriptor()
+	return file_internal_cluster_state_statepb_state_proto_enumTypes[2].Descriptor()
 }
 
 func (Proof) Type() protoreflect.EnumType {
-	return &file_internal_cluster_state_statepb_state_proto_enumTypes[1]
+	return &file_internal_cluster_state_statepb_state_proto_enumTypes[2]
 }
 
 func (x Proof) Number() protoreflect.EnumNumber {
@@ -147,7 +200,59 @@ func (x Proof) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Proof.Descriptor instead.
 func (Proof) EnumDescriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+}
+
+type Rotate_What int32
+
+const (
+	Rotate_WHAT_UNSPECIFIED   Rotate_What = 0
+	Rotate_WHAT_HEARTBEAT_KEY Rotate_What = 1
+	Rotate_WHAT_AUTHORITY     Rotate_What = 2
+	Rotate_WHAT_CERTIFICATES  Rotate_What = 3
+)
+
+// Enum value maps for Rotate_What.
+var (
+	Rotate_What_name = map[int32]string{
+		0: "WHAT_UNSPECIFIED",
+		1: "WHAT_HEARTBEAT_KEY",
+		2: "WHAT_AUTHORITY",
+		3: "WHAT_CERTIFICATES",
+	}
+	Rotate_What_value = map[string]int32{
+		"WHAT_UNSPECIFIED":   0,
+		"WHAT_HEARTBEAT_KEY": 1,
+		"WHAT_AUTHORITY":     2,
+		"WHAT_CERTIFICATES":  3,
+	}
+)
+
+func (x Rotate_What) Enum() *Rotate_What {
+	p := new(Rotate_What)
+	*p = x
+	return p
+}
+
+func (x Rotate_What) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Rotate_What) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_cluster_state_statepb_state_proto_enumTypes[3].Descriptor()
+}
+
+func (Rotate_What) Type() protoreflect.EnumType {
+	return &file_internal_cluster_state_statepb_state_proto_enumTypes[3]
+}
+
+func (x Rotate_What) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Rotate_What.Descriptor instead.
+func (Rotate_What) EnumDescriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52, 0}
 }
 
 // State is what every node agrees on at one index of the log.
@@ -183,7 +288,26 @@ type State struct {
 	Requests    map[string]*Requests `protobuf:"bytes,22,rep,name=requests,proto3" json:"requests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	NextSilence uint64               `protobuf:"varint,23,opt,name=next_silence,json=nextSilence,proto3" json:"next_silence,omitempty"`
 	// The coordination points, as one voter. Unset: none were ever added.
-	Witness       *Witness `protobuf:"bytes,30,opt,name=witness,proto3" json:"witness,omitempty"`
+	Witness *Witness `protobuf:"bytes,30,opt,name=witness,proto3" json:"witness,omitempty"`
+	// Lowest generation of certificates that is still accepted, by "node/NAME" or "client/NAME"; kept for ever. Missing: 0.
+	Certificates map[string]uint64 `protobuf:"bytes,40,rep,name=certificates,proto3" json:"certificates,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Who may join and has not yet, by id.
+	Invitations map[string]*Invitation `protobuf:"bytes,41,rep,name=invitations,proto3" json:"invitations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Users       map[string]*v1.User    `protobuf:"bytes,42,rep,name=users,proto3" json:"users,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Unset: the key that cluster init made, generation 1, and nothing is under way.
+	HeartbeatKey *Rotation `protobuf:"bytes,43,opt,name=heartbeat_key,json=heartbeatKey,proto3" json:"heartbeat_key,omitempty"`
+	// Unset: the authority that cluster init made, generation 1, and nothing is under way.
+	Authority *Rotation `protobuf:"bytes,44,opt,name=authority,proto3" json:"authority,omitempty"`
+	// Version of the protocol between nodes that the members speak. Only rises. 0: 1.
+	Protocol uint32 `protobuf:"varint,45,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Made anew when a quorum is given up by an administrator: nodes of another lineage are refused. Empty: the first one.
+	Lineage string `protobuf:"bytes,46,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// Nodes renew their certificates when this is above their own count.
+	CertificateRound uint64 `protobuf:"varint,47,opt,name=certificate_round,json=certificateRound,proto3" json:"certificate_round,omitempty"`
+	// What nodes last said of themselves, by name.
+	Standings map[string]*Standing `protobuf:"bytes,48,rep,name=standings,proto3" json:"standings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The cluster is being given up: nodes forget it once their groups are stopped.
+	Destroyed     bool `protobuf:"varint,49,opt,name=destroyed,proto3" json:"destroyed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -386,6 +510,76 @@ func (x *State) GetWitness() *Witness {
 	return nil
 }
 
+func (x *State) GetCertificates() map[string]uint64 {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *State) GetInvitations() map[string]*Invitation {
+	if x != nil {
+		return x.Invitations
+	}
+	return nil
+}
+
+func (x *State) GetUsers() map[string]*v1.User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *State) GetHeartbeatKey() *Rotation {
+	if x != nil {
+		return x.HeartbeatKey
+	}
+	return nil
+}
+
+func (x *State) GetAuthority() *Rotation {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *State) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *State) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *State) GetCertificateRound() uint64 {
+	if x != nil {
+		return x.CertificateRound
+	}
+	return 0
+}
+
+func (x *State) GetStandings() map[string]*Standing {
+	if x != nil {
+		return x.Standings
+	}
+	return nil
+}
+
+func (x *State) GetDestroyed() bool {
+	if x != nil {
+		return x.Destroyed
+	}
+	return false
+}
+
 // Witness is all coordination points together: one voter of raft, present
 // exactly while the number of members is even.
 type Witness struct {
@@ -395,7 +589,9 @@ type Witness struct {
 	// One or three; none: there is no witness.
 	Points []*v1.CoordinationPoint `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"`
 	// It votes in the present view.
-	Votes         bool `protobuf:"varint,3,opt,name=votes,proto3" json:"votes,omitempty"`
+	Votes bool `protobuf:"varint,3,opt,name=votes,proto3" json:"votes,omitempty"`
+	// What an administrator wants the points to be; unset: as they are.
+	Wanted        *Points `protobuf:"bytes,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +647,427 @@ func (x *Witness) GetVotes() bool {
 	return false
 }
 
+func (x *Witness) GetWanted() *Points {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+// Points is a set of coordination points.
+type Points struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Points        []*v1.CoordinationPoint `protobuf:"bytes,1,rep,name=points,proto3" json:"points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Points) Reset() {
+	*x = Points{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Points) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Points) ProtoMessage() {}
+
+func (x *Points) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Points.ProtoReflect.Descriptor instead.
+func (*Points) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Points) GetPoints() []*v1.CoordinationPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+// Invitation lets one machine join, once.
+type Invitation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Name and links that the node gets.
+	Node *v1.Node `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// SHA-256 of the secret in the token; the secret itself is nowhere but there.
+	SecretHash []byte `protobuf:"bytes,3,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"`
+	// By the clocks of the members, Unix milliseconds.
+	ExpiresMs int64 `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	// SHA-256 of the public key that used it; the same key may ask again. Empty: unused.
+	UsedBy []byte `protobuf:"bytes,5,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	// Generation of the certificate that it is good for.
+	Certificate   uint64 `protobuf:"varint,6,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invitation) Reset() {
+	*x = Invitation{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invitation) ProtoMessage() {}
+
+func (x *Invitation) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
+func (*Invitation) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Invitation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Invitation) GetNode() *v1.Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Invitation) GetSecretHash() []byte {
+	if x != nil {
+		return x.SecretHash
+	}
+	return nil
+}
+
+func (x *Invitation) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Invitation) GetUsedBy() []byte {
+	if x != nil {
+		return x.UsedBy
+	}
+	return nil
+}
+
+func (x *Invitation) GetCertificate() uint64 {
+	if x != nil {
+		return x.Certificate
+	}
+	return 0
+}
+
+// Secret is one generation of something secret; the secret itself is never in the log.
+type Secret struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// SHA-256 of it (of an authority: of its certificate). Empty: made by cluster init.
+	Fingerprint []byte `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// Of an authority: its certificate, DER.
+	Certificate   []byte `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secret) Reset() {
+	*x = Secret{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secret) ProtoMessage() {}
+
+func (x *Secret) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secret.ProtoReflect.Descriptor instead.
+func (*Secret) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Secret) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Secret) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+func (x *Secret) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// Rotation of a secret that all nodes share.
+type Rotation struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Phase   RotationPhase          `protobuf:"varint,1,opt,name=phase,proto3,enum=holdfast.state.v1.RotationPhase" json:"phase,omitempty"`
+	Current *Secret                `protobuf:"bytes,2,opt,name=current,proto3" json:"current,omitempty"`
+	// While spreading.
+	Next *Secret `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
+	// While switching.
+	Previous *Secret `protobuf:"bytes,4,opt,name=previous,proto3" json:"previous,omitempty"`
+	// The node that made the newest one, and when by its clock.
+	Node          string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	StartedMs     int64  `protobuf:"varint,6,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotation) Reset() {
+	*x = Rotation{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotation) ProtoMessage() {}
+
+func (x *Rotation) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
+func (*Rotation) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rotation) GetPhase() RotationPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return RotationPhase_ROTATION_PHASE_UNSPECIFIED
+}
+
+func (x *Rotation) GetCurrent() *Secret {
+	if x != nil {
+		return x.Current
+	}
+	return nil
+}
+
+func (x *Rotation) GetNext() *Secret {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *Rotation) GetPrevious() *Secret {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *Rotation) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Rotation) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+// Standing is what a node says of itself.
+type Standing struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	RaftId      uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	ProtocolMin uint32                 `protobuf:"varint,2,opt,name=protocol_min,json=protocolMin,proto3" json:"protocol_min,omitempty"`
+	ProtocolMax uint32                 `protobuf:"varint,3,opt,name=protocol_max,json=protocolMax,proto3" json:"protocol_max,omitempty"`
+	Version     string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// Newest generations of the heartbeat key that it accepts and sends with.
+	HeartbeatAccepts uint64 `protobuf:"varint,5,opt,name=heartbeat_accepts,json=heartbeatAccepts,proto3" json:"heartbeat_accepts,omitempty"`
+	HeartbeatSends   uint64 `protobuf:"varint,6,opt,name=heartbeat_sends,json=heartbeatSends,proto3" json:"heartbeat_sends,omitempty"`
+	// The generation before the one that it sends with is dropped.
+	HeartbeatOnly bool `protobuf:"varint,7,opt,name=heartbeat_only,json=heartbeatOnly,proto3" json:"heartbeat_only,omitempty"`
+	// Newest generations of the authority that it trusts and that has signed its certificate.
+	AuthorityTrusts   uint64 `protobuf:"varint,8,opt,name=authority_trusts,json=authorityTrusts,proto3" json:"authority_trusts,omitempty"`
+	AuthorityUses     uint64 `protobuf:"varint,9,opt,name=authority_uses,json=authorityUses,proto3" json:"authority_uses,omitempty"`
+	CertificateRound  uint64 `protobuf:"varint,10,opt,name=certificate_round,json=certificateRound,proto3" json:"certificate_round,omitempty"`
+	CertificateEndsMs int64  `protobuf:"varint,11,opt,name=certificate_ends_ms,json=certificateEndsMs,proto3" json:"certificate_ends_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Standing) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *Standing) GetProtocolMin() uint32 {
+	if x != nil {
+		return x.ProtocolMin
+	}
+	return 0
+}
+
+func (x *Standing) GetProtocolMax() uint32 {
+	if x != nil {
+		return x.ProtocolMax
+	}
+	return 0
+}
+
+func (x *Standing) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Standing) GetHeartbeatAccepts() uint64 {
+	if x != nil {
+		return x.HeartbeatAccepts
+	}
+	return 0
+}
+
+func (x *Standing) GetHeartbeatSends() uint64 {
+	if x != nil {
+		return x.HeartbeatSends
+	}
+	return 0
+}
+
+func (x *Standing) GetHeartbeatOnly() bool {
+	if x != nil {
+		return x.HeartbeatOnly
+	}
+	return false
+}
+
+func (x *Standing) GetAuthorityTrusts() uint64 {
+	if x != nil {
+		return x.AuthorityTrusts
+	}
+	return 0
+}
+
+func (x *Standing) GetAuthorityUses() uint64 {
+	if x != nil {
+		return x.AuthorityUses
+	}
+	return 0
+}
+
+func (x *Standing) GetCertificateRound() uint64 {
+	if x != nil {
+		return x.CertificateRound
+	}
+	return 0
+}
+
+func (x *Standing) GetCertificateEndsMs() int64 {
+	if x != nil {
+		return x.CertificateEndsMs
+	}
+	return 0
+}
+
 // Requests of one proposer, oldest first; the last 256.
 type Requests struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -461,7 +1078,7 @@ type Requests struct {
 
 func (x *Requests) Reset() {
 	*x = Requests{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +1090,7 @@ func (x *Requests) String() string {
 func (*Requests) ProtoMessage() {}
 
 func (x *Requests) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +1103,7 @@ func (x *Requests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requests.ProtoReflect.Descriptor instead.
 func (*Requests) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Requests) GetApplied() []uint64 {
@@ -508,7 +1125,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +1137,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +1150,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *View) GetEpoch() uint64 {
@@ -564,7 +1181,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +1193,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +1206,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Member) GetNode() string {
@@ -637,7 +1254,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +1266,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +1279,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeStatus) GetPhase() NodePhase {
@@ -734,7 +1351,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +1363,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +1376,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Fence) GetRaftId() uint64 {
@@ -795,7 +1412,7 @@ type Silence struct {
 
 func (x *Silence) Reset() {
 	*x = Silence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +1424,7 @@ func (x *Silence) String() string {
 func (*Silence) ProtoMessage() {}
 
 func (x *Silence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +1437,7 @@ func (x *Silence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Silence.ProtoReflect.Descriptor instead.
 func (*Silence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Silence) GetRaftId() uint64 {
@@ -879,7 +1496,7 @@ type GroupStatus struct {
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1508,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1521,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GroupStatus) GetNodes() map[string]*GroupOnNode {
@@ -1024,7 +1641,7 @@ type GroupOnNode struct {
 
 func (x *GroupOnNode) Reset() {
 	*x = GroupOnNode{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1653,7 @@ func (x *GroupOnNode) String() string {
 func (*GroupOnNode) ProtoMessage() {}
 
 func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1666,7 @@ func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNode.ProtoReflect.Descriptor instead.
 func (*GroupOnNode) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GroupOnNode) GetWant() v1.Want {
@@ -1148,14 +1765,26 @@ type Command struct {
 	//	*Command_Probe
 	//	*Command_ClusterStarted
 	//	*Command_SetPoints
-	Change        isCommand_Change `protobuf_oneof:"change"`
+	//	*Command_WantPoints
+	//	*Command_Invite
+	//	*Command_Enroll
+	//	*Command_Withdraw
+	//	*Command_RemoveNode
+	//	*Command_SetUser
+	//	*Command_DeleteUser
+	//	*Command_Stand
+	//	*Command_Rotate
+	//	*Command_Destroy
+	Change isCommand_Change `protobuf_oneof:"change"`
+	// Who asked for it, if a person did. Becomes an event if it is applied.
+	Audit         *Audit `protobuf:"bytes,49,opt,name=audit,proto3" json:"audit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1796,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1809,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -1407,6 +2036,103 @@ func (x *Command) GetSetPoints() *SetPoints {
 	return nil
 }
 
+func (x *Command) GetWantPoints() *WantPoints {
+	if x != nil {
+		if x, ok := x.Change.(*Command_WantPoints); ok {
+			return x.WantPoints
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetInvite() *Invite {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Invite); ok {
+			return x.Invite
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEnroll() *Enroll {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Enroll); ok {
+			return x.Enroll
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetWithdraw() *Withdraw {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Withdraw); ok {
+			return x.Withdraw
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveNode() *RemoveNode {
+	if x != nil {
+		if x, ok := x.Change.(*Command_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetUser() *SetUser {
+	if x != nil {
+		if x, ok := x.Change.(*Command_SetUser); ok {
+			return x.SetUser
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteUser() *DeleteUser {
+	if x != nil {
+		if x, ok := x.Change.(*Command_DeleteUser); ok {
+			return x.DeleteUser
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetStand() *Stand {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Stand); ok {
+			return x.Stand
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRotate() *Rotate {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Rotate); ok {
+			return x.Rotate
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDestroy() *Destroy {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Destroy); ok {
+			return x.Destroy
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
 type isCommand_Change interface {
 	isCommand_Change()
 }
@@ -1495,6 +2221,46 @@ type Command_SetPoints struct {
 	SetPoints *SetPoints `protobuf:"bytes,30,opt,name=set_points,json=setPoints,proto3,oneof"`
 }
 
+type Command_WantPoints struct {
+	WantPoints *WantPoints `protobuf:"bytes,31,opt,name=want_points,json=wantPoints,proto3,oneof"`
+}
+
+type Command_Invite struct {
+	Invite *Invite `protobuf:"bytes,40,opt,name=invite,proto3,oneof"`
+}
+
+type Command_Enroll struct {
+	Enroll *Enroll `protobuf:"bytes,41,opt,name=enroll,proto3,oneof"`
+}
+
+type Command_Withdraw struct {
+	Withdraw *Withdraw `protobuf:"bytes,42,opt,name=withdraw,proto3,oneof"`
+}
+
+type Command_RemoveNode struct {
+	RemoveNode *RemoveNode `protobuf:"bytes,43,opt,name=remove_node,json=removeNode,proto3,oneof"`
+}
+
+type Command_SetUser struct {
+	SetUser *SetUser `protobuf:"bytes,44,opt,name=set_user,json=setUser,proto3,oneof"`
+}
+
+type Command_DeleteUser struct {
+	DeleteUser *DeleteUser `protobuf:"bytes,45,opt,name=delete_user,json=deleteUser,proto3,oneof"`
+}
+
+type Command_Stand struct {
+	Stand *Stand `protobuf:"bytes,46,opt,name=stand,proto3,oneof"`
+}
+
+type Command_Rotate struct {
+	Rotate *Rotate `protobuf:"bytes,47,opt,name=rotate,proto3,oneof"`
+}
+
+type Command_Destroy struct {
+	Destroy *Destroy `protobuf:"bytes,48,opt,name=destroy,proto3,oneof"`
+}
+
 func (*Command_Configure) isCommand_Change() {}
 
 func (*Command_GuardStarted) isCommand_Change() {}
@@ -1537,22 +2303,95 @@ func (*Command_ClusterStarted) isCommand_Change() {}
 
 func (*Command_SetPoints) isCommand_Change() {}
 
-// SetPoints replaces the coordination points. In the context of a ConfChangeV2
+func (*Command_WantPoints) isCommand_Change() {}
+
+func (*Command_Invite) isCommand_Change() {}
+
+func (*Command_Enroll) isCommand_Change() {}
+
+func (*Command_Withdraw) isCommand_Change() {}
+
+func (*Command_RemoveNode) isCommand_Change() {}
+
+func (*Command_SetUser) isCommand_Change() {}
+
+func (*Command_DeleteUser) isCommand_Change() {}
+
+func (*Command_Stand) isCommand_Change() {}
+
+func (*Command_Rotate) isCommand_Change() {}
+
+func (*Command_Destroy) isCommand_Change() {}
+
+// WantPoints asks for other coordination points; the leader's SetPoints follows.
+type WantPoints struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Witness.raft_id that the points were chosen against, 0: there was none.
+	BaseRaftId uint64 `protobuf:"varint,1,opt,name=base_raft_id,json=baseRaftId,proto3" json:"base_raft_id,omitempty"`
+	// One, three, or none.
+	Points        []*v1.CoordinationPoint `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantPoints) Reset() {
+	*x = WantPoints{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantPoints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantPoints) ProtoMessage() {}
+
+func (x *WantPoints) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantPoints.ProtoReflect.Descriptor instead.
+func (*WantPoints) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WantPoints) GetBaseRaftId() uint64 {
+	if x != nil {
+		return x.BaseRaftId
+	}
+	return 0
+}
+
+func (x *WantPoints) GetPoints() []*v1.CoordinationPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+// SetPoints replaces the coordination points by those that are wanted. In the context of a ConfChangeV2
 // that takes the vote of the witness before and gives one to the new witness.
 type SetPoints struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	BaseEpoch uint64                 `protobuf:"varint,1,opt,name=base_epoch,json=baseEpoch,proto3" json:"base_epoch,omitempty"`
-	// Witness.raft_id that the points were chosen against, 0: there was none.
-	BaseRaftId    uint64                  `protobuf:"varint,2,opt,name=base_raft_id,json=baseRaftId,proto3" json:"base_raft_id,omitempty"`
-	RaftId        uint64                  `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
-	Points        []*v1.CoordinationPoint `protobuf:"bytes,4,rep,name=points,proto3" json:"points,omitempty"`
+	// New raft id of the witness.
+	RaftId        uint64 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetPoints) Reset() {
 	*x = SetPoints{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +2403,7 @@ func (x *SetPoints) String() string {
 func (*SetPoints) ProtoMessage() {}
 
 func (x *SetPoints) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +2416,7 @@ func (x *SetPoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoints.ProtoReflect.Descriptor instead.
 func (*SetPoints) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetPoints) GetBaseEpoch() uint64 {
@@ -1587,25 +2426,11 @@ func (x *SetPoints) GetBaseEpoch() uint64 {
 	return 0
 }
 
-func (x *SetPoints) GetBaseRaftId() uint64 {
-	if x != nil {
-		return x.BaseRaftId
-	}
-	return 0
-}
-
 func (x *SetPoints) GetRaftId() uint64 {
 	if x != nil {
 		return x.RaftId
 	}
 	return 0
-}
-
-func (x *SetPoints) GetPoints() []*v1.CoordinationPoint {
-	if x != nil {
-		return x.Points
-	}
-	return nil
 }
 
 // Configure replaces the configuration (the cluster's name and uuid stay).
@@ -1619,7 +2444,7 @@ type Configure struct {
 
 func (x *Configure) Reset() {
 	*x = Configure{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +2456,7 @@ func (x *Configure) String() string {
 func (*Configure) ProtoMessage() {}
 
 func (x *Configure) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +2469,7 @@ func (x *Configure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configure.ProtoReflect.Descriptor instead.
 func (*Configure) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Configure) GetBaseRevision() uint64 {
@@ -1675,7 +2500,7 @@ type GuardStarted struct {
 
 func (x *GuardStarted) Reset() {
 	*x = GuardStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +2512,7 @@ func (x *GuardStarted) String() string {
 func (*GuardStarted) ProtoMessage() {}
 
 func (x *GuardStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +2525,7 @@ func (x *GuardStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardStarted.ProtoReflect.Descriptor instead.
 func (*GuardStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GuardStarted) GetNode() string {
@@ -1733,12 +2558,13 @@ func (x *GuardStarted) GetRebooted() bool {
 
 // Statement is a voter's word that it suspects a member and acknowledges it no more.
 type Statement struct {
-	state                 protoimpl.MessageState `protogen:"open.v1"`
-	Voter                 string                 `protobuf:"bytes,1,opt,name=voter,proto3" json:"voter,omitempty"`
-	VoterRaftId           uint64                 `protobuf:"varint,2,opt,name=voter_raft_id,json=voterRaftId,proto3" json:"voter_raft_id,omitempty"`
-	VoterGuardIncarnation uint64                 `protobuf:"varint,3,opt,name=voter_guard_incarnation,json=voterGuardIncarnation,proto3" json:"voter_guard_incarnation,omitempty"`
-	About                 string                 `protobuf:"bytes,4,opt,name=about,proto3" json:"about,omitempty"`
-	AboutRaftId           uint64                 `protobuf:"varint,5,opt,name=about_raft_id,json=aboutRaftId,proto3" json:"about_raft_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the coordination points.
+	Voter                 string `protobuf:"bytes,1,opt,name=voter,proto3" json:"voter,omitempty"`
+	VoterRaftId           uint64 `protobuf:"varint,2,opt,name=voter_raft_id,json=voterRaftId,proto3" json:"voter_raft_id,omitempty"`
+	VoterGuardIncarnation uint64 `protobuf:"varint,3,opt,name=voter_guard_incarnation,json=voterGuardIncarnation,proto3" json:"voter_guard_incarnation,omitempty"`
+	About                 string `protobuf:"bytes,4,opt,name=about,proto3" json:"about,omitempty"`
+	AboutRaftId           uint64 `protobuf:"varint,5,opt,name=about_raft_id,json=aboutRaftId,proto3" json:"about_raft_id,omitempty"`
 	// NodeStatus.stays of the suspected at the voter.
 	Stays uint64 `protobuf:"varint,6,opt,name=stays,proto3" json:"stays,omitempty"`
 	// Since the youngest heartbeat that the voter may have acknowledged, when the statement was sent; the receiver adds the time since it arrived.
@@ -1754,7 +2580,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +2592,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +2605,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Statement) GetVoter() string {
@@ -1866,7 +2692,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2704,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2717,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Evict) GetBaseEpoch() uint64 {
@@ -1936,7 +2762,7 @@ type Evictee struct {
 
 func (x *Evictee) Reset() {
 	*x = Evictee{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2774,7 @@ func (x *Evictee) String() string {
 func (*Evictee) ProtoMessage() {}
 
 func (x *Evictee) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2787,7 @@ func (x *Evictee) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evictee.ProtoReflect.Descriptor instead.
 func (*Evictee) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Evictee) GetNode() string {
@@ -1996,7 +2822,7 @@ type Stays struct {
 
 func (x *Stays) Reset() {
 	*x = Stays{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2834,7 @@ func (x *Stays) String() string {
 func (*Stays) ProtoMessage() {}
 
 func (x *Stays) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2847,7 @@ func (x *Stays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stays.ProtoReflect.Descriptor instead.
 func (*Stays) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Stays) GetNode() string {
@@ -2052,7 +2878,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2890,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2903,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Leave) GetBaseEpoch() uint64 {
@@ -2113,7 +2939,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2951,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2964,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Join) GetNode() string {
@@ -2174,7 +3000,7 @@ type Promote struct {
 
 func (x *Promote) Reset() {
 	*x = Promote{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +3012,7 @@ func (x *Promote) String() string {
 func (*Promote) ProtoMessage() {}
 
 func (x *Promote) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +3025,7 @@ func (x *Promote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promote.ProtoReflect.Descriptor instead.
 func (*Promote) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Promote) GetBaseEpoch() uint64 {
@@ -2235,7 +3061,7 @@ type Proven struct {
 
 func (x *Proven) Reset() {
 	*x = Proven{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +3073,7 @@ func (x *Proven) String() string {
 func (*Proven) ProtoMessage() {}
 
 func (x *Proven) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +3086,7 @@ func (x *Proven) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proven.ProtoReflect.Descriptor instead.
 func (*Proven) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Proven) GetNode() string {
@@ -2296,7 +3122,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +3134,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +3147,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Report) GetNode() string {
@@ -2359,7 +3185,7 @@ type GroupReport struct {
 
 func (x *GroupReport) Reset() {
 	*x = GroupReport{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +3197,7 @@ func (x *GroupReport) String() string {
 func (*GroupReport) ProtoMessage() {}
 
 func (x *GroupReport) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +3210,7 @@ func (x *GroupReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupReport.ProtoReflect.Descriptor instead.
 func (*GroupReport) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GroupReport) GetGroup() string {
@@ -2424,7 +3250,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +3262,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +3275,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Plan) GetBasePlanRevision() uint64 {
@@ -2510,7 +3336,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +3348,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +3361,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Order) GetGroup() string {
@@ -2599,7 +3425,7 @@ type GroupChange struct {
 
 func (x *GroupChange) Reset() {
 	*x = GroupChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +3437,7 @@ func (x *GroupChange) String() string {
 func (*GroupChange) ProtoMessage() {}
 
 func (x *GroupChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +3450,7 @@ func (x *GroupChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupChange.ProtoReflect.Descriptor instead.
 func (*GroupChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GroupChange) GetGroup() string {
@@ -2737,7 +3563,7 @@ type OperationChange struct {
 
 func (x *OperationChange) Reset() {
 	*x = OperationChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +3575,7 @@ func (x *OperationChange) String() string {
 func (*OperationChange) ProtoMessage() {}
 
 func (x *OperationChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +3588,7 @@ func (x *OperationChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationChange.ProtoReflect.Descriptor instead.
 func (*OperationChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OperationChange) GetId() uint64 {
@@ -2796,7 +3622,7 @@ type Operate struct {
 
 func (x *Operate) Reset() {
 	*x = Operate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +3634,7 @@ func (x *Operate) String() string {
 func (*Operate) ProtoMessage() {}
 
 func (x *Operate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +3647,7 @@ func (x *Operate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operate.ProtoReflect.Descriptor instead.
 func (*Operate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Operate) GetOperation() *v1.Operation {
@@ -2843,7 +3669,7 @@ type SetFrozen struct {
 
 func (x *SetFrozen) Reset() {
 	*x = SetFrozen{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3681,7 @@ func (x *SetFrozen) String() string {
 func (*SetFrozen) ProtoMessage() {}
 
 func (x *SetFrozen) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3694,7 @@ func (x *SetFrozen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFrozen.ProtoReflect.Descriptor instead.
 func (*SetFrozen) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetFrozen) GetGroup() string {
@@ -2906,7 +3732,7 @@ type Clear struct {
 
 func (x *Clear) Reset() {
 	*x = Clear{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3744,7 @@ func (x *Clear) String() string {
 func (*Clear) ProtoMessage() {}
 
 func (x *Clear) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3757,7 @@ func (x *Clear) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clear.ProtoReflect.Descriptor instead.
 func (*Clear) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Clear) GetGroup() string {
@@ -2967,7 +3793,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3805,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3818,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Flush) GetGroup() string {
@@ -3021,7 +3847,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3859,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3872,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Probe) GetGroup() string {
@@ -3082,7 +3908,7 @@ type AnnounceSilence struct {
 
 func (x *AnnounceSilence) Reset() {
 	*x = AnnounceSilence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3920,7 @@ func (x *AnnounceSilence) String() string {
 func (*AnnounceSilence) ProtoMessage() {}
 
 func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3933,7 @@ func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceSilence.ProtoReflect.Descriptor instead.
 func (*AnnounceSilence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AnnounceSilence) GetNode() string {
@@ -3142,7 +3968,7 @@ type SilenceOver struct {
 
 func (x *SilenceOver) Reset() {
 	*x = SilenceOver{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3980,7 @@ func (x *SilenceOver) String() string {
 func (*SilenceOver) ProtoMessage() {}
 
 func (x *SilenceOver) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3993,7 @@ func (x *SilenceOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceOver.ProtoReflect.Descriptor instead.
 func (*SilenceOver) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SilenceOver) GetNode() string {
@@ -3194,7 +4020,7 @@ type TimersSettled struct {
 
 func (x *TimersSettled) Reset() {
 	*x = TimersSettled{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +4032,7 @@ func (x *TimersSettled) String() string {
 func (*TimersSettled) ProtoMessage() {}
 
 func (x *TimersSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +4045,7 @@ func (x *TimersSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimersSettled.ProtoReflect.Descriptor instead.
 func (*TimersSettled) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TimersSettled) GetConfigRevision() uint64 {
@@ -3242,7 +4068,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +4080,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +4093,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ClusterStarted) GetNode() string {
@@ -3301,7 +4127,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +4139,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +4152,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Note) GetEvents() []*v1.Event {
@@ -3336,11 +4162,534 @@ func (x *Note) GetEvents() []*v1.Event {
 	return nil
 }
 
+// Audit is who has asked for a command, from where, and in what words.
+type Audit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "user alice", "node n1", "root".
+	Who string `protobuf:"bytes,1,opt,name=who,proto3" json:"who,omitempty"`
+	// "n1" (a socket there) or an address.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// "NodeService/Stop".
+	Procedure string `protobuf:"bytes,3,opt,name=procedure,proto3" json:"procedure,omitempty"`
+	// "node n2"; may be empty.
+	Object        string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Audit) Reset() {
+	*x = Audit{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Audit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Audit) ProtoMessage() {}
+
+func (x *Audit) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Audit.ProtoReflect.Descriptor instead.
+func (*Audit) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Audit) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *Audit) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Audit) GetProcedure() string {
+	if x != nil {
+		return x.Procedure
+	}
+	return ""
+}
+
+func (x *Audit) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+// Invite lets a machine join. Apply fills in the generation of its certificate.
+type Invite struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Invitation    *Invitation            `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invite) Reset() {
+	*x = Invite{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invite) ProtoMessage() {}
+
+func (x *Invite) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invite.ProtoReflect.Descriptor instead.
+func (*Invite) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Invite) GetInvitation() *Invitation {
+	if x != nil {
+		return x.Invitation
+	}
+	return nil
+}
+
+// Enroll uses an invitation: the node is configured if it was not.
+type Enroll struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// SHA-256 of the public key that asks.
+	Key           []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Enroll) Reset() {
+	*x = Enroll{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Enroll) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Enroll) ProtoMessage() {}
+
+func (x *Enroll) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Enroll.ProtoReflect.Descriptor instead.
+func (*Enroll) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Enroll) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Enroll) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// Withdraw takes an invitation back.
+type Withdraw struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Withdraw) Reset() {
+	*x = Withdraw{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Withdraw) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Withdraw) ProtoMessage() {}
+
+func (x *Withdraw) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Withdraw.ProtoReflect.Descriptor instead.
+func (*Withdraw) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Withdraw) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RemoveNode takes a node that is not in the cluster out of the configuration
+// and of all system lists, for ever: its certificates are refused from then on.
+type RemoveNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Also off the system lists of groups. Without it a group that lists the node refuses.
+	FromGroups    bool `protobuf:"varint,2,opt,name=from_groups,json=fromGroups,proto3" json:"from_groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNode) Reset() {
+	*x = RemoveNode{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNode) ProtoMessage() {}
+
+func (x *RemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
+func (*RemoveNode) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *RemoveNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveNode) GetFromGroups() bool {
+	if x != nil {
+		return x.FromGroups
+	}
+	return false
+}
+
+// SetUser makes a user or replaces what it may do.
+type SetUser struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *v1.User               `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUser) Reset() {
+	*x = SetUser{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUser) ProtoMessage() {}
+
+func (x *SetUser) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUser.ProtoReflect.Descriptor instead.
+func (*SetUser) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *SetUser) GetUser() *v1.User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+// DeleteUser takes a user away; its certificates are refused from then on.
+type DeleteUser struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteUser) Reset() {
+	*x = DeleteUser{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteUser) ProtoMessage() {}
+
+func (x *DeleteUser) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteUser.ProtoReflect.Descriptor instead.
+func (*DeleteUser) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DeleteUser) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Stand is a node's word about itself.
+type Stand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Standing      *Standing              `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stand) Reset() {
+	*x = Stand{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stand) ProtoMessage() {}
+
+func (x *Stand) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stand.ProtoReflect.Descriptor instead.
+func (*Stand) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Stand) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Stand) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
+// Rotate begins a rotation, or with an unset secret asks all nodes to renew their certificates.
+type Rotate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	What  Rotate_What            `protobuf:"varint,1,opt,name=what,proto3,enum=holdfast.state.v1.Rotate_What" json:"what,omitempty"`
+	// The next one; its generation is that of the current one and 1.
+	Next *Secret `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	// That made it and has it.
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotate) Reset() {
+	*x = Rotate{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotate) ProtoMessage() {}
+
+func (x *Rotate) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotate.ProtoReflect.Descriptor instead.
+func (*Rotate) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Rotate) GetWhat() Rotate_What {
+	if x != nil {
+		return x.What
+	}
+	return Rotate_WHAT_UNSPECIFIED
+}
+
+func (x *Rotate) GetNext() *Secret {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *Rotate) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// Destroy gives the cluster up, if it is of that name.
+type Destroy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Destroy) Reset() {
+	*x = Destroy{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Destroy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Destroy) ProtoMessage() {}
+
+func (x *Destroy) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Destroy.ProtoReflect.Descriptor instead.
+func (*Destroy) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Destroy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 var File_internal_cluster_state_statepb_state_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\xa2\x0e\n" +
+	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\x87\x15\n" +
 	"\x05State\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x129\n" +
@@ -3373,7 +4722,17 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"started_by\x18\x15 \x01(\v2\x19.holdfast.state.v1.MemberR\tstartedBy\x12B\n" +
 	"\brequests\x18\x16 \x03(\v2&.holdfast.state.v1.State.RequestsEntryR\brequests\x12!\n" +
 	"\fnext_silence\x18\x17 \x01(\x04R\vnextSilence\x124\n" +
-	"\awitness\x18\x1e \x01(\v2\x1a.holdfast.state.v1.WitnessR\awitness\x1aK\n" +
+	"\awitness\x18\x1e \x01(\v2\x1a.holdfast.state.v1.WitnessR\awitness\x12N\n" +
+	"\fcertificates\x18( \x03(\v2*.holdfast.state.v1.State.CertificatesEntryR\fcertificates\x12K\n" +
+	"\vinvitations\x18) \x03(\v2).holdfast.state.v1.State.InvitationsEntryR\vinvitations\x129\n" +
+	"\x05users\x18* \x03(\v2#.holdfast.state.v1.State.UsersEntryR\x05users\x12@\n" +
+	"\rheartbeat_key\x18+ \x01(\v2\x1b.holdfast.state.v1.RotationR\fheartbeatKey\x129\n" +
+	"\tauthority\x18, \x01(\v2\x1b.holdfast.state.v1.RotationR\tauthority\x12\x1a\n" +
+	"\bprotocol\x18- \x01(\rR\bprotocol\x12\x18\n" +
+	"\alineage\x18. \x01(\tR\alineage\x12+\n" +
+	"\x11certificate_round\x18/ \x01(\x04R\x10certificateRound\x12E\n" +
+	"\tstandings\x180 \x03(\v2'.holdfast.state.v1.State.StandingsEntryR\tstandings\x12\x1c\n" +
+	"\tdestroyed\x181 \x01(\bR\tdestroyed\x1aK\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
@@ -3396,11 +4755,64 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupStatusR\x05value:\x028\x01\x1aX\n" +
 	"\rRequestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
-	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.RequestsR\x05value:\x028\x01\"p\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.RequestsR\x05value:\x028\x01\x1a?\n" +
+	"\x11CertificatesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a]\n" +
+	"\x10InvitationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x05value\x18\x02 \x01(\v2\x1d.holdfast.state.v1.InvitationR\x05value:\x028\x01\x1aK\n" +
+	"\n" +
+	"UsersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
+	"\x05value\x18\x02 \x01(\v2\x11.holdfast.v1.UserR\x05value:\x028\x01\x1aY\n" +
+	"\x0eStandingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.StandingR\x05value:\x028\x01\"\xa3\x01\n" +
 	"\aWitness\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x126\n" +
 	"\x06points\x18\x02 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\x12\x14\n" +
-	"\x05votes\x18\x03 \x01(\bR\x05votes\"$\n" +
+	"\x05votes\x18\x03 \x01(\bR\x05votes\x121\n" +
+	"\x06wanted\x18\x04 \x01(\v2\x19.holdfast.state.v1.PointsR\x06wanted\"@\n" +
+	"\x06Points\x126\n" +
+	"\x06points\x18\x01 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\"\xbe\x01\n" +
+	"\n" +
+	"Invitation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
+	"\x04node\x18\x02 \x01(\v2\x11.holdfast.v1.NodeR\x04node\x12\x1f\n" +
+	"\vsecret_hash\x18\x03 \x01(\fR\n" +
+	"secretHash\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12\x17\n" +
+	"\aused_by\x18\x05 \x01(\fR\x06usedBy\x12 \n" +
+	"\vcertificate\x18\x06 \x01(\x04R\vcertificate\"l\n" +
+	"\x06Secret\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12 \n" +
+	"\vfingerprint\x18\x02 \x01(\fR\vfingerprint\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\"\x90\x02\n" +
+	"\bRotation\x126\n" +
+	"\x05phase\x18\x01 \x01(\x0e2 .holdfast.state.v1.RotationPhaseR\x05phase\x123\n" +
+	"\acurrent\x18\x02 \x01(\v2\x19.holdfast.state.v1.SecretR\acurrent\x12-\n" +
+	"\x04next\x18\x03 \x01(\v2\x19.holdfast.state.v1.SecretR\x04next\x125\n" +
+	"\bprevious\x18\x04 \x01(\v2\x19.holdfast.state.v1.SecretR\bprevious\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\x06 \x01(\x03R\tstartedMs\"\xaf\x03\n" +
+	"\bStanding\x12\x17\n" +
+	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12!\n" +
+	"\fprotocol_min\x18\x02 \x01(\rR\vprotocolMin\x12!\n" +
+	"\fprotocol_max\x18\x03 \x01(\rR\vprotocolMax\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12+\n" +
+	"\x11heartbeat_accepts\x18\x05 \x01(\x04R\x10heartbeatAccepts\x12'\n" +
+	"\x0fheartbeat_sends\x18\x06 \x01(\x04R\x0eheartbeatSends\x12%\n" +
+	"\x0eheartbeat_only\x18\a \x01(\bR\rheartbeatOnly\x12)\n" +
+	"\x10authority_trusts\x18\b \x01(\x04R\x0fauthorityTrusts\x12%\n" +
+	"\x0eauthority_uses\x18\t \x01(\x04R\rauthorityUses\x12+\n" +
+	"\x11certificate_round\x18\n" +
+	" \x01(\x04R\x10certificateRound\x12.\n" +
+	"\x13certificate_ends_ms\x18\v \x01(\x03R\x11certificateEndsMs\"$\n" +
 	"\bRequests\x12\x18\n" +
 	"\aapplied\x18\x01 \x03(\x04R\aapplied\"Q\n" +
 	"\x04View\x12\x14\n" +
@@ -3465,8 +4877,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xc0\n" +
-	"\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xb3\x0f\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1a\n" +
@@ -3495,15 +4906,31 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05probe\x18\x1c \x01(\v2\x18.holdfast.state.v1.ProbeH\x00R\x05probe\x12L\n" +
 	"\x0fcluster_started\x18\x1d \x01(\v2!.holdfast.state.v1.ClusterStartedH\x00R\x0eclusterStarted\x12=\n" +
 	"\n" +
-	"set_points\x18\x1e \x01(\v2\x1c.holdfast.state.v1.SetPointsH\x00R\tsetPointsB\b\n" +
-	"\x06change\"\x9d\x01\n" +
+	"set_points\x18\x1e \x01(\v2\x1c.holdfast.state.v1.SetPointsH\x00R\tsetPoints\x12@\n" +
+	"\vwant_points\x18\x1f \x01(\v2\x1d.holdfast.state.v1.WantPointsH\x00R\n" +
+	"wantPoints\x123\n" +
+	"\x06invite\x18( \x01(\v2\x19.holdfast.state.v1.InviteH\x00R\x06invite\x123\n" +
+	"\x06enroll\x18) \x01(\v2\x19.holdfast.state.v1.EnrollH\x00R\x06enroll\x129\n" +
+	"\bwithdraw\x18* \x01(\v2\x1b.holdfast.state.v1.WithdrawH\x00R\bwithdraw\x12@\n" +
+	"\vremove_node\x18+ \x01(\v2\x1d.holdfast.state.v1.RemoveNodeH\x00R\n" +
+	"removeNode\x127\n" +
+	"\bset_user\x18, \x01(\v2\x1a.holdfast.state.v1.SetUserH\x00R\asetUser\x12@\n" +
+	"\vdelete_user\x18- \x01(\v2\x1d.holdfast.state.v1.DeleteUserH\x00R\n" +
+	"deleteUser\x120\n" +
+	"\x05stand\x18. \x01(\v2\x18.holdfast.state.v1.StandH\x00R\x05stand\x123\n" +
+	"\x06rotate\x18/ \x01(\v2\x19.holdfast.state.v1.RotateH\x00R\x06rotate\x126\n" +
+	"\adestroy\x180 \x01(\v2\x1a.holdfast.state.v1.DestroyH\x00R\adestroy\x12.\n" +
+	"\x05audit\x181 \x01(\v2\x18.holdfast.state.v1.AuditR\x05auditB\b\n" +
+	"\x06change\"f\n" +
+	"\n" +
+	"WantPoints\x12 \n" +
+	"\fbase_raft_id\x18\x01 \x01(\x04R\n" +
+	"baseRaftId\x126\n" +
+	"\x06points\x18\x02 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\"C\n" +
 	"\tSetPoints\x12\x1d\n" +
 	"\n" +
-	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12 \n" +
-	"\fbase_raft_id\x18\x02 \x01(\x04R\n" +
-	"baseRaftId\x12\x17\n" +
-	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x126\n" +
-	"\x06points\x18\x04 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\"r\n" +
+	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\"r\n" +
 	"\tConfigure\x12#\n" +
 	"\rbase_revision\x18\x01 \x01(\x04R\fbaseRevision\x12@\n" +
 	"\rconfiguration\x18\x02 \x01(\v2\x1a.holdfast.v1.ConfigurationR\rconfiguration\"\x84\x01\n" +
@@ -3639,7 +5066,49 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"2\n" +
 	"\x04Note\x12*\n" +
-	"\x06events\x18\x01 \x03(\v2\x12.holdfast.v1.EventR\x06events*\x9c\x01\n" +
+	"\x06events\x18\x01 \x03(\v2\x12.holdfast.v1.EventR\x06events\"c\n" +
+	"\x05Audit\x12\x10\n" +
+	"\x03who\x18\x01 \x01(\tR\x03who\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1c\n" +
+	"\tprocedure\x18\x03 \x01(\tR\tprocedure\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\tR\x06object\"G\n" +
+	"\x06Invite\x12=\n" +
+	"\n" +
+	"invitation\x18\x01 \x01(\v2\x1d.holdfast.state.v1.InvitationR\n" +
+	"invitation\"*\n" +
+	"\x06Enroll\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\"\x1a\n" +
+	"\bWithdraw\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"A\n" +
+	"\n" +
+	"RemoveNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1f\n" +
+	"\vfrom_groups\x18\x02 \x01(\bR\n" +
+	"fromGroups\"0\n" +
+	"\aSetUser\x12%\n" +
+	"\x04user\x18\x01 \x01(\v2\x11.holdfast.v1.UserR\x04user\" \n" +
+	"\n" +
+	"DeleteUser\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"T\n" +
+	"\x05Stand\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
+	"\bstanding\x18\x02 \x01(\v2\x1b.holdfast.state.v1.StandingR\bstanding\"\xe0\x01\n" +
+	"\x06Rotate\x122\n" +
+	"\x04what\x18\x01 \x01(\x0e2\x1e.holdfast.state.v1.Rotate.WhatR\x04what\x12-\n" +
+	"\x04next\x18\x02 \x01(\v2\x19.holdfast.state.v1.SecretR\x04next\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"_\n" +
+	"\x04What\x12\x14\n" +
+	"\x10WHAT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12WHAT_HEARTBEAT_KEY\x10\x01\x12\x12\n" +
+	"\x0eWHAT_AUTHORITY\x10\x02\x12\x15\n" +
+	"\x11WHAT_CERTIFICATES\x10\x03\"\x1d\n" +
+	"\aDestroy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name*k\n" +
+	"\rRotationPhase\x12\x1e\n" +
+	"\x1aROTATION_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18ROTATION_PHASE_SPREADING\x10\x01\x12\x1c\n" +
+	"\x18ROTATION_PHASE_SWITCHING\x10\x02*\x9c\x01\n" +
 	"\tNodePhase\x12\x1a\n" +
 	"\x16NODE_PHASE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fNODE_PHASE_DOWN\x10\x01\x12\x16\n" +
@@ -3667,161 +5136,216 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 	return file_internal_cluster_state_statepb_state_proto_rawDescData
 }
 
-var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
-	(NodePhase)(0),               // 0: holdfast.state.v1.NodePhase
-	(Proof)(0),                   // 1: holdfast.state.v1.Proof
-	(*State)(nil),                // 2: holdfast.state.v1.State
-	(*Witness)(nil),              // 3: holdfast.state.v1.Witness
-	(*Requests)(nil),             // 4: holdfast.state.v1.Requests
-	(*View)(nil),                 // 5: holdfast.state.v1.View
-	(*Member)(nil),               // 6: holdfast.state.v1.Member
-	(*NodeStatus)(nil),           // 7: holdfast.state.v1.NodeStatus
-	(*Fence)(nil),                // 8: holdfast.state.v1.Fence
-	(*Silence)(nil),              // 9: holdfast.state.v1.Silence
-	(*GroupStatus)(nil),          // 10: holdfast.state.v1.GroupStatus
-	(*GroupOnNode)(nil),          // 11: holdfast.state.v1.GroupOnNode
-	(*Command)(nil),              // 12: holdfast.state.v1.Command
-	(*SetPoints)(nil),            // 13: holdfast.state.v1.SetPoints
-	(*Configure)(nil),            // 14: holdfast.state.v1.Configure
-	(*GuardStarted)(nil),         // 15: holdfast.state.v1.GuardStarted
-	(*Statement)(nil),            // 16: holdfast.state.v1.Statement
-	(*Evict)(nil),                // 17: holdfast.state.v1.Evict
-	(*Evictee)(nil),              // 18: holdfast.state.v1.Evictee
-	(*Stays)(nil),                // 19: holdfast.state.v1.Stays
-	(*Leave)(nil),                // 20: holdfast.state.v1.Leave
-	(*Join)(nil),                 // 21: holdfast.state.v1.Join
-	(*Promote)(nil),              // 22: holdfast.state.v1.Promote
-	(*Proven)(nil),               // 23: holdfast.state.v1.Proven
-	(*Report)(nil),               // 24: holdfast.state.v1.Report
-	(*GroupReport)(nil),          // 25: holdfast.state.v1.GroupReport
-	(*Plan)(nil),                 // 26: holdfast.state.v1.Plan
-	(*Order)(nil),                // 27: holdfast.state.v1.Order
-	(*GroupChange)(nil),          // 28: holdfast.state.v1.GroupChange
-	(*OperationChange)(nil),      // 29: holdfast.state.v1.OperationChange
-	(*Operate)(nil),              // 30: holdfast.state.v1.Operate
-	(*SetFrozen)(nil),            // 31: holdfast.state.v1.SetFrozen
-	(*Clear)(nil),                // 32: holdfast.state.v1.Clear
-	(*Flush)(nil),                // 33: holdfast.state.v1.Flush
-	(*Probe)(nil),                // 34: holdfast.state.v1.Probe
-	(*AnnounceSilence)(nil),      // 35: holdfast.state.v1.AnnounceSilence
-	(*SilenceOver)(nil),          // 36: holdfast.state.v1.SilenceOver
-	(*TimersSettled)(nil),        // 37: holdfast.state.v1.TimersSettled
-	(*ClusterStarted)(nil),       // 38: holdfast.state.v1.ClusterStarted
-	(*Note)(nil),                 // 39: holdfast.state.v1.Note
-	nil,                          // 40: holdfast.state.v1.State.NodesEntry
-	nil,                          // 41: holdfast.state.v1.State.TypesEntry
-	nil,                          // 42: holdfast.state.v1.State.GroupsEntry
-	nil,                          // 43: holdfast.state.v1.State.LearnersEntry
-	nil,                          // 44: holdfast.state.v1.State.NodeStatusEntry
-	nil,                          // 45: holdfast.state.v1.State.GroupStatusEntry
-	nil,                          // 46: holdfast.state.v1.State.RequestsEntry
-	nil,                          // 47: holdfast.state.v1.GroupStatus.NodesEntry
-	nil,                          // 48: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                          // 49: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                          // 50: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                          // 51: holdfast.state.v1.Order.ResourceWantsEntry
-	(*v1.Cluster)(nil),           // 52: holdfast.v1.Cluster
-	(*v1.Operation)(nil),         // 53: holdfast.v1.Operation
-	(*v1.Event)(nil),             // 54: holdfast.v1.Event
-	(*v1.Decision)(nil),          // 55: holdfast.v1.Decision
-	(*durationpb.Duration)(nil),  // 56: google.protobuf.Duration
-	(*v1.CoordinationPoint)(nil), // 57: holdfast.v1.CoordinationPoint
-	(v1.Want)(0),                 // 58: holdfast.v1.Want
-	(*v1.Configuration)(nil),     // 59: holdfast.v1.Configuration
-	(v1.OperationState)(0),       // 60: holdfast.v1.OperationState
-	(*v1.Node)(nil),              // 61: holdfast.v1.Node
-	(*v1.ResourceType)(nil),      // 62: holdfast.v1.ResourceType
-	(*v1.Group)(nil),             // 63: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),    // 64: holdfast.v1.ResourceStatus
+	(RotationPhase)(0),           // 0: holdfast.state.v1.RotationPhase
+	(NodePhase)(0),               // 1: holdfast.state.v1.NodePhase
+	(Proof)(0),                   // 2: holdfast.state.v1.Proof
+	(Rotate_What)(0),             // 3: holdfast.state.v1.Rotate.What
+	(*State)(nil),                // 4: holdfast.state.v1.State
+	(*Witness)(nil),              // 5: holdfast.state.v1.Witness
+	(*Points)(nil),               // 6: holdfast.state.v1.Points
+	(*Invitation)(nil),           // 7: holdfast.state.v1.Invitation
+	(*Secret)(nil),               // 8: holdfast.state.v1.Secret
+	(*Rotation)(nil),             // 9: holdfast.state.v1.Rotation
+	(*Standing)(nil),             // 10: holdfast.state.v1.Standing
+	(*Requests)(nil),             // 11: holdfast.state.v1.Requests
+	(*View)(nil),                 // 12: holdfast.state.v1.View
+	(*Member)(nil),               // 13: holdfast.state.v1.Member
+	(*NodeStatus)(nil),           // 14: holdfast.state.v1.NodeStatus
+	(*Fence)(nil),                // 15: holdfast.state.v1.Fence
+	(*Silence)(nil),              // 16: holdfast.state.v1.Silence
+	(*GroupStatus)(nil),          // 17: holdfast.state.v1.GroupStatus
+	(*GroupOnNode)(nil),          // 18: holdfast.state.v1.GroupOnNode
+	(*Command)(nil),              // 19: holdfast.state.v1.Command
+	(*WantPoints)(nil),           // 20: holdfast.state.v1.WantPoints
+	(*SetPoints)(nil),            // 21: holdfast.state.v1.SetPoints
+	(*Configure)(nil),            // 22: holdfast.state.v1.Configure
+	(*GuardStarted)(nil),         // 23: holdfast.state.v1.GuardStarted
+	(*Statement)(nil),            // 24: holdfast.state.v1.Statement
+	(*Evict)(nil),                // 25: holdfast.state.v1.Evict
+	(*Evictee)(nil),              // 26: holdfast.state.v1.Evictee
+	(*Stays)(nil),                // 27: holdfast.state.v1.Stays
+	(*Leave)(nil),                // 28: holdfast.state.v1.Leave
+	(*Join)(nil),                 // 29: holdfast.state.v1.Join
+	(*Promote)(nil),              // 30: holdfast.state.v1.Promote
+	(*Proven)(nil),               // 31: holdfast.state.v1.Proven
+	(*Report)(nil),               // 32: holdfast.state.v1.Report
+	(*GroupReport)(nil),          // 33: holdfast.state.v1.GroupReport
+	(*Plan)(nil),                 // 34: holdfast.state.v1.Plan
+	(*Order)(nil),                // 35: holdfast.state.v1.Order
+	(*GroupChange)(nil),          // 36: holdfast.state.v1.GroupChange
+	(*OperationChange)(nil),      // 37: holdfast.state.v1.OperationChange
+	(*Operate)(nil),              // 38: holdfast.state.v1.Operate
+	(*SetFrozen)(nil),            // 39: holdfast.state.v1.SetFrozen
+	(*Clear)(nil),                // 40: holdfast.state.v1.Clear
+	(*Flush)(nil),                // 41: holdfast.state.v1.Flush
+	(*Probe)(nil),                // 42: holdfast.state.v1.Probe
+	(*AnnounceSilence)(nil),      // 43: holdfast.state.v1.AnnounceSilence
+	(*SilenceOver)(nil),          // 44: holdfast.state.v1.SilenceOver
+	(*TimersSettled)(nil),        // 45: holdfast.state.v1.TimersSettled
+	(*ClusterStarted)(nil),       // 46: holdfast.state.v1.ClusterStarted
+	(*Note)(nil),                 // 47: holdfast.state.v1.Note
+	(*Audit)(nil),                // 48: holdfast.state.v1.Audit
+	(*Invite)(nil),               // 49: holdfast.state.v1.Invite
+	(*Enroll)(nil),               // 50: holdfast.state.v1.Enroll
+	(*Withdraw)(nil),             // 51: holdfast.state.v1.Withdraw
+	(*RemoveNode)(nil),           // 52: holdfast.state.v1.RemoveNode
+	(*SetUser)(nil),              // 53: holdfast.state.v1.SetUser
+	(*DeleteUser)(nil),           // 54: holdfast.state.v1.DeleteUser
+	(*Stand)(nil),                // 55: holdfast.state.v1.Stand
+	(*Rotate)(nil),               // 56: holdfast.state.v1.Rotate
+	(*Destroy)(nil),              // 57: holdfast.state.v1.Destroy
+	nil,                          // 58: holdfast.state.v1.State.NodesEntry
+	nil,                          // 59: holdfast.state.v1.State.TypesEntry
+	nil,                          // 60: holdfast.state.v1.State.GroupsEntry
+	nil,                          // 61: holdfast.state.v1.State.LearnersEntry
+	nil,                          // 62: holdfast.state.v1.State.NodeStatusEntry
+	nil,                          // 63: holdfast.state.v1.State.GroupStatusEntry
+	nil,                          // 64: holdfast.state.v1.State.RequestsEntry
+	nil,                          // 65: holdfast.state.v1.State.CertificatesEntry
+	nil,                          // 66: holdfast.state.v1.State.InvitationsEntry
+	nil,                          // 67: holdfast.state.v1.State.UsersEntry
+	nil,                          // 68: holdfast.state.v1.State.StandingsEntry
+	nil,                          // 69: holdfast.state.v1.GroupStatus.NodesEntry
+	nil,                          // 70: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                          // 71: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                          // 72: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                          // 73: holdfast.state.v1.Order.ResourceWantsEntry
+	(*v1.Cluster)(nil),           // 74: holdfast.v1.Cluster
+	(*v1.Operation)(nil),         // 75: holdfast.v1.Operation
+	(*v1.Event)(nil),             // 76: holdfast.v1.Event
+	(*v1.Decision)(nil),          // 77: holdfast.v1.Decision
+	(*durationpb.Duration)(nil),  // 78: google.protobuf.Duration
+	(*v1.CoordinationPoint)(nil), // 79: holdfast.v1.CoordinationPoint
+	(*v1.Node)(nil),              // 80: holdfast.v1.Node
+	(v1.Want)(0),                 // 81: holdfast.v1.Want
+	(*v1.Configuration)(nil),     // 82: holdfast.v1.Configuration
+	(v1.OperationState)(0),       // 83: holdfast.v1.OperationState
+	(*v1.User)(nil),              // 84: holdfast.v1.User
+	(*v1.ResourceType)(nil),      // 85: holdfast.v1.ResourceType
+	(*v1.Group)(nil),             // 86: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),    // 87: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	52, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
-	40, // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
-	41, // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
-	42, // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
-	5,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
-	43, // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
-	44, // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
-	45, // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	53, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	54, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	55, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	56, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
-	6,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
-	46, // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
-	3,  // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
-	57, // 15: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
-	6,  // 16: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	0,  // 17: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
-	8,  // 18: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
-	9,  // 19: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	56, // 20: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
-	56, // 21: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	47, // 22: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	58, // 23: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	48, // 24: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	49, // 25: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	14, // 26: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	15, // 27: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	17, // 28: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	19, // 29: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	20, // 30: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	21, // 31: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	22, // 32: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	23, // 33: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	24, // 34: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	26, // 35: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	30, // 36: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	31, // 37: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	32, // 38: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	35, // 39: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	36, // 40: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	37, // 41: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	39, // 42: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	33, // 43: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	34, // 44: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	38, // 45: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	13, // 46: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
-	57, // 47: holdfast.state.v1.SetPoints.points:type_name -> holdfast.v1.CoordinationPoint
-	59, // 48: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	56, // 49: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	18, // 50: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	16, // 51: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	56, // 52: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	56, // 53: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	1,  // 54: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	25, // 55: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	50, // 56: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	27, // 57: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	28, // 58: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	55, // 59: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	29, // 60: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	54, // 61: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	58, // 62: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	51, // 63: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	60, // 64: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	53, // 65: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	56, // 66: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	54, // 67: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	61, // 68: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	62, // 69: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	63, // 70: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	6,  // 71: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	7,  // 72: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	10, // 73: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	4,  // 74: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	11, // 75: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	64, // 76: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	58, // 77: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	64, // 78: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	58, // 79: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	80, // [80:80] is the sub-list for method output_type
-	80, // [80:80] is the sub-list for method input_type
-	80, // [80:80] is the sub-list for extension type_name
-	80, // [80:80] is the sub-list for extension extendee
-	0,  // [0:80] is the sub-list for field type_name
+	74,  // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	58,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
+	59,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
+	60,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
+	12,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
+	61,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
+	62,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
+	63,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
+	75,  // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	76,  // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	77,  // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	78,  // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	13,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
+	64,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
+	5,   // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
+	65,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
+	66,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
+	67,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
+	9,   // 18: holdfast.state.v1.State.heartbeat_key:type_name -> holdfast.state.v1.Rotation
+	9,   // 19: holdfast.state.v1.State.authority:type_name -> holdfast.state.v1.Rotation
+	68,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
+	79,  // 21: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
+	6,   // 22: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
+	79,  // 23: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
+	80,  // 24: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
+	0,   // 25: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
+	8,   // 26: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
+	8,   // 27: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
+	8,   // 28: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
+	13,  // 29: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
+	1,   // 30: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
+	15,  // 31: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
+	16,  // 32: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
+	78,  // 33: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	78,  // 34: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	69,  // 35: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	81,  // 36: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	70,  // 37: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	71,  // 38: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	22,  // 39: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	23,  // 40: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	25,  // 41: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	27,  // 42: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	28,  // 43: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	29,  // 44: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	30,  // 45: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	31,  // 46: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	32,  // 47: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	34,  // 48: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	38,  // 49: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	39,  // 50: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	40,  // 51: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	43,  // 52: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	44,  // 53: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	45,  // 54: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	47,  // 55: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	41,  // 56: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	42,  // 57: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	46,  // 58: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	21,  // 59: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	20,  // 60: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
+	49,  // 61: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
+	50,  // 62: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
+	51,  // 63: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
+	52,  // 64: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
+	53,  // 65: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
+	54,  // 66: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
+	55,  // 67: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
+	56,  // 68: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
+	57,  // 69: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
+	48,  // 70: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
+	79,  // 71: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	82,  // 72: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	78,  // 73: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	26,  // 74: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	24,  // 75: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	78,  // 76: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	78,  // 77: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	2,   // 78: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	33,  // 79: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	72,  // 80: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	35,  // 81: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	36,  // 82: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	77,  // 83: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	37,  // 84: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	76,  // 85: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	81,  // 86: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	73,  // 87: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	83,  // 88: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	75,  // 89: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	78,  // 90: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	76,  // 91: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	7,   // 92: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
+	84,  // 93: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
+	10,  // 94: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
+	3,   // 95: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
+	8,   // 96: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
+	80,  // 97: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	85,  // 98: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	86,  // 99: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	13,  // 100: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	14,  // 101: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	17,  // 102: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	11,  // 103: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	7,   // 104: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
+	84,  // 105: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
+	10,  // 106: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
+	18,  // 107: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	87,  // 108: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	81,  // 109: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	87,  // 110: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	81,  // 111: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	112, // [112:112] is the sub-list for method output_type
+	112, // [112:112] is the sub-list for method input_type
+	112, // [112:112] is the sub-list for extension type_name
+	112, // [112:112] is the sub-list for extension extendee
+	0,   // [0:112] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -3829,7 +5353,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 	if File_internal_cluster_state_statepb_state_proto != nil {
 		return
 	}
-	file_internal_cluster_state_statepb_state_proto_msgTypes[10].OneofWrappers = []any{
+	file_internal_cluster_state_statepb_state_proto_msgTypes[15].OneofWrappers = []any{
 		(*Command_Configure)(nil),
 		(*Command_GuardStarted)(nil),
 		(*Command_Evict)(nil),
@@ -3851,14 +5375,24 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 		(*Command_Probe)(nil),
 		(*Command_ClusterStarted)(nil),
 		(*Command_SetPoints)(nil),
+		(*Command_WantPoints)(nil),
+		(*Command_Invite)(nil),
+		(*Command_Enroll)(nil),
+		(*Command_Withdraw)(nil),
+		(*Command_RemoveNode)(nil),
+		(*Command_SetUser)(nil),
+		(*Command_DeleteUser)(nil),
+		(*Command_Stand)(nil),
+		(*Command_Rotate)(nil),
+		(*Command_Destroy)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   50,
+			NumEnums:      4,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
