@@ -45,7 +45,7 @@ type Outcome struct {
 // configuration change (S3), and never elsewhere.
 func ConfChange(c *pb.Command) bool {
 	switch c.GetChange().(type) {
-	case *pb.Command_Evict, *pb.Command_Leave, *pb.Command_Join, *pb.Command_Promote:
+	case *pb.Command_Evict, *pb.Command_Leave, *pb.Command_Join, *pb.Command_Promote, *pb.Command_SetPoints:
 		return true
 	}
 	return false
@@ -132,6 +132,10 @@ func (a *applier) change() *Refused {
 		return a.timersSettled(c.TimersSettled)
 	case *pb.Command_ClusterStarted:
 		return a.clusterStarted(c.ClusterStarted)
+	case *pb.Command_WantPoints:
+		return a.wantPoints(c.WantPoints)
+	case *pb.Command_SetPoints:
+		return a.setPoints(c.SetPoints)
 	case *pb.Command_Note:
 		for _, e := range c.Note.GetEvents() {
 			a.event(e)

@@ -47,6 +47,7 @@ func (a *applier) configure(c *pb.Configure) *Refused {
 	for _, name := range SortedKeys(nodes) {
 		a.status(name)
 	}
+	numberNodes(s)
 	s.LongestPeerinact = maxDuration(maxDuration(s.GetLongestPeerinact(), before), Peerinact(s))
 	a.configChanged()
 	a.out.ViewChanged = true // addresses or timers may have changed

@@ -31,17 +31,26 @@ type Verdict struct {
 //   - A member that has not applied this view may hold a lease by the view
 //     before. Voters that appended this view acknowledge it no more, so that
 //     this lease ends one lease after this view was committed.
+//   - The coordination points are a voter like any other where they vote.
 //   - A statement is void after "it stays" (its number is too low), after a
 //     restart of the voter's guard and for another incarnation of the member.
 func CheckEvict(s *pb.State, c *pb.Evict) ([]Verdict, *Refused) {
 	if c.GetBaseEpoch() != s.GetView().GetEpoch() {
 		return nil, refuse(CodeStale, "the view is %d by now, not %d", s.GetView().GetEpoch(), c.GetBaseEpoch())
 	}
-	if n := len(c.GetEvictees()); n == 0 || n > MostEvictees(s) {
-		return nil, refuse(CodeInvalid, "%d of %d members can't be evicted at once: a majority has to stay", n, len(s.View.Members))
+	atOnce := func(arbitrated bool) *Refused {
+		if n := len(c.GetEvictees()); n == 0 || n > MostEvictees(s, arbitrated) {
+			return refuse(CodeInvalid, "%d of %d members can't be evicted at once: a majority of the voters has to stay", n, len(s.View.Members))
+		}
+		return nil
+	}
+	if err := atOnce(WitnessID(s) != 0); err != nil {
+		return nil, err
 	}
 	var verdicts []Verdict
 	seen := map[string]bool{}
+	arbitrated := WitnessID(s) != 0
+	need := Majority(Voters(s))
 	for _, e := range c.GetEvictees() {
 		m := MemberOf(s, e.GetNode())
 		if m == nil || seen[e.GetNode()] {
@@ -49,19 +58,24 @@ func CheckEvict(s *pb.State, c *pb.Evict) ([]Verdict, *Refused) {
 		}
 		seen[e.GetNode()] = true
 		valid := validStatements(s, m, c.GetStatements())
-		need := Majority(len(s.View.Members))
+		arbitrated = arbitrated && slices.ContainsFunc(valid, func(st *pb.Statement) bool { return st.GetVoter() == WitnessName })
 		if len(valid) < need {
 			return nil, refuse(CodeConflict, "only %d of the %d voters needed suspect %s", len(valid), need, m.GetNode())
 		}
 		verdicts = append(verdicts, verdict(s, m, e, c.GetViewAge().AsDuration(), valid[:need]))
 	}
-	return verdicts, nil
+	return verdicts, atOnce(arbitrated)
 }
 
-// MostEvictees of one view change: those that stay are a majority of the view.
+// MostEvictees of one view change: those that stay are a majority of the
+// voters of the view, the coordination points counting for those that they side with.
 // (Where statements still travel although no heartbeat does, everyone suspects everyone.)
-func MostEvictees(s *pb.State) int {
-	return len(s.GetView().GetMembers()) - Majority(len(s.GetView().GetMembers()))
+func MostEvictees(s *pb.State, arbitrated bool) int {
+	stay := Majority(Voters(s))
+	if arbitrated {
+		stay--
+	}
+	return len(s.GetView().GetMembers()) - max(stay, 1)
 }
 
 // validStatements returns at most one statement per voter about m, the one
@@ -70,10 +84,13 @@ func validStatements(s *pb.State, m *pb.Member, all []*pb.Statement) []*pb.State
 	byVoter := map[string]*pb.Statement{}
 	for _, st := range all {
 		v := MemberOf(s, st.GetVoter())
+		if st.GetVoter() == WitnessName { // what points have stated is durable, so that they have no incarnations
+			v = &pb.Member{RaftId: WitnessID(s)}
+		}
 		switch {
 		case v == nil || v == m,
-			st.GetVoterRaftId() != v.GetRaftId(),
-			v.GetGuardIncarnation() == 0 || st.GetVoterGuardIncarnation() != v.GetGuardIncarnation(),
+			v.GetRaftId() == 0 || st.GetVoterRaftId() != v.GetRaftId(),
+			st.GetVoter() != WitnessName && (v.GetGuardIncarnation() == 0 || st.GetVoterGuardIncarnation() != v.GetGuardIncarnation()),
 			st.GetAbout() != m.GetNode() || st.GetAboutRaftId() != m.GetRaftId(),
 			st.GetStays() != s.GetNodeStatus()[m.GetNode()].GetStays():
 			continue
@@ -97,7 +114,11 @@ func verdict(s *pb.State, m *pb.Member, e *pb.Evictee, viewAge time.Duration, ma
 	for _, st := range majority {
 		age := st.GetAge().AsDuration()
 		v.Wait = max(v.Wait, full-age)
-		who = append(who, fmt.Sprintf("%s (%v)", st.GetVoter(), age.Round(time.Millisecond)))
+		voter := st.GetVoter()
+		if voter == WitnessName {
+			voter = "the coordination points"
+		}
+		who = append(who, fmt.Sprintf("%s (%v)", voter, age.Round(time.Millisecond)))
 	}
 	slices.Sort(who)
 	v.Reason = fmt.Sprintf("%s have last acknowledged it so long ago", strings.Join(who, " and "))

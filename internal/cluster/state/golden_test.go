@@ -46,6 +46,8 @@ func TestGoldenBytes(t *testing.T) {
 		{Change: &pb.Command_SilenceOver{SilenceOver: &pb.SilenceOver{Node: "n1", Number: 1}}},
 		{Change: &pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: 2}}},
 		{Change: &pb.Command_ClusterStarted{ClusterStarted: &pb.ClusterStarted{Node: "n1", RaftId: 1, GuardIncarnation: 1}}},
+		{Change: &pb.Command_WantPoints{WantPoints: &pb.WantPoints{BaseRaftId: 4, Points: []*v1.CoordinationPoint{{Name: "p"}}}}},
+		{Change: &pb.Command_SetPoints{SetPoints: &pb.SetPoints{BaseEpoch: 1, RaftId: 5}}},
 		{Change: &pb.Command_Note{Note: &pb.Note{Events: []*v1.Event{{Code: "c", Message: "m"}}}}},
 	}
 	var out strings.Builder

@@ -69,6 +69,7 @@ func Initial(cfg *v1.Configuration) (*pb.State, error) {
 		s.NodeStatus[name] = &pb.NodeStatus{Phase: pb.NodePhase_NODE_PHASE_RUNNING}
 	}
 	s.NextRaftId++
+	numberNodes(s)
 	s.LongestPeerinact = durationpb.New(Peerinact(s))
 	fitGroupStatus(s)
 	return s, nil

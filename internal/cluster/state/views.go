@@ -37,6 +37,9 @@ func (a *applier) nextView(gone []string, come *pb.Member) {
 		slices.SortFunc(v.Members, func(x, y *pb.Member) int { return strings.Compare(x.GetNode(), y.GetNode()) })
 	}
 	a.s.View = v
+	if w := a.s.Witness; w != nil {
+		w.Votes = WitnessVotes(w.GetPoints(), len(v.Members))
+	}
 	a.out.ViewChanged = true
 	a.planChanged()
 }

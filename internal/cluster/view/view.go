@@ -134,13 +134,17 @@ func (k *Keeper) Confirmed(now time.Duration, raftID, epoch, revision uint64) {
 }
 
 // Suspecting returns the voters that suspect the present incarnation of node,
-// as far as it is known here, sorted.
+// as far as it is known here, sorted. The coordination points are named state.WitnessName.
 func (k *Keeper) Suspecting(s *pb.State, node string) []string {
 	var who []string
 	m, stays := state.MemberOf(s, node), s.GetNodeStatus()[node].GetStays()
 	for _, voter := range state.SortedKeys(k.statements[node]) {
 		st := k.statements[node][voter].statement
-		if st.GetAboutRaftId() == m.GetRaftId() && st.GetStays() == stays && state.MemberOf(s, voter).GetRaftId() == st.GetVoterRaftId() {
+		id := state.MemberOf(s, voter).GetRaftId()
+		if voter == state.WitnessName {
+			id = state.WitnessID(s)
+		}
+		if st.GetAboutRaftId() == m.GetRaftId() && st.GetStays() == stays && id == st.GetVoterRaftId() && id != 0 {
 			who = append(who, voter)
 		}
 	}
@@ -216,6 +220,9 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 	}
 	if s.GetLongestPeerinact().AsDuration() > state.Peerinact(s) && k.allConfirmed(s, func(c confirmation) bool { return c.revision >= s.GetConfigRevision() }, nil) {
 		return &pb.Command{Format: state.Format, Change: &pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: s.GetConfigRevision()}}}, 0
+	}
+	if s.GetWitness().GetWanted() != nil {
+		return &pb.Command{Format: state.Format, Change: &pb.Command_SetPoints{SetPoints: &pb.SetPoints{BaseEpoch: k.epoch, RaftId: s.GetNextRaftId()}}}, 0
 	}
 	for _, node := range state.SortedKeys(s.GetLearners()) {
 		l := s.Learners[node]
@@ -300,12 +307,18 @@ func (k *Keeper) evict(now time.Duration, s *pb.State, sight Sight, sooner func(
 	if len(e.Evictees) == 0 {
 		return nil
 	}
-	if most := state.MostEvictees(s); len(e.Evictees) > most {
+	arbitrated := !slices.ContainsFunc(e.Evictees, func(v *pb.Evictee) bool {
+		return !slices.Contains(k.Suspecting(s, v.GetNode()), state.WitnessName)
+	})
+	if most := state.MostEvictees(s, arbitrated); len(e.Evictees) > most {
 		// Nodes that reach no one suspect everyone: those that most voters suspect go first.
 		slices.SortStableFunc(e.Evictees, func(a, b *pb.Evictee) int {
 			return len(k.Suspecting(s, b.GetNode())) - len(k.Suspecting(s, a.GetNode()))
 		})
-		e.Evictees = e.Evictees[:most]
+		e.Evictees = e.Evictees[:max(most, 0)]
+		if len(e.Evictees) == 0 {
+			return nil
+		}
 	}
 	if until := first + state.Peerinact(s)/batchWait; trouble && now < until {
 		sooner(until)
