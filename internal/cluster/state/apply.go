@@ -60,6 +60,8 @@ func Apply(s *pb.State, c *pb.Command) Outcome {
 	a := applier{s: s, c: c}
 	refused := a.change()
 	if refused == nil {
+		a.audited()
+		a.advance()
 		fitGroupStatus(s)
 	}
 	a.out.Refused = refused
@@ -142,7 +144,7 @@ func (a *applier) change() *Refused {
 		}
 		return nil
 	}
-	return refuse(CodeInvalid, "the command has no change in it")
+	return a.life()
 }
 
 // event numbers e and puts it into the log.

@@ -950,8 +950,6 @@ type Standing struct {
 	// Newest generations of the heartbeat key that it accepts and sends with.
 	HeartbeatAccepts uint64 `protobuf:"varint,5,opt,name=heartbeat_accepts,json=heartbeatAccepts,proto3" json:"heartbeat_accepts,omitempty"`
 	HeartbeatSends   uint64 `protobuf:"varint,6,opt,name=heartbeat_sends,json=heartbeatSends,proto3" json:"heartbeat_sends,omitempty"`
-	// The generation before the one that it sends with is dropped.
-	HeartbeatOnly bool `protobuf:"varint,7,opt,name=heartbeat_only,json=heartbeatOnly,proto3" json:"heartbeat_only,omitempty"`
 	// Newest generations of the authority that it trusts and that has signed its certificate.
 	AuthorityTrusts   uint64 `protobuf:"varint,8,opt,name=authority_trusts,json=authorityTrusts,proto3" json:"authority_trusts,omitempty"`
 	AuthorityUses     uint64 `protobuf:"varint,9,opt,name=authority_uses,json=authorityUses,proto3" json:"authority_uses,omitempty"`
@@ -1031,13 +1029,6 @@ func (x *Standing) GetHeartbeatSends() uint64 {
 		return x.HeartbeatSends
 	}
 	return 0
-}
-
-func (x *Standing) GetHeartbeatOnly() bool {
-	if x != nil {
-		return x.HeartbeatOnly
-	}
-	return false
 }
 
 func (x *Standing) GetAuthorityTrusts() uint64 {
@@ -4799,15 +4790,14 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\bprevious\x18\x04 \x01(\v2\x19.holdfast.state.v1.SecretR\bprevious\x12\x12\n" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
-	"started_ms\x18\x06 \x01(\x03R\tstartedMs\"\xaf\x03\n" +
+	"started_ms\x18\x06 \x01(\x03R\tstartedMs\"\x88\x03\n" +
 	"\bStanding\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12!\n" +
 	"\fprotocol_min\x18\x02 \x01(\rR\vprotocolMin\x12!\n" +
 	"\fprotocol_max\x18\x03 \x01(\rR\vprotocolMax\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12+\n" +
 	"\x11heartbeat_accepts\x18\x05 \x01(\x04R\x10heartbeatAccepts\x12'\n" +
-	"\x0fheartbeat_sends\x18\x06 \x01(\x04R\x0eheartbeatSends\x12%\n" +
-	"\x0eheartbeat_only\x18\a \x01(\bR\rheartbeatOnly\x12)\n" +
+	"\x0fheartbeat_sends\x18\x06 \x01(\x04R\x0eheartbeatSends\x12)\n" +
 	"\x10authority_trusts\x18\b \x01(\x04R\x0fauthorityTrusts\x12%\n" +
 	"\x0eauthority_uses\x18\t \x01(\x04R\rauthorityUses\x12+\n" +
 	"\x11certificate_round\x18\n" +
