@@ -15,6 +15,9 @@ const witnessName = ""
 // ways is up to two heartbeats old.
 const askBeats = 3
 
+// silentBeats without a heartbeat a peer is the reason for asking, as far as can be told.
+const silentBeats = 2
+
 // witness is all coordination points as one voter. They are asked only while
 // the members' acknowledgements do not suffice, through the engine: guard itself
 // waits for no server and no disk.
@@ -39,7 +42,7 @@ func (c *Core) askWitness() {
 	}
 	m := &guardpb.WitnessWanted{Number: c.seq, Epoch: c.epoch, RaftId: c.raftID, Stays: c.ownStays(), WitnessRaftId: c.witness.raftID}
 	for _, p := range c.peers {
-		if p != c.self && p.raftID != 0 && c.now-p.heardAt >= askBeats*c.heartbeat {
+		if p != c.self && p.raftID != 0 && c.now-p.heardAt >= silentBeats*c.heartbeat {
 			m.Silent = append(m.Silent, p.node)
 		}
 	}
