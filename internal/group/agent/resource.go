@@ -159,6 +159,12 @@ func (s *status) proto() *v1.ResourceStatus {
 	}
 }
 
+// knownAs says whether the committed status is this one. Their times are of different clocks.
+func (s *status) knownAs(k *v1.ResourceStatus) bool {
+	return k.GetState() == s.state && k.GetActivity() == s.activity && k.GetUnableToOffline() == s.unable &&
+		k.GetMonitorTimedOut() == s.timedOut && k.GetMessage() == s.message && k.GetRestarts() == s.restarts
+}
+
 // outlook is what other resources of the group can see of a resource.
 type outlook struct {
 	state v1.ResourceState

@@ -338,16 +338,23 @@ func (r *Runtime) Stopped(now time.Duration, reason string) {
 	r.settle(now)
 }
 
-// Resend reports everything once more: for an engine that can't tell which of its proposals were committed.
-func (r *Runtime) Resend() {
+// Retell reports once more what the newest Desired does not know as it was reported. It is for a caller that has no report
+// on its way: a command that was applied since may have forgotten what was reported (the node was restarted, a fault was
+// cleared, a place was taken away and given back), or a report was refused.
+func (r *Runtime) Retell() {
 	for _, name := range slices.Sorted(maps.Keys(r.groups)) {
 		g := r.groups[name]
-		g.reportedIntent = 0
-		for _, x := range g.resources {
-			x.reported = nil
-			r.change(x)
+		if g.reportedIntent == g.Intent && g.KnownIntent != g.Intent {
+			g.reportedIntent = 0
+			r.touch(g)
 		}
-		r.touch(g)
+		for _, x := range g.resources {
+			if x.reported != nil && !x.reported.knownAs(g.Known[x.name]) {
+				x.reported = nil
+				r.change(x)
+				r.touch(g)
+			}
+		}
 	}
 }
 

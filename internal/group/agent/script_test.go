@@ -26,6 +26,8 @@ import (
 //	incarnation N
 //	start RESOURCE, die RESOURCE [what=TEXT]   it runs, or stops running, by itself (what: and a notice tells)
 //	clear, probe GROUP [RESOURCE]; flush GROUP; stopped REASON
+//	forget GROUP [RESOURCE]               the cluster forgets what was reported of it
+//	retell                                nothing is on its way
 //	advance DUR
 //	restart                               the engine is restarted: a new runtime with what was committed
 //	quiet on|off                          leave monitors out
@@ -161,6 +163,17 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 			}
 		}
 		w.r.Stopped(w.now, strings.ReplaceAll(arg(0), "_", " "))
+		w.act()
+	case "forget":
+		if arg(1) != "" {
+			delete(w.committed[arg(0)], arg(1))
+		} else {
+			delete(w.committed, arg(0))
+			delete(w.intents, arg(0))
+		}
+	case "retell":
+		w.desire()
+		w.r.Retell()
 		w.act()
 	case "advance":
 		w.advance(duration(t, arg(0)))

@@ -31,8 +31,11 @@ type Group struct {
 	// ResourceWants of single resources that differ from Want, by name.
 	ResourceWants map[string]v1.Want
 	// Known are the committed statuses on this node, by resource name. They are read when a resource is met for
-	// the first time: a restarted engine adopts what runs.
+	// the first time (a restarted engine adopts what runs), and by Retell. Nothing in them may be from before the
+	// machine was restarted.
 	Known map[string]*v1.ResourceStatus
+	// KnownIntent is the newest order that is known to have been reported on.
+	KnownIntent uint64
 	// Takeover: it ran elsewhere before.
 	Takeover bool
 }

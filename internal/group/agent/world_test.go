@@ -91,7 +91,8 @@ func (w *world) wall() int64 { return w.now.Milliseconds() }
 
 func (w *world) desire() {
 	for i := range w.desired.Groups {
-		w.desired.Groups[i].Known = w.committed[w.desired.Groups[i].Config.Name]
+		g := &w.desired.Groups[i]
+		g.Known, g.KnownIntent = w.committed[g.Config.Name], w.intents[g.Config.Name]
 	}
 	w.r.Desire(w.now, w.wall(), w.desired)
 	w.act()

@@ -24,6 +24,10 @@ type groupsInfo struct {
 	// This node has applied an entry of the present leader's term since it
 	// started: what it has applied is recent enough to act on (E2).
 	caughtUp bool
+	// The agents have seen this incarnation's place in the state.
+	met bool
+	// Plan revision at which the state was last compared with what was reported.
+	compared uint64
 	// Transitions that are not on their way yet, by group.
 	reports map[string]*statepb.GroupReport
 	// Calls that wait for guard's answer, by group, and what guard knows.
@@ -66,7 +70,7 @@ func (g *groupsInfo) init(node string) {
 
 // reset for a new incarnation. Calls under way stay known: they get their Done.
 func (g *groupsInfo) reset() {
-	g.caughtUp, g.planned, g.silence = false, 0, nil
+	g.caughtUp, g.met, g.planned, g.compared, g.silence = false, false, 0, 0, nil
 	g.reports = map[string]*statepb.GroupReport{}
 	g.desired = desiredFrom{}
 }
@@ -90,6 +94,7 @@ func (e *Engine) groupsOn() {
 		g.runtime.Tick(e.now)
 	}
 	e.announce()
+	e.retell()
 	e.report()
 	e.silenceOn()
 }
@@ -144,11 +149,14 @@ func (e *Engine) desire() {
 		return // a state from before may say that things run which have been moved since
 	}
 	m := e.self()
+	if m != nil && !g.met && !e.ofThisBoot(m) {
+		return
+	}
 	from := desiredFrom{valid: true, planRevision: e.s.GetPlanRevision(), incarnation: m.GetRaftId(), mayAct: e.mayAct()}
 	if from == g.desired {
 		return
 	}
-	g.desired = from
+	g.desired, g.met = from, m != nil
 	d := agent.Desired{Incarnation: from.incarnation, MayAct: from.mayAct}
 	if m != nil {
 		for _, name := range state.SortedKeys(e.s.GetGroupStatus()) {
@@ -165,12 +173,19 @@ func (e *Engine) desire() {
 			}
 			d.Groups = append(d.Groups, agent.Group{
 				Config: config, Types: types, Intent: place.GetIntent(), Want: place.GetWant(),
-				ResourceWants: place.GetResourceWants(), Known: place.GetResources(),
+				ResourceWants: place.GetResourceWants(), Known: place.GetResources(), KnownIntent: place.GetReportedIntent(),
 				Takeover: gs.GetLastOnline() != "" && gs.GetLastOnline() != e.node,
 			})
 		}
 	}
 	g.runtime.Desire(e.now, e.wall, d)
+}
+
+// ofThisBoot: what the state says of this node is not from before its machine was
+// restarted. The agents would take what ran then for what has just gone, and
+// what they report would be forgotten when the restart is committed.
+func (e *Engine) ofThisBoot(m *statepb.Member) bool {
+	return e.guard.incarnation != 0 && (!e.guard.rebooted || m.GetGuardIncarnation() >= e.guard.incarnation)
 }
 
 // mayAct is E2.
@@ -266,6 +281,17 @@ func (e *Engine) callDone(d agent.Done) {
 	}
 	delete(e.groups.starting, d.Token)
 	e.groups.runtime.Done(e.now, e.wall, d)
+}
+
+// retell what the state has forgotten, once nothing is on its way that it has yet to learn.
+func (e *Engine) retell() {
+	g := &e.groups
+	if !g.desired.valid || g.compared == g.desired.planRevision || len(g.reports) > 0 || e.waiting.has("report") {
+		return
+	}
+	g.compared = g.desired.planRevision
+	g.runtime.Retell()
+	g.wake = e.takeActions()
 }
 
 // report what the agents have seen, one report at a time (E4).
