@@ -43,6 +43,8 @@ const (
 	Refused_REASON_MALFORMED Refused_Reason = 6
 	// A newer view than the asker's is in the log of this register.
 	Refused_REASON_OLD_VIEW Refused_Reason = 7
+	// The point keeps as much of this cluster as it may.
+	Refused_REASON_FULL Refused_Reason = 8
 )
 
 // Enum value maps for Refused_Reason.
@@ -56,6 +58,7 @@ var (
 		5: "REASON_DAMAGED",
 		6: "REASON_MALFORMED",
 		7: "REASON_OLD_VIEW",
+		8: "REASON_FULL",
 	}
 	Refused_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":   0,
@@ -66,6 +69,7 @@ var (
 		"REASON_DAMAGED":       5,
 		"REASON_MALFORMED":     6,
 		"REASON_OLD_VIEW":      7,
+		"REASON_FULL":          8,
 	}
 )
 
@@ -1465,10 +1469,12 @@ func (x *Kept) GetAbstains() bool {
 	return false
 }
 
+// Suspicion of an incarnation, and with it of all older ones of the same node.
 type Suspicion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RaftId        uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	Stays         uint64                 `protobuf:"varint,2,opt,name=stays,proto3" json:"stays,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1515,6 +1521,13 @@ func (x *Suspicion) GetStays() uint64 {
 		return x.Stays
 	}
 	return 0
+}
+
+func (x *Suspicion) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
 }
 
 var File_internal_cluster_witness_witnesspb_witness_proto protoreflect.FileDescriptor
@@ -1595,11 +1608,11 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x03age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x1c\n" +
-	"\tsuspected\x18\x04 \x01(\bR\tsuspected\"\xb6\x02\n" +
+	"\tsuspected\x18\x04 \x01(\bR\tsuspected\"\xc7\x02\n" +
 	"\aRefused\x12;\n" +
 	"\x06reason\x18\x01 \x01(\x0e2#.holdfast.witness.v1.Refused.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
-	"\x05stays\x18\x03 \x01(\x04R\x05stays\"\xbd\x01\n" +
+	"\x05stays\x18\x03 \x01(\x04R\x05stays\"\xce\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_SUSPECTED\x10\x01\x12\x17\n" +
@@ -1608,7 +1621,8 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\x0fREASON_ABSTAINS\x10\x04\x12\x12\n" +
 	"\x0eREASON_DAMAGED\x10\x05\x12\x14\n" +
 	"\x10REASON_MALFORMED\x10\x06\x12\x13\n" +
-	"\x0fREASON_OLD_VIEW\x10\a\"\xd9\x02\n" +
+	"\x0fREASON_OLD_VIEW\x10\a\x12\x0f\n" +
+	"\vREASON_FULL\x10\b\"\xd9\x02\n" +
 	"\x04Kept\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
@@ -1619,10 +1633,11 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\n" +
 	"suspicions\x18\a \x03(\v2\x1e.holdfast.witness.v1.SuspicionR\n" +
 	"suspicions\x12\x1a\n" +
-	"\babstains\x18\b \x01(\bR\babstains\":\n" +
+	"\babstains\x18\b \x01(\bR\babstains\"N\n" +
 	"\tSuspicion\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
-	"\x05stays\x18\x02 \x01(\x04R\x05staysBDZBgithub.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspbb\x06proto3"
+	"\x05stays\x18\x02 \x01(\x04R\x05stays\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04nodeBDZBgithub.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspbb\x06proto3"
 
 var (
 	file_internal_cluster_witness_witnesspb_witness_proto_rawDescOnce sync.Once
