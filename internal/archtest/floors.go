@@ -30,7 +30,7 @@ type floor struct {
 // floors, lowest first. A name ending in "/..." stands for the tree below it,
 // which counts as one package; the most exact name wins.
 var floors = []floor{
-	{packages: []string{"api/holdfast/v1", "internal/wire", "internal/protoyaml", "internal/protogen", "internal/archtest", "internal/testrun"},
+	{packages: []string{"api/holdfast/v1", "internal/wire", "internal/boltfile", "internal/protoyaml", "internal/protogen", "internal/archtest", "internal/testrun"},
 		why: "vocabulary, framing and tools of the repository know nothing of clusters"},
 	{packages: []string{"internal/cluster/timers", "internal/cluster/link"},
 		why: "what the timers and addresses of a cluster are follows from its configuration alone"},
@@ -58,8 +58,8 @@ var floors = []floor{
 		why: "a node's identity comes with the log that it begins with"},
 	{packages: []string{"internal/cluster/peer"},
 		why: "connections between nodes rest on who they are"},
-	{packages: []string{"internal/arbiter"},
-		why: "the arbiter serves points to clusters that it knows by their certificates only"},
+	{packages: []string{"internal/arbiter", "internal/arbiter/..."},
+		why: "the arbiter serves points to clusters that it knows by their certificates only", inside: true},
 	{packages: []string{"internal/group/planner", "internal/group/agent"},
 		why: "deciding and doing know the state, and not each other"},
 	{packages: []string{"internal/group/agents", "internal/config"},
@@ -74,6 +74,8 @@ var floors = []floor{
 		why: "daemons wire cores to the machine"},
 	{packages: []string{"internal/cli"},
 		why: "the CLI speaks to the API and to nothing else"},
+	{packages: []string{"internal/arbiter/arbitercmd"},
+		why: "the arbiter's commands end as those of the CLI do, and speak to an arbiter only"},
 	{packages: []string{"internal/lab", "internal/lab/..."},
 		why: "labs run the daemons and the CLI as they are", inside: true},
 	{packages: []string{"internal/sim", "internal/sim/..."},

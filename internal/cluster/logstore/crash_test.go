@@ -103,6 +103,9 @@ func TestPowerCutAtEveryWrite(t *testing.T) {
 	}
 }
 
+// Sizes within a page of bbolt, and its mark of branches.
+const pageHeader, pageElement, pageBranch = 16, 16, 1
+
 // TestDamageIsNoticed changes bytes of a good file. It must be refused, or
 // still give exactly what was saved: bytes of unused pages may change.
 func TestDamageIsNoticed(t *testing.T) {
@@ -200,13 +203,13 @@ func TestPageReferredToTwiceIsNoticed(t *testing.T) {
 	tried := 0
 	for id := 2; (id+1)*4096 <= len(good); id++ {
 		page := good[id*4096:]
-		if binary.LittleEndian.Uint16(page[8:]) != boltBranch || binary.LittleEndian.Uint64(page) != uint64(id) {
+		if binary.LittleEndian.Uint16(page[8:]) != pageBranch || binary.LittleEndian.Uint64(page) != uint64(id) {
 			continue
 		}
-		sibling := binary.LittleEndian.Uint64(page[boltHeader+8:])
+		sibling := binary.LittleEndian.Uint64(page[pageHeader+8:])
 		for _, to := range []uint64{uint64(id), sibling, 0, 1, 1 << 40} {
 			bad := append([]byte(nil), good...)
-			binary.LittleEndian.PutUint64(bad[id*4096+boltHeader+boltElement+8:], to)
+			binary.LittleEndian.PutUint64(bad[id*4096+pageHeader+pageElement+8:], to)
 			if err := checkBytes(bad); !errors.Is(err, ErrDamaged) {
 				t.Errorf("page %d with a reference to %d: %v", id, to, err)
 			}
