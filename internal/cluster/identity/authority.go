@@ -1,9 +1,12 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -19,7 +22,7 @@ import (
 )
 
 const (
-	// FileAuthorityKey is the authority's key, in the directory of the authority only.
+	// FileAuthorityKey is the authority's key, in the directory of the authority and of each node.
 	FileAuthorityKey = "ca.key"
 	// FileClientCertificate and FileClientKey belong to a client of the API.
 	FileClientCertificate = "client.pem"
@@ -34,6 +37,8 @@ const (
 // Authority signs the certificates of one cluster.
 type Authority struct {
 	ClusterUUID string
+	// Generation counts from 1; a new one takes the place of the one before.
+	Generation uint64
 
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -43,7 +48,7 @@ type Authority struct {
 // pair is a certificate with its key, PEM-encoded.
 type pair struct{ cert, key []byte }
 
-func newAuthority(uuid string, now func() time.Time) (*Authority, error) {
+func newAuthority(uuid string, generation uint64, now func() time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -53,7 +58,7 @@ func newAuthority(uuid string, now func() time.Time) (*Authority, error) {
 		return nil, err
 	}
 	t.Subject = pkix.Name{CommonName: "authority of cluster " + uuid, Organization: []string{"Holdfast"}}
-	t.URIs = []*url.URL{{Scheme: "holdfast", Host: uuid, Path: "/authority"}}
+	t.URIs = []*url.URL{{Scheme: "holdfast", Host: uuid, Path: "/authority", RawQuery: generationQuery(generation, 1)}}
 	t.IsCA, t.BasicConstraintsValid, t.MaxPathLenZero = true, true, true
 	t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
@@ -61,7 +66,7 @@ func newAuthority(uuid string, now func() time.Time) (*Authority, error) {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
-	return &Authority{uuid, cert, key, now}, err
+	return &Authority{uuid, generation, cert, key, now}, err
 }
 
 func template(now time.Time, life time.Duration) (*x509.Certificate, error) {
@@ -77,9 +82,33 @@ func (a *Authority) issue(p Principal) (pair, error) {
 	if err != nil {
 		return pair{}, err
 	}
-	t, err := template(a.now(), certificateLife)
+	cert, err := a.Sign(p, key.Public())
 	if err != nil {
 		return pair{}, err
+	}
+	keyPEM, err := keyPEM(key)
+	return pair{cert, keyPEM}, err
+}
+
+// Sign the public key of p and return its certificate, PEM. Its owner must have
+// shown that it has the private one.
+func (a *Authority) Sign(p Principal, public crypto.PublicKey) ([]byte, error) {
+	if err := checkName(p.Name); err != nil {
+		return nil, err
+	}
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve.Params().BitSize < 256 {
+			return nil, errors.New("the key is too short: P-256 and longer ones are signed")
+		}
+	case ed25519.PublicKey:
+	default:
+		return nil, fmt.Errorf("keys of type %T are not signed: ECDSA and Ed25519 ones are", public)
+	}
+	p.ClusterUUID = a.ClusterUUID
+	t, err := template(a.now(), certificateLife)
+	if err != nil {
+		return nil, err
 	}
 	if t.NotAfter.After(a.cert.NotAfter) {
 		t.NotAfter = a.cert.NotAfter
@@ -91,12 +120,17 @@ func (a *Authority) issue(p Principal) (pair, error) {
 	if p.Kind == KindNode {
 		t.ExtKeyUsage = append(t.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key.Public(), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, public, a.key)
 	if err != nil {
-		return pair{}, err
+		return nil, err
 	}
-	keyPEM, err := keyPEM(key)
-	return pair{certPEM(der), keyPEM}, err
+	return certPEM(der), nil
+}
+
+// Fingerprint of an authority: SHA-256 of its public key.
+func Fingerprint(authority *x509.Certificate) []byte {
+	sum := sha256.Sum256(authority.RawSubjectPublicKeyInfo)
+	return sum[:]
 }
 
 func certPEM(der []byte) []byte {
@@ -125,14 +159,19 @@ func loadAuthorityAt(dir string, now func() time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	return authorityOf(c, dir, now)
+}
+
+func authorityOf(c tls.Certificate, from string, now func() time.Time) (*Authority, error) {
 	key, ok := c.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || !c.Leaf.IsCA || len(c.Leaf.URIs) != 1 {
-		return nil, fmt.Errorf("%w: %s is not the authority of a Holdfast cluster", ErrForeign, dir)
+		return nil, fmt.Errorf("%w: %s is not the authority of a Holdfast cluster", ErrForeign, from)
 	}
 	if now().After(c.Leaf.NotAfter) {
-		return nil, fmt.Errorf("%w: %s: the authority was valid until %s", ErrExpired, dir, c.Leaf.NotAfter.Format(time.RFC3339))
+		return nil, fmt.Errorf("%w: %s: the authority was valid until %s", ErrExpired, from, c.Leaf.NotAfter.Format(time.RFC3339))
 	}
-	return &Authority{c.Leaf.URIs[0].Host, c.Leaf, key, now}, nil
+	generation, err := generationOf(c.Leaf.URIs[0], 1)
+	return &Authority{c.Leaf.URIs[0].Host, generation, c.Leaf, key, now}, err
 }
 
 // WriteClient issues a certificate for a client of the API and writes it, its
@@ -141,7 +180,7 @@ func (a *Authority) WriteClient(name, dir string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	p, err := a.issue(Principal{KindClient, name, a.ClusterUUID})
+	p, err := a.issue(Principal{Kind: KindClient, Name: name})
 	if err != nil {
 		return err
 	}
@@ -149,19 +188,28 @@ func (a *Authority) WriteClient(name, dir string) error {
 }
 
 // RenewNode issues a new certificate and key for a node into its state
-// directory, in the place of the old ones.
+// directory, in the place of the old ones. Its name must not have been given to
+// another machine since (generation 0).
 func (a *Authority) RenewNode(node, stateDir string) error {
-	if err := checkName(node); err != nil {
+	return a.renewNode(Principal{Kind: KindNode, Name: node}, stateDir)
+}
+
+// renewNode puts both into one file, so that they can't come apart (I4).
+func (a *Authority) renewNode(p Principal, stateDir string) error {
+	if err := checkName(p.Name); err != nil {
 		return err
 	}
-	p, err := a.issue(Principal{KindNode, node, a.ClusterUUID})
+	made, err := a.issue(p)
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(filepath.Join(stateDir, FileKey), p.key, 0o600); err != nil {
+	if err := replaceFile(filepath.Join(stateDir, FileCertificate), append(made.cert, made.key...), 0o600); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(stateDir, FileCertificate), p.cert, 0o600)
+	if err := os.Remove(filepath.Join(stateDir, FileKey)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // LoadClient returns the TLS configuration of a client whose directory
@@ -182,7 +230,7 @@ func LoadClient(dir string) (*tls.Config, error) {
 	if _, err := t.check(c.Leaf); err != nil {
 		return nil, fmt.Errorf("%s: %w; ask the cluster's administrator for a new one", filepath.Join(dir, FileClientCertificate), err)
 	}
-	cfg := t.peerTLS(c)
+	cfg := t.peerTLS(func() tls.Certificate { return c })
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		_, err := t.PeerName(cs)
 		return err

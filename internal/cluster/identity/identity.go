@@ -5,15 +5,18 @@
 // begin with the same snapshot at index 1, and whoever comes later joins.
 // [Load] reads what a node has, and refuses anything that does not fit together.
 //
-//	I1  the authority's key exists only where init ran; no state directory holds it
+//	I1  the authority's key is where init ran and in the state directories of nodes, and
+//	    leaves them only towards nodes and invited machines; any node can therefore sign
 //	I2  who is at the other end of a connection follows from its certificate
 //	    alone: the authority's signature, the cluster's uuid and the name in it
 //	I3  files that hold secrets are readable by their owner only, or refused
+//	I4  what replaces certificates and keys is in place as a whole or not at all, after a crash too
 //
 // The directory is described in docs/formats/statedir.md.
 package identity
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -61,6 +64,8 @@ var (
 	ErrForeign = errors.New("certificate of another cluster or node")
 	// ErrExpired: a certificate is not valid at this time.
 	ErrExpired = errors.New("certificate is not valid now")
+	// ErrRevoked: the name was taken from the holder.
+	ErrRevoked = errors.New("certificate was taken back")
 )
 
 // Identity of a node.
@@ -72,11 +77,12 @@ type Identity struct {
 	ClusterUUID string
 	// Nodes of the cluster as this node knew them last, itself included, sorted by name.
 	Nodes []*v1.Node
-	// Secret of the heartbeats.
+	// Lineage of the cluster that this node belongs to; empty: the first one.
+	Lineage string
+	// Secret of the heartbeats as it was when this was loaded; Keys has all.
 	Secret []byte
 
 	trust
-	certificate tls.Certificate
 }
 
 // file is identity.json.
@@ -85,6 +91,7 @@ type file struct {
 	Node        string `json:"node"`
 	ClusterName string `json:"cluster_name"`
 	ClusterUUID string `json:"cluster_uuid"`
+	Lineage     string `json:"lineage,omitempty"`
 }
 
 // Load reads a node's identity and checks that everything fits together and
@@ -110,26 +117,30 @@ func LoadAt(dir string, now func() time.Time) (*Identity, error) {
 	case f.Format < 1 || f.Node == "" || f.ClusterUUID == "":
 		return nil, incomplete(dir, FileIdentity, "format, node and cluster_uuid must be set")
 	}
-	id := &Identity{Dir: dir, Node: f.Node, ClusterName: f.ClusterName, ClusterUUID: f.ClusterUUID}
+	id := &Identity{Dir: dir, Node: f.Node, ClusterName: f.ClusterName, ClusterUUID: f.ClusterUUID, Lineage: f.Lineage}
 	if id.Nodes, err = loadNodes(dir); err != nil {
 		return nil, err
 	}
 	if id.Self() == nil {
 		return nil, incomplete(dir, FileNodes, fmt.Sprintf("node %s is not among its nodes", f.Node))
 	}
-	if id.Secret, err = secretFile(dir, FileSecret); err != nil {
+	if err := settle(dir); err != nil {
 		return nil, err
 	}
-	if len(id.Secret) != SecretSize {
-		return nil, incomplete(dir, FileSecret, fmt.Sprintf("%d bytes, %d expected", len(id.Secret), SecretSize))
+	keys, err := id.Keys()
+	if err != nil {
+		return nil, err
 	}
+	id.Secret = keys.Current.Secret
 	if id.trust, err = loadTrust(dir, f.ClusterUUID, now); err != nil {
 		return nil, err
 	}
-	if id.certificate, err = loadPair(dir, FileCertificate, FileKey); err != nil {
+	certificate, err := loadPair(dir, FileCertificate, FileKey)
+	if err != nil {
 		return nil, err
 	}
-	p, err := id.check(id.certificate.Leaf)
+	id.certificate = certificate
+	p, err := id.check(certificate.Leaf)
 	if err == nil && (p.Kind != KindNode || p.Name != f.Node) {
 		err = fmt.Errorf("%w: it is of %s, not of node %q", ErrForeign, p, f.Node)
 	}
@@ -150,7 +161,7 @@ func (id *Identity) Self() *v1.Node {
 }
 
 // Expires says when the node's certificate ends.
-func (id *Identity) Expires() time.Time { return id.certificate.Leaf.NotAfter }
+func (id *Identity) Expires() time.Time { return id.own().Leaf.NotAfter }
 
 // LogPath of the raft log.
 func (id *Identity) LogPath() string { return filepath.Join(id.Dir, FileLog) }
@@ -235,10 +246,14 @@ func secretFile(dir, name string) ([]byte, error) {
 	return b, nil
 }
 
+// loadPair of a certificate and its key, which is in the same file if it was renewed (I4).
 func loadPair(dir, certName, keyName string) (tls.Certificate, error) {
 	certPEM, err := os.ReadFile(filepath.Join(dir, certName))
 	if err != nil {
 		return tls.Certificate{}, incomplete(dir, certName, err.Error())
+	}
+	if bytes.Contains(certPEM, []byte("PRIVATE KEY")) {
+		keyName = certName
 	}
 	keyPEM, err := secretFile(dir, keyName)
 	if err != nil {
@@ -254,20 +269,30 @@ func loadPair(dir, certName, keyName string) (tls.Certificate, error) {
 	return c, err
 }
 
-func loadCertificate(dir, name string) (*x509.Certificate, error) {
+// loadCertificates of a file, at least one.
+func loadCertificates(dir, name string) ([]*x509.Certificate, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w (%w)", incomplete(dir, name, "it does not exist"), fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, incomplete(dir, name, err.Error())
 	}
-	block, _ := pem.Decode(raw)
-	if block == nil || block.Type != "CERTIFICATE" {
+	var all []*x509.Certificate
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, incomplete(dir, name, err.Error())
+		}
+		all = append(all, c)
+	}
+	if len(all) == 0 {
 		return nil, incomplete(dir, name, "it holds no certificate")
 	}
-	c, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, incomplete(dir, name, err.Error())
-	}
-	return c, nil
+	return all, nil
 }
 
 // replaceFile writes a file as a whole, so that a crash leaves the old or the new one.

@@ -63,7 +63,7 @@ func Init(spec Spec) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a cluster: %w", err)
 	}
-	a, err := newAuthority(cfg.Cluster.Uuid, spec.Now)
+	a, err := newAuthority(cfg.Cluster.Uuid, 1, spec.Now)
 	if err != nil {
 		return nil, fmt.Errorf("make the cluster's authority: %w", err)
 	}
@@ -71,7 +71,7 @@ func Init(spec Spec) (*Plan, error) {
 	conf := &raftpb.ConfState{AutoLeave: new(false)}
 	for i, n := range cfg.Nodes {
 		conf.Voters = append(conf.Voters, uint64(i)+1)
-		if p.pairs[n.GetName()], err = a.issue(Principal{KindNode, n.GetName(), cfg.Cluster.Uuid}); err != nil {
+		if p.pairs[n.GetName()], err = a.issue(Principal{Kind: KindNode, Name: n.GetName()}); err != nil {
 			return nil, fmt.Errorf("make the certificate of node %s: %w", n.GetName(), err)
 		}
 	}
@@ -151,7 +151,7 @@ func (p *Plan) WriteNodeDir(node, dir string) error {
 		return fmt.Errorf("the cluster has no node %q", node)
 	}
 	c := p.Configuration.GetCluster()
-	id, err := json.MarshalIndent(file{format, node, c.GetName(), c.GetUuid()}, "", "  ")
+	id, err := json.MarshalIndent(file{Format: format, Node: node, ClusterName: c.GetName(), ClusterUUID: c.GetUuid()}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,13 @@ func (p *Plan) WriteNodeDir(node, dir string) error {
 	if err != nil {
 		return err
 	}
+	authorityKey, err := keyPEM(p.Authority.key)
+	if err != nil {
+		return err
+	}
 	files := map[string][]byte{
-		FileIdentity: append(id, '\n'), FileNodes: nodes, FileSecret: p.secret,
+		FileAuthorityKey: authorityKey,
+		FileIdentity:     append(id, '\n'), FileNodes: nodes, FileSecret: p.secret,
 		FileAuthority: certPEM(p.Authority.cert.Raw), FileCertificate: p.pairs[node].cert, FileKey: p.pairs[node].key,
 	}
 	err = writeDir(dir, files, func(tmp string) error {

@@ -5,8 +5,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,15 +30,37 @@ type Principal struct {
 	Kind        Kind
 	Name        string
 	ClusterUUID string
+	// Generation of the certificate: earlier ones are refused once the name was given to somebody else.
+	Generation uint64
 }
 
 func (p Principal) String() string {
 	return fmt.Sprintf("%s %q of cluster %s", p.Kind, p.Name, p.ClusterUUID)
 }
 
-// URI as certificates carry it: holdfast://UUID/node/NAME.
+// URI as certificates carry it: holdfast://UUID/node/NAME, and ?generation=2 from the second generation on.
 func (p Principal) URI() *url.URL {
-	return &url.URL{Scheme: "holdfast", Host: p.ClusterUUID, Path: "/" + string(p.Kind) + "/" + p.Name}
+	return &url.URL{Scheme: "holdfast", Host: p.ClusterUUID, Path: "/" + string(p.Kind) + "/" + p.Name, RawQuery: generationQuery(p.Generation, 0)}
+}
+
+// generationQuery is left out for the first generation.
+func generationQuery(generation, first uint64) string {
+	if generation <= first {
+		return ""
+	}
+	return "generation=" + strconv.FormatUint(generation, 10)
+}
+
+func generationOf(u *url.URL, first uint64) (uint64, error) {
+	if u.RawQuery == "" {
+		return first, nil
+	}
+	number, ok := strings.CutPrefix(u.RawQuery, "generation=")
+	g, err := strconv.ParseUint(number, 10, 64)
+	if !ok || err != nil || g <= first {
+		return 0, fmt.Errorf("%w: it is for %q", ErrForeign, u)
+	}
+	return g, nil
 }
 
 // principal of a certificate, whoever has signed it.
@@ -46,29 +73,95 @@ func principal(c *x509.Certificate) (Principal, error) {
 		if !ok || name == "" || strings.Contains(name, "/") || (kind != string(KindNode) && kind != string(KindClient)) {
 			return Principal{}, fmt.Errorf("%w: it is for %q", ErrForeign, u)
 		}
-		return Principal{Kind(kind), name, u.Host}, nil
+		g, err := generationOf(u, 0)
+		return Principal{Kind(kind), name, u.Host, g}, err
 	}
 	return Principal{}, fmt.Errorf("%w: it names no holder in a Holdfast cluster (subject %q)", ErrForeign, c.Subject)
 }
 
-// trust is what judges certificates: one cluster's authority.
+// trust is what judges certificates: one cluster's authority, or two of them
+// while one takes the place of the other.
 type trust struct {
-	uuid  string
-	roots *x509.CertPool
-	now   func() time.Time
+	uuid string
+	now  func() time.Time
+	*live
+}
+
+// live is what changes while connections are being made.
+type live struct {
+	mu          sync.RWMutex
+	authorities []*x509.Certificate // the one that signs first
+	roots       *x509.CertPool
+	refused     map[string]uint64 // lowest generation that is accepted, by "kind/name"
+	certificate tls.Certificate   // of this node
+}
+
+func (l *live) trustIn(authorities []*x509.Certificate) {
+	pool := x509.NewCertPool()
+	for _, ca := range authorities {
+		pool.AddCert(ca)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.authorities, l.roots = authorities, pool
+}
+
+func (l *live) pool() *x509.CertPool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.roots
+}
+
+func (l *live) own() tls.Certificate {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.certificate
+}
+
+func (l *live) lowest(p Principal) uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.refused[string(p.Kind)+"/"+p.Name]
+}
+
+// Refuse certificates whose generation is below the one that is given for
+// their holder, by "node/NAME" or "client/NAME".
+func (t *trust) Refuse(below map[string]uint64) {
+	t.live.mu.Lock()
+	defer t.live.mu.Unlock()
+	t.refused = maps.Clone(below)
 }
 
 func loadTrust(dir, uuid string, now func() time.Time) (trust, error) {
-	ca, err := loadCertificate(dir, FileAuthority)
-	if err != nil {
-		return trust{}, err
+	t := trust{uuid: uuid, now: now, live: &live{}}
+	authorities, err := loadAuthorities(dir, uuid)
+	if err == nil {
+		t.trustIn(authorities)
 	}
-	if !ca.IsCA || len(ca.URIs) != 1 || ca.URIs[0].Host != uuid {
-		return trust{}, fmt.Errorf("%s/%s: %w: it is not the certificate of the authority of cluster %s", dir, FileAuthority, ErrForeign, uuid)
+	return t, err
+}
+
+// loadAuthorities that are trusted, the one that signs first.
+func loadAuthorities(dir, uuid string) ([]*x509.Certificate, error) {
+	var all []*x509.Certificate
+	for _, name := range []string{FileAuthority, fileNextAuthority, fileOldAuthority} {
+		cas, err := loadCertificates(dir, name)
+		if errors.Is(err, fs.ErrNotExist) && name != FileAuthority {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, ca := range cas {
+			if !ca.IsCA || len(ca.URIs) != 1 || ca.URIs[0].Host != uuid {
+				return nil, fmt.Errorf("%s/%s: %w: it is not the certificate of the authority of cluster %s", dir, name, ErrForeign, uuid)
+			}
+			if !slices.ContainsFunc(all, ca.Equal) {
+				all = append(all, ca)
+			}
+		}
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(ca)
-	return trust{uuid, pool, now}, nil
+	return all, nil
 }
 
 // check a certificate: of this cluster, signed by its authority, valid now.
@@ -81,9 +174,11 @@ func (t *trust) check(c *x509.Certificate) (Principal, error) {
 		return p, fmt.Errorf("%w: it is of %s, this is cluster %s", ErrForeign, p, t.uuid)
 	}
 	now := t.now()
-	_, err = c.Verify(x509.VerifyOptions{Roots: t.roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	_, err = c.Verify(x509.VerifyOptions{Roots: t.pool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	var invalid x509.CertificateInvalidError
 	switch {
+	case err == nil && p.Generation < t.lowest(p):
+		return p, fmt.Errorf("%w: certificate of %s: it was taken back (generation %d, accepted are %d and later)", ErrRevoked, p, p.Generation, t.lowest(p))
 	case err == nil:
 		return p, nil
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -117,11 +212,18 @@ func (t *trust) PeerName(cs tls.ConnectionState) (string, error) {
 }
 
 // peerTLS for both sides of a connection: TLS 1.3, both show certificates, and
-// neither is judged during the handshake.
-func (t *trust) peerTLS(c tls.Certificate) *tls.Config {
+// neither is judged during the handshake. The certificate is asked for at each handshake.
+func (t *trust) peerTLS(own func() tls.Certificate) *tls.Config {
 	return &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{c},
+		MinVersion: tls.VersionTLS13,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c := own()
+			return &c, nil
+		},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c := own()
+			return &c, nil
+		},
 		Time:                   t.now,
 		SessionTicketsDisabled: true, // a session that is taken up again would be of somebody who was judged long ago
 		// Certificates name nodes, not hosts: Verify judges them.
@@ -143,13 +245,28 @@ func (t *trust) strict(cfg *tls.Config) *tls.Config {
 // with anybody who has some certificate. The caller must call Verify (or
 // PeerName) right after the handshake, and may tell the other side why it is
 // refused, which TLS itself can't.
-func (id *Identity) PeerTLS() *tls.Config { return id.peerTLS(id.certificate) }
+func (id *Identity) PeerTLS() *tls.Config { return id.peerTLS(id.own) }
+
+// EnrollTLS is PeerTLS for those who have no certificate of the cluster yet:
+// this side also shows the authority's certificate, whose fingerprint they know.
+func (id *Identity) EnrollTLS() *tls.Config {
+	return id.peerTLS(func() tls.Certificate {
+		c := id.own()
+		id.live.mu.RLock()
+		defer id.live.mu.RUnlock()
+		c.Certificate = slices.Clone(c.Certificate)
+		for _, ca := range id.authorities {
+			c.Certificate = append(c.Certificate, ca.Raw)
+		}
+		return c
+	})
+}
 
 // ServerTLS refuses everybody but nodes and clients of this cluster.
-func (id *Identity) ServerTLS() *tls.Config { return id.strict(id.peerTLS(id.certificate)) }
+func (id *Identity) ServerTLS() *tls.Config { return id.strict(id.PeerTLS()) }
 
 // ClientTLS refuses every server but nodes and clients of this cluster.
-func (id *Identity) ClientTLS() *tls.Config { return id.strict(id.peerTLS(id.certificate)) }
+func (id *Identity) ClientTLS() *tls.Config { return id.strict(id.PeerTLS()) }
 
 // SetClock replaces the clock that judges certificates.
 func (t *trust) SetClock(now func() time.Time) { t.now = now }

@@ -36,7 +36,7 @@ func (t *Transport) hello() *peerpb.Message {
 	id := t.o.Identity
 	return &peerpb.Message{Body: &peerpb.Message_Hello{Hello: &peerpb.Hello{
 		ProtocolMin: t.o.ProtocolMin, ProtocolMax: t.o.ProtocolMax,
-		ClusterUuid: id.ClusterUUID, Node: id.Node, Addresses: t.Addresses(),
+		ClusterUuid: id.ClusterUUID, Node: id.Node, Addresses: t.Addresses(), Lineage: id.Lineage,
 	}}}
 }
 
@@ -52,12 +52,24 @@ func (t *Transport) checkHello(name string, h *peerpb.Hello) error {
 		return &refusal{why: fmt.Sprintf("it calls itself %q, but its certificate is of node %q", h.GetNode(), name)}
 	case h.GetNode() == id.Node:
 		return &refusal{why: fmt.Sprintf("it calls itself %q, which is this node: was its state directory copied?", h.GetNode())}
+	case h.GetLineage() != id.Lineage:
+		return &refusal{why: fmt.Sprintf("node %s is of lineage %s of the cluster, node %s of lineage %s: an administrator gave up the quorum of one of them; the node that is not wanted rejoins with a new token (holdfast node token)",
+			name, lineageName(h.GetLineage()), id.Node, lineageName(id.Lineage))}
+	case h.GetProtocolMax() < t.spoken.Load():
+		return &refusal{why: fmt.Sprintf("the cluster speaks protocol version %d, and node %s only %d to %d: upgrade node %s", t.spoken.Load(), name, h.GetProtocolMin(), h.GetProtocolMax(), name)}
 	case h.GetProtocolMin() > t.o.ProtocolMax:
 		return &refusal{why: fmt.Sprintf("node %s speaks protocol versions %d to %d, node %s only %d to %d: upgrade node %s", name, h.GetProtocolMin(), h.GetProtocolMax(), id.Node, t.o.ProtocolMin, t.o.ProtocolMax, id.Node)}
 	case h.GetProtocolMax() < t.o.ProtocolMin:
 		return &refusal{why: fmt.Sprintf("node %s speaks protocol versions %d to %d, node %s only %d to %d: upgrade node %s", name, h.GetProtocolMin(), h.GetProtocolMax(), id.Node, t.o.ProtocolMin, t.o.ProtocolMax, name)}
 	}
 	return nil
+}
+
+func lineageName(l string) string {
+	if l == "" {
+		return "first"
+	}
+	return l
 }
 
 // readHello reads the first frame.

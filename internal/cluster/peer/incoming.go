@@ -90,6 +90,13 @@ func (t *Transport) greet(raw net.Conn, from netip.AddrPort) func() {
 	if err := c.Handshake(); err != nil {
 		return fail(err)
 	}
+	if c.ConnectionState().NegotiatedProtocol == EnrollProtocol {
+		if err := t.enroll(c); err != nil {
+			return fail(err)
+		}
+		_ = c.Close()
+		return nil
+	}
 	if c.ConnectionState().NegotiatedProtocol != Protocol {
 		who, err := t.o.Identity.Verify(c.ConnectionState())
 		if err == nil && t.api == nil {

@@ -24,6 +24,7 @@ package peer
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,11 +41,9 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 )
 
-// Versions of the protocol that this program speaks.
-const (
-	ProtocolMin = 1
-	ProtocolMax = 1
-)
+// ProtocolMin is the lowest version of the protocol that this program speaks;
+// ProtocolMax, the highest, is in version.go.
+const ProtocolMin = 1
 
 // Protocol is the name of the peers' protocol in TLS (ALPN).
 const Protocol = "holdfast-peer/1"
@@ -93,6 +92,9 @@ type Options struct {
 	Handler  Handler
 	// API serves remote clients on the same port; nil: they are refused.
 	API http.Handler
+	// Enroll answers a machine that wants to become a node and has shown that it
+	// has the key in the certificate, which proves nothing else. Nil: they are refused.
+	Enroll func(ctx context.Context, own *x509.Certificate, r *peerpb.EnrollRequest) *peerpb.EnrollReply
 	// Log takes one line per change. Nil: silent.
 	Log *slog.Logger
 	// Versions to speak; 0: ProtocolMin and ProtocolMax.
@@ -118,6 +120,7 @@ type Transport struct {
 	admitted  map[netip.Addr]int
 	strangers int // handshakes under way of addresses that are not known
 
+	spoken     atomic.Uint32 // version that the cluster speaks: who does not is refused
 	refused    atomic.Uint64
 	lastLogged atomic.Int64
 	unlogged   atomic.Uint64
@@ -149,6 +152,16 @@ func New(o Options) *Transport {
 		t.log = slog.New(slog.DiscardHandler)
 	}
 	t.tls.NextProtos = []string{Protocol, "h2", "http/1.1"}
+	if o.Enroll != nil {
+		enroll := o.Identity.EnrollTLS()
+		enroll.NextProtos = []string{EnrollProtocol}
+		t.tls.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			if slices.Contains(h.SupportedProtos, EnrollProtocol) {
+				return enroll, nil
+			}
+			return nil, nil
+		}
+	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if o.API != nil {
 		t.api = newAPIServer(o.API)
@@ -272,6 +285,34 @@ func (t *Transport) Send(node string, m *peerpb.Message) bool {
 func (t *Transport) LinkState(node string, link int, up bool) {
 	if p := t.peer(node); p != nil {
 		p.linkState(link, up)
+	}
+}
+
+// Speak says which version of the protocol the cluster speaks. Nodes that do
+// not are refused from then on.
+func (t *Transport) Speak(version uint32) { t.spoken.Store(version) }
+
+// Recheck ends the connections of nodes whose certificates are refused by now.
+func (t *Transport) Recheck() {
+	t.mu.Lock()
+	outs, ins := slices.Collect(maps.Values(t.out)), slices.Collect(maps.Values(t.in))
+	t.mu.Unlock()
+	for _, in := range ins {
+		if c, ok := in.conn.(*tls.Conn); ok {
+			if _, err := t.o.Identity.PeerName(c.ConnectionState()); err != nil {
+				_ = c.NetConn().Close()
+			}
+		}
+	}
+	for _, p := range outs {
+		p.mu.Lock()
+		if c, ok := p.conn.(*tls.Conn); ok {
+			if _, err := t.o.Identity.PeerName(c.ConnectionState()); err != nil {
+				p.closing = &refusal{why: err.Error()}
+				_ = c.NetConn().Close()
+			}
+		}
+		p.mu.Unlock()
 	}
 }
 

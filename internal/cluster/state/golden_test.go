@@ -49,6 +49,16 @@ func TestGoldenBytes(t *testing.T) {
 		{Change: &pb.Command_WantPoints{WantPoints: &pb.WantPoints{BaseRaftId: 4, Points: []*v1.CoordinationPoint{{Name: "p"}}}}},
 		{Change: &pb.Command_SetPoints{SetPoints: &pb.SetPoints{BaseEpoch: 1, RaftId: 5}}},
 		{Change: &pb.Command_Note{Note: &pb.Note{Events: []*v1.Event{{Code: "c", Message: "m"}}}}},
+		{Change: &pb.Command_Invite{Invite: &pb.Invite{Invitation: &pb.Invitation{Id: "i", Node: &v1.Node{Name: "n4"}, SecretHash: []byte{1}, ExpiresMs: 5}}}},
+		{Change: &pb.Command_Enroll{Enroll: &pb.Enroll{Id: "i", Key: []byte{2}}}},
+		{Change: &pb.Command_Withdraw{Withdraw: &pb.Withdraw{Id: "i"}}},
+		{Change: &pb.Command_RemoveNode{RemoveNode: &pb.RemoveNode{Node: "n3", FromGroups: true}}},
+		{Change: &pb.Command_SetUser{SetUser: &pb.SetUser{User: &v1.User{Name: "alice", Role: v1.Role_ROLE_GUEST, Groups: map[string]v1.Role{"web": v1.Role_ROLE_OPERATOR}}}}},
+		{Change: &pb.Command_DeleteUser{DeleteUser: &pb.DeleteUser{Name: "alice"}}, Audit: &pb.Audit{Who: "root", From: "n1", Procedure: "UserService/Delete", Object: "user alice"}},
+		{Change: &pb.Command_Stand{Stand: &pb.Stand{Node: "n1", Standing: &pb.Standing{RaftId: 1, ProtocolMin: 1, ProtocolMax: 2, Version: "v", HeartbeatAccepts: 2, HeartbeatSends: 1,
+			AuthorityTrusts: 1, AuthorityUses: 1, CertificateRound: 3, CertificateEndsMs: 4}}}},
+		{Change: &pb.Command_Rotate{Rotate: &pb.Rotate{What: pb.Rotate_WHAT_AUTHORITY, Node: "n1", Next: &pb.Secret{Generation: 2, Fingerprint: []byte{3}, Certificate: []byte{4}}}}},
+		{Change: &pb.Command_Destroy{Destroy: &pb.Destroy{Name: "c"}}},
 	}
 	var out strings.Builder
 	for _, c := range commands {

@@ -747,7 +747,9 @@ func (x *EnrollRequest) GetProtocolMax() uint32 {
 type EnrollReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Not empty: refused.
-	Refused     string `protobuf:"bytes,1,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused string `protobuf:"bytes,1,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Refused by this member only: another one may do it.
+	Elsewhere   bool   `protobuf:"varint,14,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	ClusterName string `protobuf:"bytes,2,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
 	ClusterUuid string `protobuf:"bytes,3,opt,name=cluster_uuid,json=clusterUuid,proto3" json:"cluster_uuid,omitempty"`
 	Lineage     string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
@@ -803,6 +805,13 @@ func (x *EnrollReply) GetRefused() string {
 		return x.Refused
 	}
 	return ""
+}
+
+func (x *EnrollReply) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
 }
 
 func (x *EnrollReply) GetClusterName() string {
@@ -1448,9 +1457,10 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12!\n" +
 	"\fprotocol_min\x18\x03 \x01(\rR\vprotocolMin\x12!\n" +
-	"\fprotocol_max\x18\x04 \x01(\rR\vprotocolMax\"\xd5\x03\n" +
+	"\fprotocol_max\x18\x04 \x01(\rR\vprotocolMax\"\xf3\x03\n" +
 	"\vEnrollReply\x12\x18\n" +
-	"\arefused\x18\x01 \x01(\tR\arefused\x12!\n" +
+	"\arefused\x18\x01 \x01(\tR\arefused\x12\x1c\n" +
+	"\telsewhere\x18\x0e \x01(\bR\telsewhere\x12!\n" +
 	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12!\n" +
 	"\fcluster_uuid\x18\x03 \x01(\tR\vclusterUuid\x12\x18\n" +
 	"\alineage\x18\x04 \x01(\tR\alineage\x12\x12\n" +
