@@ -245,7 +245,6 @@ type suspecting struct {
 	about         string
 	raftID, stays uint64
 	began         time.Duration
-	tries         int
 	resume        time.Duration
 	ask           *ask
 	ages          []*age // by point: it has made its promise
@@ -264,8 +263,7 @@ func (c *Client) runSuspicion(now time.Duration, s *suspecting) {
 		}
 		if c.hopeless(a, func(r *witnesspb.Reply) bool { return r.GetSuspected() != nil }) {
 			s.ask = nil
-			s.tries++
-			s.resume = now + c.backoff(c.calls, s.tries)
+			s.resume = now + c.backoff(c.calls)
 		}
 	}
 	youngest, count := time.Duration(-1), 0

@@ -309,8 +309,6 @@ func (c *Client) jitter(number uint64, n time.Duration) time.Duration {
 	return time.Duration(x % uint64(max(n, 1)))
 }
 
-// backoff before a try that follows others.
-func (c *Client) backoff(number uint64, tries int) time.Duration {
-	unit := c.limit / 32
-	return unit/2 + c.jitter(number, unit<<min(tries, 3))
-}
+// backoff before a try that follows others. Growing from try to try would only
+// let those starve who had bad luck: rounds are over soon, one way or the other.
+func (c *Client) backoff(number uint64) time.Duration { return c.jitter(number, c.limit/16) }

@@ -139,7 +139,7 @@ func (c *Client) evaluate(now time.Duration) {
 	case c.hopeless(r.ask, yes):
 		r.ask = nil
 		r.tries++
-		r.resume = now + c.backoff(c.rounds<<8|uint64(r.tries), r.tries)
+		r.resume = now + c.backoff(c.rounds<<8|uint64(r.tries))
 	}
 }
 
