@@ -3420,7 +3420,9 @@ type TryPointRequest struct {
 	// Of a lock disk: what stands in the block of writer, if it is the same disk.
 	Nonce []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// The asked node itself: it writes the nonce, and the others read it afterwards.
-	Writer        string `protobuf:"bytes,3,opt,name=writer,proto3" json:"writer,omitempty"`
+	Writer string `protobuf:"bytes,3,opt,name=writer,proto3" json:"writer,omitempty"`
+	// The point is asked about this register; it is below none that was ever used.
+	Register      uint64 `protobuf:"varint,4,opt,name=register,proto3" json:"register,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3474,6 +3476,13 @@ func (x *TryPointRequest) GetWriter() string {
 		return x.Writer
 	}
 	return ""
+}
+
+func (x *TryPointRequest) GetRegister() uint64 {
+	if x != nil {
+		return x.Register
+	}
+	return 0
 }
 
 type TryPointResponse struct {
@@ -8664,11 +8673,12 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\bprogress\x18\x01 \x01(\tR\bprogress\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x126\n" +
 	"\x06points\x18\x03 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\x12\x14\n" +
-	"\x05votes\x18\x04 \x01(\bR\x05votes\"u\n" +
+	"\x05votes\x18\x04 \x01(\bR\x05votes\"\x91\x01\n" +
 	"\x0fTryPointRequest\x124\n" +
 	"\x05point\x18\x01 \x01(\v2\x1e.holdfast.v1.CoordinationPointR\x05point\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x16\n" +
-	"\x06writer\x18\x03 \x01(\tR\x06writer\"|\n" +
+	"\x06writer\x18\x03 \x01(\tR\x06writer\x12\x1a\n" +
+	"\bregister\x18\x04 \x01(\x04R\bregister\"|\n" +
 	"\x10TryPointResponse\x12\x18\n" +
 	"\aproblem\x18\x01 \x01(\tR\aproblem\x12\x14\n" +
 	"\x05other\x18\x02 \x01(\bR\x05other\x128\n" +
