@@ -1,0 +1,99 @@
+package arbiter
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
+)
+
+// datagramPause: how long datagrams are not tried after they did not get through
+// where a connection did.
+const datagramPause = 10 * time.Minute
+
+// errNoDatagram: look over a connection instead.
+var errNoDatagram = errors.New("arbiter: no look by datagram")
+
+// look by datagram where that is possible, else over a connection (C3).
+func (c *Client) look(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error) {
+	c.mu.Lock()
+	connected := c.conn != nil
+	blocked := time.Now().Before(c.noDatagrams)
+	p := c.pass
+	if p != nil && p.expires <= time.Now().Unix() {
+		p, c.pass = nil, nil
+	}
+	c.mu.Unlock()
+	if connected || blocked || p == nil {
+		// Where there are no datagrams the connection is kept.
+		return c.request(ctx, r, blocked)
+	}
+	reply, err := c.lookBy(ctx, p, r)
+	if err == nil {
+		return reply, nil
+	}
+	if reply, err = c.request(ctx, r, false); err == nil && ctx.Err() == nil {
+		c.mu.Lock()
+		c.noDatagrams = time.Now().Add(datagramPause)
+		c.mu.Unlock()
+	}
+	return reply, err
+}
+
+// lookBy a datagram.
+func (c *Client) lookBy(ctx context.Context, p *pass, r *witnesspb.Request) (*witnesspb.Reply, error) {
+	cluster, err := ParseUUID(r.GetCluster())
+	if err != nil {
+		return nil, err
+	}
+	s, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(p.address))
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	stop := context.AfterFunc(ctx, func() { _ = s.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var nonces [lookTwin][nonceSize]byte
+	answer := make([]byte, LookMax+1)
+	for i := range lookTwin {
+		_, _ = rand.Read(nonces[i][:])
+		b, err := SealLook(p.key, cluster, p.expires, r.GetNode(), nonces[i], c.nextLook(), r)
+		if err != nil {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		_ = s.SetDeadline(time.Now().Add(lookTry << i))
+		if _, err := s.Write(b); err != nil {
+			return nil, err
+		}
+		for {
+			n, err := s.Read(answer)
+			if err != nil {
+				if t, ok := err.(net.Error); ok && t.Timeout() {
+					break
+				}
+				return nil, err // refused: nobody listens
+			}
+			for _, nonce := range nonces[:i+1] {
+				reply, err := openAnswer(p.key, nonce, answer[:n])
+				if err == nil || errors.Is(err, errConnect) {
+					return reply, err
+				}
+			}
+		}
+	}
+	return nil, errNoDatagram
+}
+
+// nextLook number: later ones are higher, those of the process before too.
+func (c *Client) nextLook() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lookNumber = max(c.lookNumber+1, uint64(time.Now().UnixNano()))
+	return c.lookNumber
+}
