@@ -54,7 +54,7 @@ func serve(t *testing.T) (*apifake.Node, *http.Client, string) {
 		t.Fatal(err)
 	}
 	n.Change(func(s *statepb.State, _ *api.Local) { apifake.Runs(s, "web", "n1") })
-	srv := httptest.NewServer(api.NewHandler(n))
+	srv := httptest.NewServer(api.NewHandler(n, api.Root))
 	t.Cleanup(srv.Close)
 	return n, srv.Client(), srv.URL
 }
@@ -251,7 +251,7 @@ func TestApplyRetries(t *testing.T) {
 			n.Change(func(s *statepb.State, _ *api.Local) { s.ConfigRevision++ })
 		}
 	}}
-	srv := httptest.NewServer(api.NewHandler(racer))
+	srv := httptest.NewServer(api.NewHandler(racer, api.Root))
 	t.Cleanup(srv.Close)
 	_, _ = client, url
 	docs := &v1.Configuration{Nodes: []*v1.Node{{Name: "n4", Links: []*v1.Link{{Name: "net1", Address: "10.0.1.4"}, {Name: "net2", Address: "10.0.2.4"}}}}}

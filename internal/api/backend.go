@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
@@ -21,6 +22,12 @@ type Backend interface {
 	// error when it is not known whether the command will be committed. It
 	// sets the command's proposer and request number, and its format if 0.
 	Submit(ctx context.Context, c *statepb.Command) error
+	// Sign the public key of a user with the cluster's authority, and return the
+	// certificate and those of all authorities that are trusted, PEM.
+	Sign(ctx context.Context, user string, generation uint64, public crypto.PublicKey) (certificate, authorities []byte, err error)
+	// MakeSecret makes the next generation of what all nodes share and keeps it
+	// here; others fetch it once a command has named it.
+	MakeSecret(ctx context.Context, what statepb.Rotate_What, generation uint64) (*statepb.Secret, error)
 	// Watch ticks at least once after each time that the applied state or what
 	// Local returns has changed, until ctx ends; then the channel is closed.
 	// Ticks of a slow reader are merged.
@@ -44,6 +51,9 @@ type Local struct {
 	Conditions []Condition
 	// AppliedIndex of the log.
 	AppliedIndex uint64
+	// Authority that signs certificates here: SHA-256 of its public key, and when it ends.
+	Authority     []byte
+	AuthorityEnds time.Time
 }
 
 // Lease is the state of this node's lease.

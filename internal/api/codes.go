@@ -27,6 +27,7 @@ const (
 	CodeWaitedTooLong = "HF3004"
 	CodeUnreachable   = "HF4001"
 	CodeNotAllowed    = "HF4002"
+	CodeRole          = "HF4003"
 	CodeInternal      = "HF9001"
 )
 
@@ -85,7 +86,8 @@ var Codes = []Code{
 	{CodeFailed, ExitError, connect.CodeUnknown, "An operation ended without success.", "`holdfast explain group GROUP` and `holdfast events` tell why."},
 	{CodeWaitedTooLong, ExitTimedOut, connect.CodeDeadlineExceeded, "The operation had not ended when the time to wait was over. It goes on.", "Wait longer with `--timeout`, or look with `holdfast status`."},
 	{CodeUnreachable, ExitUnreachable, connect.CodeUnavailable, "No daemon answers at the API address.", "Start it (`systemctl start holdfast`), or name another with `--api` or `HOLDFAST_API`."},
-	{CodeNotAllowed, ExitUnreachable, connect.CodePermissionDenied, "The daemon does not talk to this user or certificate.", "Use root, or a client certificate of the cluster's authority."},
+	{CodeNotAllowed, ExitUnreachable, connect.CodePermissionDenied, "The daemon does not talk to this user or certificate.", "Use root, or have an administrator add this user (`holdfast user add`)."},
+	{CodeRole, ExitRefused, connect.CodePermissionDenied, "The user's role does not allow it.", "`holdfast user whoami` shows the roles; an administrator can give others (`holdfast user add`)."},
 	{CodeInternal, ExitError, connect.CodeInternal, "Something unexpected happened in the daemon.", "Its log has more; please report it."},
 }
 

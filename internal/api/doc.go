@@ -6,10 +6,11 @@
 // become one replicated command each, after the whole request was checked.
 //
 // The caller owes it authenticated connections: the listener of the unix
-// socket checks who connects, that of the TLS port demands a certificate of
-// the cluster's authority. The handler itself tells nobody apart.
+// socket knows who connects, that of the TLS port demands a certificate of
+// the cluster's authority. What they may do stands in access.go, one row per procedure.
 //
 //	S1  a request that is refused has changed nothing
 //	S2  every error has a code of the table in codes.go, and docs/codes.md lists it
 //	S3  a read never waits for a quorum, and says when there is none
+//	S4  a change that was committed, and a call that was refused, have an event that says who asked for it
 package api

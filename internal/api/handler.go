@@ -20,12 +20,14 @@ const (
 	submitFor = 15 * time.Second
 )
 
-// NewHandler serves all services for b.
-func NewHandler(b Backend) http.Handler {
+// NewHandler serves all services for b. who says who makes a request; the
+// listeners have proved it.
+func NewHandler(b Backend, who func(*http.Request) Caller) http.Handler {
 	s := &server{b: b, now: time.Now}
 	mux := http.NewServeMux()
-	opts := []connect.HandlerOption{connect.WithReadMaxBytes(MaxRequest), connect.WithRecover(recovered)}
+	opts := []connect.HandlerOption{connect.WithReadMaxBytes(MaxRequest), connect.WithRecover(recovered), connect.WithInterceptors(&access{s: s})}
 	mux.Handle(v1.NewClusterServiceHandler(&clusterServer{s}, opts...))
+	mux.Handle(v1.NewUserServiceHandler(&userServer{s}, opts...))
 	mux.Handle(v1.NewNodeServiceHandler(&nodeServer{s}, opts...))
 	mux.Handle(v1.NewLinkServiceHandler(&linkServer{s}, opts...))
 	mux.Handle(v1.NewGroupServiceHandler(&groupServer{s}, opts...))
@@ -36,7 +38,7 @@ func NewHandler(b Backend) http.Handler {
 	mux.Handle(v1.NewExplainServiceHandler(&explainServer{s}, opts...))
 	mux.Handle(v1.NewSimulateServiceHandler(&simulateServer{s}, opts...))
 	mux.Handle(v1.NewOperationServiceHandler(&operationServer{s}, opts...))
-	return mux
+	return withCaller(who, mux)
 }
 
 func recovered(_ context.Context, spec connect.Spec, _ http.Header, r any) error {
@@ -98,6 +100,7 @@ func (s *server) submit(ctx context.Context, c *statepb.Command) error {
 	ctx, cancel := context.WithTimeout(ctx, submitFor)
 	defer cancel()
 	c.TimeMs = s.now().UnixMilli()
+	c.Audit, _ = ctx.Value(auditKey{}).(*statepb.Audit)
 	return answered(s.b.Submit(ctx, c))
 }
 

@@ -120,7 +120,7 @@ func overHTTPS(t *testing.T, out string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.NewHandler(s.Node), TLSConfig: id.ServerTLS(), ErrorLog: quiet()}
+	srv := &http.Server{Handler: api.NewHandler(s.Node, api.Root), TLSConfig: id.ServerTLS(), ErrorLog: quiet()}
 	go srv.ServeTLS(l, "", "")
 	t.Cleanup(func() { srv.Close() })
 

@@ -95,7 +95,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.NewHandler(n)}
+	srv := &http.Server{Handler: api.NewHandler(n, api.Root)}
 	s.Close = srv.Close
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })

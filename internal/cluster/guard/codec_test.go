@@ -113,7 +113,7 @@ func sealer(t testing.TB, cluster, node string, salt [SaltSize]byte) *Sealer {
 
 func opener(t testing.TB, node string) *Opener {
 	t.Helper()
-	o, err := NewOpener(testSecret, testCluster, node)
+	o, err := NewOpener(testCluster, node, testSecret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestPacketGoldenBytes(t *testing.T) {
 func TestSealOpen(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, _ := NewSealer(testSecret, testCluster, "node-a", [SaltSize]byte(rapid.SliceOfN(rapid.Byte(), SaltSize, SaltSize).Draw(t, "salt")))
-		o, _ := NewOpener(testSecret, testCluster, "node-b")
+		o, _ := NewOpener(testCluster, "node-b", testSecret)
 		for range rapid.IntRange(1, 3).Draw(t, "packets") {
 			h := Heartbeat{
 				Incarnation: rapid.Uint64().Draw(t, "incarnation"), Sequence: rapid.Uint64().Draw(t, "sequence"),

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -8,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // A packet is a clear header and the sealed heartbeat (docs/formats/heartbeat.md):
@@ -126,7 +128,7 @@ func packetNonce(nonce *[12]byte, header []byte) {
 
 // Opener reads the packets for one node. It is not safe for concurrent use.
 type Opener struct {
-	secret        []byte
+	secrets       [][]byte
 	cluster, node string
 	tag           [4]byte
 	senders       map[string]*sender
@@ -136,21 +138,53 @@ type Opener struct {
 
 // sender of packets that were authentic.
 type sender struct {
-	name string
-	salt [SaltSize]byte
-	aead cipher.AEAD
-	hb   Heartbeat
+	name   string
+	salt   [SaltSize]byte
+	aead   cipher.AEAD
+	secret []byte
+	hb     Heartbeat
 }
 
-// NewOpener for node.
-func NewOpener(secret []byte, cluster, node string) (*Opener, error) {
-	if _, err := deriveKey(secret, make([]byte, SaltSize), cluster, node); err != nil {
-		return nil, err
-	}
-	return &Opener{
-		secret: secret, cluster: cluster, node: node, tag: clusterTag(cluster), senders: map[string]*sender{},
+// NewOpener for node. Secrets are those that are accepted: several while one
+// takes the place of another.
+func NewOpener(cluster, node string, secrets ...[]byte) (*Opener, error) {
+	o := &Opener{
+		cluster: cluster, node: node, tag: clusterTag(cluster), senders: map[string]*sender{},
 		aad: make([]byte, 0, packetFixed+2*MaxName), plain: make([]byte, 0, ReceiveBuffer),
-	}, nil
+	}
+	return o, o.Accept(secrets...)
+}
+
+// Accept these secrets from now on, and no others.
+func (o *Opener) Accept(secrets ...[]byte) error {
+	if len(secrets) == 0 {
+		return errors.New("guard: no heartbeat secret")
+	}
+	for _, s := range secrets {
+		if _, err := deriveKey(s, make([]byte, SaltSize), o.cluster, o.node); err != nil {
+			return err
+		}
+	}
+	o.secrets = secrets
+	for name, s := range o.senders {
+		if !slices.ContainsFunc(secrets, func(secret []byte) bool { return bytes.Equal(secret, s.secret) }) {
+			delete(o.senders, name)
+		}
+	}
+	return nil
+}
+
+// unlock a packet of somebody whose salt was not seen before.
+func (o *Opener) unlock(salt, header, sealed []byte) (aead cipher.AEAD, secret []byte, err error) {
+	for _, secret = range o.secrets {
+		if aead, err = deriveKey(secret, salt, o.cluster, string(header[packetFixed:])); err != nil {
+			return nil, nil, err
+		}
+		if o.plain, err = aead.Open(o.plain[:0], o.nonce[:], sealed, o.aad); err == nil {
+			return aead, secret, nil
+		}
+	}
+	return nil, nil, ErrForged
 }
 
 // Open a packet that arrived on link. The heartbeat is valid until the next call.
@@ -177,19 +211,17 @@ func (o *Opener) Open(link int, packet []byte) (from string, hb *Heartbeat, err 
 	}
 	salt := packet[20:packetFixed]
 	known := s != nil && s.salt == [SaltSize]byte(salt)
-	var aead cipher.AEAD
-	if known {
-		aead = s.aead
-	} else if aead, err = deriveKey(o.secret, salt, o.cluster, string(header[packetFixed:])); err != nil {
-		return from, nil, err
-	}
 	packetNonce(&o.nonce, header)
 	o.aad = append(append(o.aad[:0], header...), o.node...)
-	o.plain, err = aead.Open(o.plain[:0], o.nonce[:], sealed, o.aad)
-	if err != nil {
-		return from, nil, ErrForged
-	}
-	if !known {
+	if known {
+		if o.plain, err = s.aead.Open(o.plain[:0], o.nonce[:], sealed, o.aad); err != nil {
+			return from, nil, ErrForged
+		}
+	} else {
+		aead, secret, err := o.unlock(salt, header, sealed)
+		if err != nil {
+			return from, nil, err
+		}
 		if s == nil && len(o.senders) >= maxSenders {
 			clear(o.senders) // authentic all of them, but of nodes long gone
 		}
@@ -197,7 +229,7 @@ func (o *Opener) Open(link int, packet []byte) (from string, hb *Heartbeat, err 
 			s = &sender{name: string(header[packetFixed:])}
 			o.senders[s.name] = s
 		}
-		s.salt, s.aead = [SaltSize]byte(salt), aead
+		s.salt, s.aead, s.secret = [SaltSize]byte(salt), aead, secret
 	}
 	if err := DecodeHeartbeat(o.plain, &s.hb); err != nil {
 		return s.name, nil, err

@@ -169,7 +169,7 @@ func (id *Identity) LogPath() string { return filepath.Join(id.Dir, FileLog) }
 // SaveNodes keeps the cluster's nodes for a start without a log. Nodes of this
 // Identity stay as they were loaded.
 func (id *Identity) SaveNodes(nodes []*v1.Node) error {
-	raw, err := encodeNodes(nodes)
+	raw, err := EncodeNodes(nodes)
 	if err != nil {
 		return err
 	}
@@ -179,7 +179,8 @@ func (id *Identity) SaveNodes(nodes []*v1.Node) error {
 	return nil
 }
 
-func encodeNodes(nodes []*v1.Node) ([]byte, error) {
+// EncodeNodes as nodes.json has them.
+func EncodeNodes(nodes []*v1.Node) ([]byte, error) {
 	raw, err := protojson.Marshal(&v1.Configuration{Nodes: nodes})
 	if err != nil {
 		return nil, err

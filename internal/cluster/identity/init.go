@@ -155,7 +155,7 @@ func (p *Plan) WriteNodeDir(node, dir string) error {
 	if err != nil {
 		return err
 	}
-	nodes, err := encodeNodes(p.nodes)
+	nodes, err := EncodeNodes(p.nodes)
 	if err != nil {
 		return err
 	}

@@ -174,6 +174,13 @@ func (id *Identity) Authorities() (newest, signer uint64) {
 	return newest, signer
 }
 
+// Trusts is how many authorities are trusted.
+func (id *Identity) Trusts() int {
+	id.live.mu.RLock()
+	defer id.live.mu.RUnlock()
+	return len(id.authorities)
+}
+
 // AuthorityCertificate is that of the authority that signs here.
 func (id *Identity) AuthorityCertificate() *x509.Certificate {
 	id.live.mu.RLock()

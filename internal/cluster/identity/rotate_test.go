@@ -234,7 +234,7 @@ func TestEnroll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodes, err := encodeNodes(configuration("n1", "n2").Nodes)
+	nodes, err := EncodeNodes(configuration("n1", "n2").Nodes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
@@ -23,12 +24,15 @@ import (
 const statsLimit = 500 * time.Millisecond
 
 // A certificate that ends sooner is a condition.
-const certificateWarning = 60 * 24 * time.Hour
+const certificateWarning = 30 * 24 * time.Hour
 
 var (
 	errEnding  = errors.New("clusterd is ending")
 	errNoState = &api.Refusal{Code: api.CodeConflict, Message: "this node has no state of the cluster yet: it is joining; ask another node, or again in a moment"}
 )
+
+// No certificate outlives the authority: it is replaced a while before.
+const authorityWarning = 180 * 24 * time.Hour
 
 // backend answers the API from the loop.
 type backend struct{ n *node }
@@ -108,6 +112,8 @@ func (n *node) localView() *api.Local {
 			l.Lease.Remaining = max(until-n.now(), 0)
 		}
 	}
+	ca := n.id.AuthorityCertificate()
+	l.Authority, l.AuthorityEnds = identity.Fingerprint(ca), ca.NotAfter
 	l.Conditions = n.conditions()
 	return l
 }
@@ -140,7 +146,13 @@ func (n *node) conditions() []api.Condition {
 		cs = append(cs, api.Condition{Code: "not-listening", Warning: true, Message: n.listenFault})
 	}
 	if left := n.id.Expires().Sub(n.wall()); left < certificateWarning {
-		cs = append(cs, api.Condition{Code: "certificate-ends", Warning: true, Message: fmt.Sprintf("this node's certificate ends on %s: issue a new one", n.id.Expires().Format(time.DateOnly))})
+		cs = append(cs, api.Condition{Code: "certificate-ends", Warning: true, Message: fmt.Sprintf("this node's certificate ends on %s: holdfast cluster rotate-certs renews those of all nodes", n.id.Expires().Format(time.DateOnly))})
+	}
+	if ends := n.id.AuthorityCertificate().NotAfter; ends.Sub(n.wall()) < authorityWarning {
+		cs = append(cs, api.Condition{Code: "authority-ends", Warning: true, Message: fmt.Sprintf("the cluster's authority ends on %s: holdfast cluster rotate-authority replaces it", ends.Format(time.DateOnly))})
+	}
+	if n.life.fault != "" {
+		cs = append(cs, api.Condition{Code: "rotation-fault", Warning: true, Message: "this node can't follow a change of keys or certificates: " + n.life.fault})
 	}
 	return cs
 }

@@ -153,6 +153,8 @@ func (p fakePeers) Listen(a []string) error {
 }
 func (p fakePeers) SetPeers(m map[string][]string)        { p.b.say("peers %v", m) }
 func (p fakePeers) LinkState(node string, l int, up bool) { p.b.say("link %s %d %v", node, l, up) }
+func (p fakePeers) Recheck()                              {}
+func (p fakePeers) Speak(uint32)                          {}
 func (p fakePeers) Kick(node string)                      { p.b.say("kick %s", node) }
 
 type fakeHost struct{ b *bench }

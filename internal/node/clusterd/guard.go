@@ -152,6 +152,7 @@ func (n *node) guardUp(l *guardLink) {
 	g.link, g.wake = l, 0
 	n.log.Info("guard is connected")
 	n.step(engine.GuardConn{Up: true})
+	n.guardKeys() // it may have been started while they were being changed
 	n.askToEnd()
 }
 
@@ -239,6 +240,9 @@ func (n *node) logLease(l *guardpb.Lease) {
 func (n *node) guardAnswered(d *guardpb.Done) {
 	if d.GetCall() == n.leaveCall {
 		n.finished = true
+		return
+	}
+	if n.guardHasKeys(d) {
 		return
 	}
 	if group, ok := n.guard.protecting[d.GetCall()]; ok {
@@ -482,6 +486,9 @@ func stopAll(log *slog.Logger) func([]*guardpb.Protect, time.Duration) error {
 
 // outcome of the loop.
 func (n *node) outcome() error {
+	if n.life.wiping {
+		return n.wiped()
+	}
 	if n.givenUp {
 		return fmt.Errorf("clusterd: %w: %s", ErrGivenUp, n.ending)
 	}

@@ -39,6 +39,8 @@ type (
 		SetPeers(map[string][]string)
 		LinkState(node string, link int, up bool)
 		Kick(node string)
+		Recheck()
+		Speak(version uint32)
 	}
 	runner interface {
 		Run(c agent.Call, done func(agent.Result))
@@ -96,6 +98,8 @@ type node struct {
 	listenFault string
 	listenAt    time.Duration // when listening is tried again, 0: not
 	decision    uint64        // newest one that was logged
+	life        life
+	api         *apiSocket
 	started     time.Time
 }
 
@@ -144,6 +148,7 @@ func (n *node) run(ctx context.Context) error {
 			}
 		}
 		n.addresses()
+		n.lifeOn()
 		n.carryOut()
 	}
 	timer := time.NewTimer(0)
@@ -179,7 +184,7 @@ func (n *node) untilWake() time.Duration {
 	}
 	wake := n.guard.wake
 	if n.ending == "" {
-		for _, w := range []time.Duration{n.wake, n.listenAt} {
+		for _, w := range []time.Duration{n.wake, n.listenAt, n.life.wake} {
 			if w != 0 && (wake == 0 || w < wake) {
 				wake = w
 			}
@@ -195,6 +200,9 @@ func (n *node) tick() {
 	n.guardTick()
 	if n.listenAt != 0 && n.now() >= n.listenAt {
 		n.listen()
+	}
+	if n.ending == "" {
+		n.lifeTick()
 	}
 	if n.ending == "" && n.wake != 0 && n.now() >= n.wake {
 		n.step(engine.Tick{})
@@ -249,6 +257,7 @@ func (n *node) carryOut() {
 	if out.Changed {
 		n.cloned = nil
 		n.addresses()
+		n.lifeOn()
 		n.decisions()
 		n.notify()
 	}

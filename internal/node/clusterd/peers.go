@@ -23,6 +23,24 @@ const listenRetry = time.Second
 type fromPeers struct{ n *node }
 
 func (f fromPeers) Message(node string, m *peerpb.Message) {
+	switch b := m.GetBody().(type) {
+	case *peerpb.Message_SecretRequest:
+		// The certificate says that it is a node; that it is still configured, the log.
+		f.n.post(func() {
+			if f.n.engine.State().GetNodes()[node] == nil {
+				return
+			}
+			f.n.background(func() {
+				if reply := f.n.secretReply(b.SecretRequest); reply != nil {
+					f.n.peers.Send(node, &peerpb.Message{Body: &peerpb.Message_SecretReply{SecretReply: reply}})
+				}
+			})
+		})
+		return
+	case *peerpb.Message_SecretReply:
+		f.n.post(func() { f.n.secret(b.SecretReply) })
+		return
+	}
 	f.n.post(func() { f.n.step(engine.FromPeer{Node: node, Message: m}) })
 }
 

@@ -136,6 +136,9 @@ func (n *node) prepare() error {
 		return err
 	}
 	n.store = store
+	if n.life.keys, err = n.id.Keys(); err != nil {
+		return err
+	}
 	saved, err := store.Load()
 	if err != nil {
 		return err
@@ -174,15 +177,14 @@ func (n *node) open(ctx context.Context) (stop func(), err error) {
 	}
 	n.host = host
 	stops = append(stops, host.Close)
-	handler := api.NewHandler(&backend{n})
-	transport := peer.New(peer.Options{Identity: n.id, Handler: fromPeers{n}, API: handler, Log: n.log})
+	handler := api.NewHandler(&backend{n}, n.caller)
+	transport := peer.New(peer.Options{Identity: n.id, Handler: fromPeers{n}, API: handler, Enroll: (&backend{n}).enroll, Log: n.log})
 	n.peers = transport
 	stops = append(stops, transport.Close)
-	srv, err := serveAPI(ctx, filepath.Join(n.o.RunDir, APISocket), handler)
-	if err != nil {
+	if n.api, err = serveAPI(ctx, filepath.Join(n.o.RunDir, APISocket), handler); err != nil {
 		return stop, err
 	}
-	stops = append(stops, func() { _ = srv.Close() })
+	stops = append(stops, n.api.close)
 	n.background(n.notices)
 	return stop, nil
 }

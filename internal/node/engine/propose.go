@@ -183,6 +183,8 @@ func mayPropose(node string, c *statepb.Command) bool {
 		return c.GuardStarted.GetNode() == node
 	case *statepb.Command_ClusterStarted:
 		return c.ClusterStarted.GetNode() == node
+	case *statepb.Command_Stand:
+		return c.Stand.GetNode() == node
 	case *statepb.Command_AnnounceSilence:
 		return c.AnnounceSilence.GetNode() == node
 	}

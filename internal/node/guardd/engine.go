@@ -310,6 +310,10 @@ func (e *engineConn) release() {
 
 // fromEngine gives a frame to the core, and keeps the addresses in it.
 func (l *loop) fromEngine(now time.Duration, m *guardpb.ToGuard) {
+	if m.GetReloadKeys() != nil {
+		l.reloadKeys(m.GetCall())
+		return
+	}
 	before := l.core.Configured()
 	l.core.Engine(now, m)
 	if c := l.core.Configured(); c != before {

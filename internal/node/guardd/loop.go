@@ -95,7 +95,7 @@ func (l *loop) open() (err error) {
 	if l.sealer, err = guard.NewSealer(id.Secret, id.ClusterUUID, id.Node, salt); err != nil {
 		return err
 	}
-	if l.opener, err = guard.NewOpener(id.Secret, id.ClusterUUID, id.Node); err != nil {
+	if l.opener, err = guard.NewOpener(id.ClusterUUID, id.Node, append([][]byte{id.Secret}, id.Accept...)...); err != nil {
 		return err
 	}
 	if l.stopper, err = newStopper(l.log); err != nil {

@@ -31,6 +31,8 @@ type Identity struct {
 	Links []string
 	// Secret of the heartbeats, guard.SecretSize bytes.
 	Secret []byte
+	// Accept these secrets too: one is taking the place of another.
+	Accept [][]byte
 }
 
 // Options of [Run].
@@ -132,7 +134,12 @@ func (o Options) complete() (Options, error) {
 		if err != nil {
 			return o, fmt.Errorf("guardd: %w", err)
 		}
-		own := &Identity{Node: id.Node, ClusterUUID: id.ClusterUUID, Secret: id.Secret}
+		keys, err := id.Keys()
+		if err != nil {
+			return o, fmt.Errorf("guardd: %w", err)
+		}
+		own := &Identity{Node: id.Node, ClusterUUID: id.ClusterUUID}
+		own.keys(keys)
 		for _, link := range id.Self().GetLinks() {
 			own.Links = append(own.Links, link.GetAddress())
 		}

@@ -100,6 +100,7 @@ type ToGuard struct {
 	//	*ToGuard_Extend
 	//	*ToGuard_StatsRequest
 	//	*ToGuard_Quiet
+	//	*ToGuard_ReloadKeys
 	//	*ToGuard_WitnessAcked
 	Body isToGuard_Body `protobuf_oneof:"body"`
 	// Not 0: guard answers with Done of this number once it has acted.
@@ -217,6 +218,15 @@ func (x *ToGuard) GetQuiet() *Quiet {
 	return nil
 }
 
+func (x *ToGuard) GetReloadKeys() *ReloadKeys {
+	if x != nil {
+		if x, ok := x.Body.(*ToGuard_ReloadKeys); ok {
+			return x.ReloadKeys
+		}
+	}
+	return nil
+}
+
 func (x *ToGuard) GetWitnessAcked() *WitnessAcked {
 	if x != nil {
 		if x, ok := x.Body.(*ToGuard_WitnessAcked); ok {
@@ -269,6 +279,10 @@ type ToGuard_Quiet struct {
 	Quiet *Quiet `protobuf:"bytes,8,opt,name=quiet,proto3,oneof"`
 }
 
+type ToGuard_ReloadKeys struct {
+	ReloadKeys *ReloadKeys `protobuf:"bytes,40,opt,name=reload_keys,json=reloadKeys,proto3,oneof"`
+}
+
 type ToGuard_WitnessAcked struct {
 	WitnessAcked *WitnessAcked `protobuf:"bytes,9,opt,name=witness_acked,json=witnessAcked,proto3,oneof"`
 }
@@ -288,6 +302,8 @@ func (*ToGuard_Extend) isToGuard_Body() {}
 func (*ToGuard_StatsRequest) isToGuard_Body() {}
 
 func (*ToGuard_Quiet) isToGuard_Body() {}
+
+func (*ToGuard_ReloadKeys) isToGuard_Body() {}
 
 func (*ToGuard_WitnessAcked) isToGuard_Body() {}
 
@@ -1725,6 +1741,44 @@ func (*Quiet) Descriptor() ([]byte, []int) {
 	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
 }
 
+// ReloadKeys: the heartbeat keys in the state directory have changed. Answered
+// once they are in use: all of them are accepted, the current one is sent with.
+type ReloadKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadKeys) Reset() {
+	*x = ReloadKeys{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadKeys) ProtoMessage() {}
+
+func (x *ReloadKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadKeys.ProtoReflect.Descriptor instead.
+func (*ReloadKeys) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
+}
+
 type StatsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1733,7 +1787,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1799,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1812,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
 }
 
 // Stats of all links.
@@ -1773,7 +1827,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1839,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1852,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Stats) GetLinks() []*LinkStats {
@@ -1845,7 +1899,7 @@ type LinkStats struct {
 
 func (x *LinkStats) Reset() {
 	*x = LinkStats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1911,7 @@ func (x *LinkStats) String() string {
 func (*LinkStats) ProtoMessage() {}
 
 func (x *LinkStats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1924,7 @@ func (x *LinkStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStats.ProtoReflect.Descriptor instead.
 func (*LinkStats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LinkStats) GetNode() string {
@@ -2028,7 +2082,7 @@ type Saved struct {
 
 func (x *Saved) Reset() {
 	*x = Saved{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2094,7 @@ func (x *Saved) String() string {
 func (*Saved) ProtoMessage() {}
 
 func (x *Saved) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2107,7 @@ func (x *Saved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Saved.ProtoReflect.Descriptor instead.
 func (*Saved) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Saved) GetIncarnation() uint64 {
@@ -2144,7 +2198,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2210,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2223,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Suspicion) GetNode() string {
@@ -2232,7 +2286,7 @@ var File_internal_cluster_guard_guardpb_guard_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xb4\x04\n" +
+	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xf6\x04\n" +
 	"\aToGuard\x12<\n" +
 	"\tconfigure\x18\x01 \x01(\v2\x1c.holdfast.guard.v1.ConfigureH\x00R\tconfigure\x12-\n" +
 	"\x04tick\x18\x02 \x01(\v2\x17.holdfast.guard.v1.TickH\x00R\x04tick\x129\n" +
@@ -2241,7 +2295,9 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\aleaving\x18\x05 \x01(\v2\x1a.holdfast.guard.v1.LeavingH\x00R\aleaving\x123\n" +
 	"\x06extend\x18\x06 \x01(\v2\x19.holdfast.guard.v1.ExtendH\x00R\x06extend\x12F\n" +
 	"\rstats_request\x18\a \x01(\v2\x1f.holdfast.guard.v1.StatsRequestH\x00R\fstatsRequest\x120\n" +
-	"\x05quiet\x18\b \x01(\v2\x18.holdfast.guard.v1.QuietH\x00R\x05quiet\x12F\n" +
+	"\x05quiet\x18\b \x01(\v2\x18.holdfast.guard.v1.QuietH\x00R\x05quiet\x12@\n" +
+	"\vreload_keys\x18( \x01(\v2\x1d.holdfast.guard.v1.ReloadKeysH\x00R\n" +
+	"reloadKeys\x12F\n" +
 	"\rwitness_acked\x18\t \x01(\v2\x1f.holdfast.guard.v1.WitnessAckedH\x00R\fwitnessAcked\x12\x12\n" +
 	"\x04call\x18\x0f \x01(\x04R\x04callB\x06\n" +
 	"\x04body\"\xd5\x03\n" +
@@ -2359,7 +2415,9 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x04Done\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"\a\n" +
-	"\x05Quiet\"\x0e\n" +
+	"\x05Quiet\"\f\n" +
+	"\n" +
+	"ReloadKeys\"\x0e\n" +
 	"\fStatsRequest\"O\n" +
 	"\x05Stats\x122\n" +
 	"\x05links\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.LinkStatsR\x05links\x12\x12\n" +
@@ -2434,7 +2492,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_guard_guardpb_guard_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(LinkState)(0),              // 0: holdfast.guard.v1.LinkState
 	(*ToGuard)(nil),             // 1: holdfast.guard.v1.ToGuard
@@ -2456,13 +2514,14 @@ var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(*HeardAgain)(nil),          // 17: holdfast.guard.v1.HeardAgain
 	(*Done)(nil),                // 18: holdfast.guard.v1.Done
 	(*Quiet)(nil),               // 19: holdfast.guard.v1.Quiet
-	(*StatsRequest)(nil),        // 20: holdfast.guard.v1.StatsRequest
-	(*Stats)(nil),               // 21: holdfast.guard.v1.Stats
-	(*LinkStats)(nil),           // 22: holdfast.guard.v1.LinkStats
-	(*Saved)(nil),               // 23: holdfast.guard.v1.Saved
-	(*Suspicion)(nil),           // 24: holdfast.guard.v1.Suspicion
-	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
-	(*statepb.Statement)(nil),   // 26: holdfast.state.v1.Statement
+	(*ReloadKeys)(nil),          // 20: holdfast.guard.v1.ReloadKeys
+	(*StatsRequest)(nil),        // 21: holdfast.guard.v1.StatsRequest
+	(*Stats)(nil),               // 22: holdfast.guard.v1.Stats
+	(*LinkStats)(nil),           // 23: holdfast.guard.v1.LinkStats
+	(*Saved)(nil),               // 24: holdfast.guard.v1.Saved
+	(*Suspicion)(nil),           // 25: holdfast.guard.v1.Suspicion
+	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
+	(*statepb.Statement)(nil),   // 27: holdfast.state.v1.Statement
 }
 var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	4,  // 0: holdfast.guard.v1.ToGuard.configure:type_name -> holdfast.guard.v1.Configure
@@ -2471,50 +2530,51 @@ var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	8,  // 3: holdfast.guard.v1.ToGuard.protect:type_name -> holdfast.guard.v1.Protect
 	9,  // 4: holdfast.guard.v1.ToGuard.leaving:type_name -> holdfast.guard.v1.Leaving
 	10, // 5: holdfast.guard.v1.ToGuard.extend:type_name -> holdfast.guard.v1.Extend
-	20, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
+	21, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
 	19, // 7: holdfast.guard.v1.ToGuard.quiet:type_name -> holdfast.guard.v1.Quiet
-	12, // 8: holdfast.guard.v1.ToGuard.witness_acked:type_name -> holdfast.guard.v1.WitnessAcked
-	3,  // 9: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
-	13, // 10: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
-	15, // 11: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
-	16, // 12: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
-	17, // 13: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
-	18, // 14: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
-	21, // 15: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
-	11, // 16: holdfast.guard.v1.FromGuard.witness_wanted:type_name -> holdfast.guard.v1.WitnessWanted
-	8,  // 17: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
-	4,  // 18: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
-	25, // 19: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
-	25, // 20: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
-	25, // 21: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
-	25, // 22: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
-	5,  // 23: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
-	25, // 24: holdfast.guard.v1.Configure.watchdog:type_name -> google.protobuf.Duration
-	25, // 25: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
-	25, // 26: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
-	25, // 27: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
-	14, // 28: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
-	25, // 29: holdfast.guard.v1.Peers.watchdog:type_name -> google.protobuf.Duration
-	0,  // 30: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
-	0,  // 31: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
-	25, // 32: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
-	26, // 33: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
-	22, // 34: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
-	0,  // 35: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
-	25, // 36: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
-	25, // 37: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
-	25, // 38: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
-	25, // 39: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
-	4,  // 40: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
-	8,  // 41: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
-	24, // 42: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
-	25, // 43: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
-	25, // 44: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	20, // 8: holdfast.guard.v1.ToGuard.reload_keys:type_name -> holdfast.guard.v1.ReloadKeys
+	12, // 9: holdfast.guard.v1.ToGuard.witness_acked:type_name -> holdfast.guard.v1.WitnessAcked
+	3,  // 10: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
+	13, // 11: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
+	15, // 12: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
+	16, // 13: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
+	17, // 14: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
+	18, // 15: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
+	22, // 16: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
+	11, // 17: holdfast.guard.v1.FromGuard.witness_wanted:type_name -> holdfast.guard.v1.WitnessWanted
+	8,  // 18: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
+	4,  // 19: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
+	26, // 20: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
+	26, // 21: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
+	26, // 22: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
+	26, // 23: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
+	5,  // 24: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
+	26, // 25: holdfast.guard.v1.Configure.watchdog:type_name -> google.protobuf.Duration
+	26, // 26: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
+	26, // 27: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
+	26, // 28: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
+	14, // 29: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
+	26, // 30: holdfast.guard.v1.Peers.watchdog:type_name -> google.protobuf.Duration
+	0,  // 31: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
+	0,  // 32: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
+	26, // 33: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
+	27, // 34: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
+	23, // 35: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
+	0,  // 36: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
+	26, // 37: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
+	26, // 38: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
+	26, // 39: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
+	26, // 40: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
+	4,  // 41: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
+	8,  // 42: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
+	25, // 43: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
+	26, // 44: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
+	26, // 45: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_guard_guardpb_guard_proto_init() }
@@ -2531,6 +2591,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 		(*ToGuard_Extend)(nil),
 		(*ToGuard_StatsRequest)(nil),
 		(*ToGuard_Quiet)(nil),
+		(*ToGuard_ReloadKeys)(nil),
 		(*ToGuard_WitnessAcked)(nil),
 	}
 	file_internal_cluster_guard_guardpb_guard_proto_msgTypes[1].OneofWrappers = []any{
@@ -2549,7 +2610,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_guard_guardpb_guard_proto_rawDesc), len(file_internal_cluster_guard_guardpb_guard_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
