@@ -96,6 +96,8 @@ type node struct {
 	listenFault string
 	listenAt    time.Duration // when listening is tried again, 0: not
 	decision    uint64        // newest one that was logged
+	points      points
+	asking      int // requests under way at points
 	started     time.Time
 }
 
@@ -133,6 +135,7 @@ func (n *node) background(f func()) { n.wg.Go(f) }
 // run is the loop. It returns when this node has ended or ctx has.
 func (n *node) run(ctx context.Context) error {
 	defer n.wg.Wait()
+	defer n.closePoints()
 	defer n.quit()
 	n.background(n.connectGuard)
 	n.background(n.writeBatches)
@@ -223,6 +226,12 @@ func (n *node) carryOut() {
 	}
 	for _, f := range out.ToGuard {
 		n.guard.send(f)
+	}
+	if out.Points != nil {
+		n.usePoints(out.Points)
+	}
+	for _, r := range out.ToPoints {
+		n.askPoint(r)
 	}
 	if out.Persist != nil {
 		if n.writing {
