@@ -47,7 +47,7 @@ func (s *server) change(ctx context.Context, base uint64, far howFar, make func(
 			return nil, badConfig(faults)
 		}
 		resp := &v1.ApplyResponse{
-			Changes: config.Diff(state.Configuration(l.State), cfg), Notes: wireFaults(config.Lint(cfg, types)), ConfigRevision: l.GetConfigRevision(),
+			Changes: config.Diff(state.Configuration(l.State), cfg), Notes: wireFaults(append(config.LintQuorum(cfg, len(l.GetWitness().GetPoints())), config.Lint(cfg, types)...)), ConfigRevision: l.GetConfigRevision(),
 		}
 		if far == compare || len(resp.Changes) == 0 {
 			return resp, nil

@@ -245,7 +245,7 @@ func (a *app) newCluster(files []string) (*v1.Configuration, error) {
 		return nil, badConfig(faults)
 	}
 	cfg := docs.Configuration()
-	for _, f := range docs.Locate(config.Lint(cfg, types)) {
+	for _, f := range docs.Locate(append(config.LintQuorum(cfg, 0), config.Lint(cfg, types)...)) {
 		fmt.Fprintln(a.Err, f)
 	}
 	return config.Complete(proto.CloneOf(cfg), types), nil

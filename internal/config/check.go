@@ -76,16 +76,22 @@ func (c *checker) add(f Fault) {
 
 // name checks the syntax that all names have.
 func (c *checker) name(p protoyaml.Path, name string) {
-	const rule = "letters, digits, '-', '_' and '.', beginning with a letter or digit, at most 63 of them"
 	at := p.Field("name")
 	if name == "" {
-		c.fault(at, "is missing", "give it a name: "+rule)
+		c.fault(at, "is missing", "give it a name: "+nameRule)
 		return
 	}
+	c.word(at, name)
+}
+
+const nameRule = "letters, digits, '-', '_' and '.', beginning with a letter or digit, at most 63 of them"
+
+// word checks what has the syntax of a name.
+func (c *checker) word(at protoyaml.Path, name string) {
 	for i, r := range name {
 		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
 		if !letter && (i == 0 || !strings.ContainsRune("-_.", r)) {
-			c.fault(at, fmt.Sprintf("%q has %q in it", name, r), "use "+rule)
+			c.fault(at, fmt.Sprintf("%q has %q in it", name, r), "use "+nameRule)
 			return
 		}
 	}
@@ -111,6 +117,8 @@ func (c *checker) cluster() {
 			fmt.Sprintf("write at most %d, or remove the line (a majority, %d)", n, n/2+1))
 	}
 	c.span(p.Field("engineDownLimit"), cl.GetEngineDownLimit(), timers.MinEngineDownLimit, timers.MaxEngineDownLimit, false)
+	c.preferred(p, cl)
+	c.fenceDevices(p, cl)
 }
 
 // span checks a duration that may be unset, and with zero allowed also 0.
@@ -181,6 +189,7 @@ func (c *checker) nodes() {
 				fmt.Sprintf("write 1 to %d, each with a name and an address; two survive the failure of one", MaxLinks))
 		}
 		c.links(p, n, endpoints)
+		c.fencing(p, n)
 		if n != first {
 			c.sameLinks(p, first, n)
 		}

@@ -27,6 +27,7 @@ func (c *checker) groups() {
 		}
 		names[g.GetName()] = true
 		c.systemLists(p, g)
+		c.priority(p, g)
 		all := map[string]bool{}
 		for _, r := range g.GetResources() {
 			all[r.GetName()] = true
@@ -46,10 +47,7 @@ func (c *checker) groups() {
 }
 
 func (c *checker) systemLists(p protoyaml.Path, g *v1.Group) {
-	var nodes []string
-	for _, n := range c.cfg.GetNodes() {
-		nodes = append(nodes, n.GetName())
-	}
+	nodes := c.nodeNames()
 	at := p.Field("systemList")
 	if len(g.GetSystemList()) == 0 {
 		c.fault(at, "is empty: the group could run nowhere", "list the nodes that may run it, most wanted first")

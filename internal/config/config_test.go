@@ -69,7 +69,7 @@ func TestScripts(t *testing.T) {
 				out = Render(changes)
 			}
 			base = now
-			return out + lines(docs.Locate(Lint(now, someTypes()))) + "no faults\n"
+			return out + lines(docs.Locate(append(LintQuorum(now, 0), Lint(now, someTypes())...))) + "no faults\n"
 		})
 	})
 }
@@ -113,8 +113,12 @@ func drawMessage(t *rapid.T, m protoreflect.Message) {
 			for range rapid.IntRange(0, 3).Draw(t, label) {
 				e := m.Mutable(f).List().NewElement()
 				drawMessage(t, e.Message())
-				name := e.Message().Get(f.Message().Fields().ByName("name")).String()
-				if !seen[name] {
+				named := f.Message().Fields().ByName("name")
+				name := ""
+				if named != nil {
+					name = e.Message().Get(named).String()
+				}
+				if named == nil || !seen[name] {
 					m.Mutable(f).List().Append(e)
 				}
 				seen[name] = true

@@ -23,6 +23,7 @@ func WithDefaults(cfg *v1.Configuration, types []*v1.ResourceType) *v1.Configura
 	out.Cluster.Timers = EffectiveTimers(cfg.GetCluster())
 	out.Cluster.SeedNodes = SeedNodes(cfg)
 	out.Cluster.EngineDownLimit = durationpb.New(timers.EngineDownLimit(cfg.GetCluster()))
+	fencingDefaults(out)
 	byName := map[string]*v1.ResourceType{}
 	for _, t := range slices.Concat(cfg.GetTypes(), types) {
 		byName[t.GetName()] = t
@@ -51,6 +52,38 @@ func WithDefaults(cfg *v1.Configuration, types []*v1.ResourceType) *v1.Configura
 		}
 	}
 	return out
+}
+
+// fencingDefaults fills in what breaks ties and what switches nodes off.
+func fencingDefaults(cfg *v1.Configuration) {
+	cl := cfg.Cluster
+	if cl.PreferredFencing == v1.PreferredFencing_PREFERRED_FENCING_UNSPECIFIED {
+		cl.PreferredFencing = v1.PreferredFencing_PREFERRED_FENCING_NONE
+	}
+	if cl.PreferredFencingDelay == nil {
+		cl.PreferredFencingDelay = durationpb.New(cl.GetTimers().GetPeerinact().AsDuration() / 2)
+	}
+	for _, d := range cl.FenceDevices {
+		if d.Timeout == nil {
+			d.Timeout = durationpb.New(time.Minute)
+		}
+		if d.Tries == 0 {
+			d.Tries = 2
+		}
+		if d.Action == "" {
+			d.Action = "off"
+		}
+	}
+	for _, n := range cfg.Nodes {
+		if n.Weight == nil {
+			n.Weight = proto.Uint32(1)
+		}
+	}
+	for _, g := range cfg.Groups {
+		if g.Priority == nil {
+			g.Priority = proto.Uint32(1)
+		}
+	}
 }
 
 // EffectiveTimers are a cluster's timers with the unset ones derived.
@@ -116,6 +149,7 @@ func Lint(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
 		notes = append(notes, Fault{Path: p.String(), Problem: problem, Fix: fix, Note: true})
 	}
 	lintCluster(cfg, note)
+	lintFencing(cfg, note)
 	byName := map[string]*v1.ResourceType{}
 	for _, t := range slices.Concat(cfg.GetTypes(), types) {
 		byName[t.GetName()] = t
@@ -137,15 +171,23 @@ func Lint(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
 	return notes
 }
 
+// LintQuorum returns notes on what breaks ties in a cluster with so many
+// coordination points, which are no part of a configuration.
+func LintQuorum(cfg *v1.Configuration, points int) []Fault {
+	if len(cfg.GetNodes()) != 2 || points > 0 {
+		return nil
+	}
+	return []Fault{{Path: objectPath(KindCluster, "", 0).String(), Note: true,
+		Problem: "has two nodes and no coordination point: when one fails the other can't tell and stops its groups, too",
+		Fix:     "add a coordination point (holdfast quorum add) or a third node; only a clean stop leaves one running"}}
+}
+
 func lintCluster(cfg *v1.Configuration, note func(p protoyaml.Path, problem, fix string)) {
 	p := objectPath(KindCluster, "", 0)
 	nodes := cfg.GetNodes()
 	if _, _, inact := timers.Effective(cfg.GetCluster().GetTimers()); inact < 300*time.Millisecond {
 		note(p.Field("timers").Field("peerinact"), fmt.Sprintf("is %s: nodes that are merely busy may be evicted", protoyaml.Duration(inact)),
 			"measure with holdfast link list under load first")
-	}
-	if len(nodes) == 2 {
-		note(p, "has two nodes: when one fails the other can't tell and stops its groups, too", "add a third node; only a clean stop leaves one running")
 	}
 	if seed := int(SeedNodes(cfg)); seed > len(nodes)/2+1 {
 		note(p.Field("seedNodes"), fmt.Sprintf("is %d of %d: after a power cut nothing starts until so many nodes are up", seed, len(nodes)), "")

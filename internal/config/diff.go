@@ -157,9 +157,13 @@ func (d *differ) stringMap(p protoyaml.Path, a, b protoreflect.Map) {
 	}
 }
 
-// list compares entries by name, then their order.
+// list compares entries by name, then their order; entries without names by their place.
 func (d *differ) list(parent, p protoyaml.Path, f protoreflect.FieldDescriptor, a, b protoreflect.List) {
 	name := f.Message().Fields().ByName("name")
+	if name == nil {
+		d.places(parent, f, a, b)
+		return
+	}
 	index := func(l protoreflect.List) (names []string, m map[string]protoreflect.Message) {
 		m = map[string]protoreflect.Message{}
 		for i := range l.Len() {
@@ -186,6 +190,22 @@ func (d *differ) list(parent, p protoyaml.Path, f protoreflect.FieldDescriptor, 
 	if !slices.Equal(common(oldNames, y), common(newNames, x)) {
 		order := func(names []string) string { return "[" + strings.Join(names, ", ") + "]" }
 		d.add(v1.ChangeKind_CHANGE_KIND_CHANGED, p, order(oldNames), order(newNames))
+	}
+}
+
+// places compares two lists whose entries have no names.
+func (d *differ) places(parent protoyaml.Path, f protoreflect.FieldDescriptor, a, b protoreflect.List) {
+	kind := strings.TrimSuffix(f.JSONName(), "s")
+	for i := range max(a.Len(), b.Len()) {
+		at := parent.Object(kind, fmt.Sprintf("number %d", i+1))
+		switch {
+		case i >= b.Len():
+			d.side(at, true, yamlOf(a.Get(i).Message().Interface()))
+		case i >= a.Len():
+			d.side(at, false, yamlOf(b.Get(i).Message().Interface()))
+		default:
+			d.message(at, a.Get(i).Message(), b.Get(i).Message())
+		}
 	}
 }
 

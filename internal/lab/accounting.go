@@ -14,7 +14,7 @@ import (
 
 // nodeProcesses lists the processes of a node by number.
 func (l *Lab) nodeProcesses(name string) ([]int, error) {
-	p, r, err := l.rec.node(name)
+	p, r, err := l.rec.machine(name)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 type Client struct {
 	node      string
 	cluster   v1.ClusterServiceClient
+	quorum    v1.QuorumServiceClient
 	groups    v1.GroupServiceClient
 	nodes     v1.NodeServiceClient
 	explain   v1.ExplainServiceClient
@@ -41,6 +42,7 @@ func (l *Lab) Client(node string) (*Client, error) {
 	return &Client{
 		node:      node,
 		cluster:   v1.NewClusterServiceClient(h, base),
+		quorum:    v1.NewQuorumServiceClient(h, base),
 		groups:    v1.NewGroupServiceClient(h, base),
 		nodes:     v1.NewNodeServiceClient(h, base),
 		explain:   v1.NewExplainServiceClient(h, base),
@@ -57,6 +59,17 @@ func (c *Client) Status(ctx context.Context) (*v1.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	r, err := c.cluster.Status(ctx, connect.NewRequest(&v1.StatusRequest{}))
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", c.node, err)
+	}
+	return r.Msg, nil
+}
+
+// Quorum as the node sees it: the coordination points and what the cluster survives.
+func (c *Client) Quorum(ctx context.Context) (*v1.ShowQuorumResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	r, err := c.quorum.Show(ctx, connect.NewRequest(&v1.ShowQuorumRequest{}))
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", c.node, err)
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -92,12 +91,20 @@ func (c *commandLine) options(cmd *cobra.Command) Options {
 }
 
 func (c *commandLine) up() *cobra.Command {
-	var nodes int
+	var nodes, arbiters, lockDisks int
 	var file string
 	cmd := &cobra.Command{
-		Use:   "up [--nodes N | -f CLUSTER.yaml]",
+		Use:   "up [--nodes N | -f CLUSTER.yaml] [--arbiters A] [--lock-disks D]",
 		Short: "Make a lab, start its nodes and wait until its groups are online",
-		Args:  cobra.NoArgs,
+		Long: `Make a lab, start its nodes and wait until its groups are online.
+
+With --arbiters or --lock-disks (1 or 3 in all) it has coordination points too: arbiters
+are machines a1, a2 …, which can be killed, cut and paused as nodes can; lock
+disks are files d1, d2 … that all nodes see.`,
+		Example: `  holdfast lab up
+  holdfast lab up --nodes 2 --arbiters 1
+  holdfast lab up --nodes 4 --arbiters 2 --lock-disks 1`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd)
 			defer stop()
@@ -109,6 +116,7 @@ func (c *commandLine) up() *cobra.Command {
 					return fmt.Errorf("--nodes must be 1 to %d", MaxNodes)
 				}
 			}
+			o.Arbiters, o.LockDisks = arbiters, lockDisks
 			if file != "" {
 				text, err := os.ReadFile(file)
 				if err != nil {
@@ -134,6 +142,8 @@ func (c *commandLine) up() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&nodes, "nodes", 3, "number of nodes of the default cluster")
 	cmd.Flags().StringVarP(&file, "file", "f", "", "configuration of the cluster, instead of the default one")
+	cmd.Flags().IntVar(&arbiters, "arbiters", 0, "number of arbiters")
+	cmd.Flags().IntVar(&lockDisks, "lock-disks", 0, "number of lock disks")
 	return cmd
 }
 
@@ -195,6 +205,17 @@ type Status struct {
 	Phase   Phase        `json:"phase"`
 	Service string       `json:"service,omitempty"`
 	Nodes   []NodeStatus `json:"nodes"`
+	// Coordination points, arbiters first.
+	Points []PointStatus `json:"points,omitempty"`
+}
+
+// PointStatus of one coordination point.
+type PointStatus struct {
+	// "arbiter", "lock disk"; of the latter only the name and what the cluster says.
+	Kind string `json:"kind"`
+	// Of a lock disk.
+	Path string `json:"path,omitempty"`
+	NodeStatus
 }
 
 // NodeStatus of one node.
@@ -215,14 +236,8 @@ type NodeStatus struct {
 func (l *Lab) Status(ctx context.Context) Status {
 	s := Status{Schema: StatusSchema, Name: l.Name(), Dir: l.Dir(), Mode: l.Mode(), Phase: l.rec.Phase, Service: l.Service()}
 	for i := range l.rec.Nodes {
-		p, r := &l.rec.Plan.Nodes[i], &l.rec.Nodes[i]
-		n := NodeStatus{Name: p.Name, State: l.state(p, r), Boots: r.Boots, Cut: r.Cut, Blocked: r.Blocked}
-		for _, port := range p.Ports {
-			n.Addresses = append(n.Addresses, port.Address.Addr().String())
-		}
-		if n.State != Off {
-			n.Init = r.Init.PID
-		}
+		p := &l.rec.Plan.Nodes[i]
+		n := l.machineStatus(p, &l.rec.Nodes[i])
 		if c, err := l.Client(p.Name); n.State == Running && err == nil {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
 			if st, err := c.Status(ctx); err != nil {
@@ -234,7 +249,51 @@ func (l *Lab) Status(ctx context.Context) Status {
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
+	s.Points = l.pointStatus(ctx)
 	return s
+}
+
+func (l *Lab) machineStatus(p *nodePlan, r *nodeRecord) NodeStatus {
+	n := NodeStatus{Name: p.Name, State: l.state(p, r), Boots: r.Boots, Cut: r.Cut, Blocked: r.Blocked}
+	for _, port := range p.Ports {
+		n.Addresses = append(n.Addresses, port.Address.Addr().String())
+	}
+	if n.State != Off {
+		n.Init = r.Init.PID
+	}
+	return n
+}
+
+// pointStatus tells of the points, and what the first node that answers says of them.
+func (l *Lab) pointStatus(ctx context.Context) []PointStatus {
+	p := &l.rec.Plan
+	var out []PointStatus
+	for i := range p.Arbiters {
+		out = append(out, PointStatus{Kind: arbiterKind, NodeStatus: l.machineStatus(&p.Arbiters[i], &l.rec.Arbiters[i])})
+	}
+	for _, d := range p.LockDisks {
+		out = append(out, PointStatus{Kind: lockDiskKind, Path: d.Path, NodeStatus: NodeStatus{Name: d.Name, State: Running}})
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	for _, node := range l.Nodes() {
+		c, err := l.Client(node)
+		if s, _ := l.State(node); s != Running || err != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		q, err := c.Quorum(ctx)
+		cancel()
+		if err != nil {
+			continue
+		}
+		for i := range out {
+			out[i].Cluster = cmp.Or(usable(q, []string{out[i].Name}), "in use, seen from "+node)
+		}
+		break
+	}
+	return out
 }
 
 func (c *commandLine) status() *cobra.Command {
@@ -264,6 +323,13 @@ func (c *commandLine) status() *cobra.Command {
 			fmt.Fprintln(t, "NODE\tSTATE\tNETWORK\tADDRESSES\tCLUSTER")
 			for _, n := range s.Nodes {
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", n.Name, n.State, n.network(), strings.Join(n.Addresses, " "), n.Cluster)
+			}
+			for _, p := range s.Points {
+				if p.Kind == lockDiskKind {
+					fmt.Fprintf(t, "%s\t-\t-\t%s\t%s\n", p.Name, p.Path, p.Cluster)
+				} else {
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Name, p.State, p.network(), strings.Join(p.Addresses, " "), p.Cluster)
+				}
 			}
 			return t.Flush()
 		},
@@ -297,153 +363,6 @@ func (n *NodeStatus) network() string {
 		return "-"
 	}
 	return cmp.Or(strings.Join(cuts, ", "), "ok")
-}
-
-// onNode is a subcommand that does one thing to one node.
-func (c *commandLine) onNode(use, short string, do func(*Lab, string) error) *cobra.Command {
-	return &cobra.Command{
-		Use: use + " NODE", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeNode,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := c.open()
-			if err != nil {
-				return err
-			}
-			return do(l, args[0])
-		},
-	}
-}
-
-func (c *commandLine) completeNode(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	l, err := c.open()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return l.Nodes(), cobra.ShellCompDirectiveNoFileComp
-}
-
-func (c *commandLine) kill() *cobra.Command {
-	return c.onNode("kill", "Cut a node's network and kill all that it runs, at once", func(l *Lab, n string) error {
-		_, err := l.Kill(n)
-		return err
-	})
-}
-
-func (c *commandLine) start() *cobra.Command {
-	return c.onNode("start", "Boot a node that is off; on one that runs, start guard if it was stopped", (*Lab).Start)
-}
-
-func (c *commandLine) pause() *cobra.Command {
-	var answering bool
-	cmd := c.onNode("pause", "Stop every process of a node where it is, and its network", func(l *Lab, n string) error { return l.Pause(n, answering) })
-	cmd.Flags().BoolVar(&answering, "answering", false, "the node's kernel still answers on the network: only its processes hang")
-	return cmd
-}
-
-func (c *commandLine) resume() *cobra.Command {
-	return c.onNode("resume", "Let a paused node go on", (*Lab).Resume)
-}
-
-func (c *commandLine) heal() *cobra.Command {
-	return c.onNode("heal", "End all cuts of a node", (*Lab).Heal)
-}
-
-func (c *commandLine) cut() *cobra.Command {
-	var from string
-	var oneWay bool
-	var links []int
-	cmd := &cobra.Command{
-		Use:   "cut NODE [--from NODE [--one-way]] [--link N]",
-		Short: "Cut a node's network, or what it and one other node send each other",
-		Long: `Cut a node's network: its ports in the switch go down.
-With --from only these two nodes don't hear each other any more; with --one-way
-too, only what --from sends does not reach NODE. Neighbour discovery still works
-between such a pair.`,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeNode,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := c.open()
-			if err != nil {
-				return err
-			}
-			switch {
-			case from != "":
-				return l.CutPair(from, args[0], oneWay, links...)
-			case oneWay:
-				return errors.New("--one-way needs --from NODE")
-			}
-			_, err = l.Cut(args[0], links...)
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&from, "from", "", "the other node of the pair")
-	cmd.Flags().BoolVar(&oneWay, "one-way", false, "NODE does not hear --from, which still hears NODE")
-	cmd.Flags().IntSliceVar(&links, "link", nil, "only these links, from 0 (default all)")
-	_ = cmd.RegisterFlagCompletionFunc("from", c.completeNode)
-	return cmd
-}
-
-func (c *commandLine) exec() *cobra.Command {
-	return &cobra.Command{
-		Use:     "exec NODE -- COMMAND [ARGUMENT…]",
-		Short:   "Run a command on a node",
-		Example: "  holdfast lab exec n1 -- ip addr",
-		Args:    cobra.MinimumNArgs(2), ValidArgsFunction: c.completeNode,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := c.open()
-			if err != nil {
-				return err
-			}
-			run := l.Command(context.Background(), args[1:]...)
-			run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
-			if err := l.StartOn(args[0], run); err != nil {
-				return err
-			}
-			// Ctrl-C goes to the command, which shares the terminal.
-			signal.Ignore(unix.SIGINT, unix.SIGQUIT)
-			err = run.Wait()
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				os.Exit(max(1, exit.ExitCode())) // the command has said why
-			}
-			return err
-		},
-	}
-}
-
-func (c *commandLine) env() *cobra.Command {
-	return c.onNode("env", "Print shell exports with which plain holdfast commands talk to a node", func(l *Lab, n string) error {
-		p, err := l.rec.Plan.node(n)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("export %s=%s\n", apiVariable, shellQuote(apiAddress(p)))
-		return nil
-	})
-}
-
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-func (c *commandLine) logs() *cobra.Command {
-	var follow bool
-	var lines int
-	cmd := c.onNode("logs", "Show what guard and clusterd of a node have logged", func(l *Lab, n string) error {
-		p, err := l.rec.Plan.node(n)
-		if err != nil {
-			return err
-		}
-		argv := []string{"tail", "-n", "+1", p.LogFile()}
-		if lines > 0 {
-			argv[2] = strconv.Itoa(lines)
-		}
-		if follow {
-			argv = append(argv, "-F")
-		}
-		tail := exec.Command(argv[0], argv[1:]...)
-		tail.Stdout, tail.Stderr = os.Stdout, os.Stderr
-		return tail.Run()
-	})
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on showing what is logged")
-	cmd.Flags().IntVarP(&lines, "lines", "n", 0, "only the last lines (default all)")
-	return cmd
 }
 
 func (c *commandLine) demo() *cobra.Command {

@@ -32,6 +32,9 @@ func Bring(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return l, fmt.Errorf("the cluster is not online: %w; see holdfast lab logs %s --name %s, and holdfast lab down --name %s", err, l.Nodes()[0], l.Name(), l.Name())
 	}
+	if err := l.AddPoints(ctx); err != nil {
+		return l, fmt.Errorf("the coordination points are not in use: %w; see holdfast lab logs %s --name %s, and holdfast lab down --name %s", err, l.Nodes()[0], l.Name(), l.Name())
+	}
 	note("online")
 	return l, nil
 }
@@ -51,6 +54,9 @@ func (l *Lab) again(ctx context.Context, o Options) (*Lab, error) {
 		return Make(ctx, o)
 	case o.Nodes != 0 && o.Nodes != len(l.Nodes()):
 		return nil, fmt.Errorf("lab %s is up with %d nodes, not %d: %s removes it, --name makes another beside it", l.Name(), len(l.Nodes()), o.Nodes, down)
+	case o.Arbiters+o.LockDisks != 0 && (o.Arbiters != len(l.rec.Plan.Arbiters) || o.LockDisks != len(l.rec.Plan.LockDisks)):
+		return nil, fmt.Errorf("lab %s is up with %d arbiters and %d lock disks: %s removes it, --name makes another beside it; holdfast quorum changes the running one",
+			l.Name(), len(l.rec.Plan.Arbiters), len(l.rec.Plan.LockDisks), down)
 	case len(o.Config) > 0 && l.rec.Service != "":
 		return nil, fmt.Errorf("lab %s is up with the default cluster: %s removes it, --name makes another beside it; holdfast apply changes the running one", l.Name(), down)
 	}

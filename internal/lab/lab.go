@@ -38,6 +38,8 @@ type Options struct {
 	Dir string
 	// Number of nodes of the default cluster; 0: three. Not with Config.
 	Nodes int
+	// Coordination points: 0, 1 or 3 in all.
+	Arbiters, LockDisks int
 	// A configuration in YAML that replaces the default cluster.
 	Config []byte
 	// Remove the lab when this process ends, should it not do so itself.
@@ -76,10 +78,16 @@ func (l *Lab) Mode() Mode { return l.rec.Plan.Mode }
 func (l *Lab) Service() string { return l.rec.Service }
 
 // Nodes are the names of the nodes, in order.
-func (l *Lab) Nodes() []string {
+func (l *Lab) Nodes() []string { return l.machineNames()[:len(l.rec.Plan.Nodes)] }
+
+// Arbiters are the names of the arbiters, in order. What can be done to a
+// node, as a machine, can be done to an arbiter.
+func (l *Lab) Arbiters() []string { return l.machineNames()[len(l.rec.Plan.Nodes):] }
+
+func (l *Lab) machineNames() []string {
 	var out []string
-	for i := range l.rec.Plan.Nodes {
-		out = append(out, l.rec.Plan.Nodes[i].Name)
+	for _, m := range l.rec.Plan.machines() {
+		out = append(out, m.Name)
 	}
 	return out
 }
@@ -177,7 +185,11 @@ func newRecord(o Options, reg registry) (*record, *clusterSpec, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	rec.Plan, rec.Nodes, rec.Service = *p, make([]nodeRecord, len(p.Nodes)), cluster.service
+	if err := p.addPoints(o.Arbiters, o.LockDisks); err != nil {
+		return nil, nil, err
+	}
+	rec.Plan, rec.Service = *p, cluster.service
+	rec.Nodes, rec.Arbiters = make([]nodeRecord, len(p.Nodes)), make([]nodeRecord, len(p.Arbiters))
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return nil, nil, fmt.Errorf("%s is not empty: give --dir a new directory", dir)
 	}
@@ -229,13 +241,16 @@ func (l *Lab) make(ctx context.Context, o Options, cluster *clusterSpec) error {
 			return err
 		}
 	}
-	for i := range p.Nodes {
-		if err := os.MkdirAll(p.Nodes[i].Dir, 0o700); err != nil {
+	for _, m := range p.machines() {
+		if err := os.MkdirAll(m.Dir, 0o700); err != nil {
 			return err
 		}
 	}
-	o.Progress(fmt.Sprintf("lab %s in %s: %d nodes, %d links, %s", p.Name, p.Dir, len(p.Nodes), len(p.Nodes[0].Ports), p.Mode))
+	o.Progress(fmt.Sprintf("lab %s in %s: %d nodes, %d links%s, %s", p.Name, p.Dir, len(p.Nodes), len(p.Nodes[0].Ports), p.pointsText(), p.Mode))
 	if err := cluster.prepare(ctx, l.rec); err != nil {
+		return err
+	}
+	if err := l.rec.preparePoints(ctx); err != nil {
 		return err
 	}
 	if p.Mode == Namespaces {
@@ -279,8 +294,8 @@ func (l *Lab) remove() error {
 	}
 	var errs []error
 	if l.rec.Boot == bootID() {
-		for i := range p.Nodes {
-			errs = append(errs, l.powerOff(&p.Nodes[i], &l.rec.Nodes[i]))
+		for i, m := range p.machines() {
+			errs = append(errs, l.powerOff(m, l.rec.records()[i]))
 		}
 		if p.Mode == Namespaces {
 			errs = append(errs, removeByName(p))

@@ -35,7 +35,7 @@ const bootLimit = 20 * time.Second
 
 // State of a node.
 func (l *Lab) State(name string) (NodeState, error) {
-	p, r, err := l.rec.node(name)
+	p, r, err := l.rec.machine(name)
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +59,7 @@ func (l *Lab) state(p *nodePlan, r *nodeRecord) NodeState {
 // boot starts a node that is off: fresh devices, an empty run directory, the
 // state that it had. It records the result in l.rec; the caller saves.
 func (l *Lab) boot(name string) error {
-	p, r, err := l.rec.node(name)
+	p, r, err := l.rec.machine(name)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,11 @@ func (l *Lab) bootSpec(p *nodePlan) *bootSpec {
 		state = s.StateMount
 	}
 	s.Command = l.rec.Command
-	if len(s.Command) == 0 {
+	switch {
+	case len(s.Command) > 0:
+	case p.Arbiter.IsValid():
+		s.Command = []string{l.rec.Binary, "arbiter", "serve", "--dir", p.StateDir()}
+	default:
 		s.Command = []string{l.rec.Binary, "guard", "--state-dir", state, "--run-dir", s.RunDir}
 	}
 	s.Env = []string{"PATH=" + cmp.Or(os.Getenv("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME=/", marker(l.Name(), p.Name)}
@@ -175,7 +179,7 @@ func (l *Lab) killPlain(p *nodePlan, r *nodeRecord) error {
 func (l *Lab) Kill(name string) (time.Duration, error) {
 	var at time.Duration
 	err := l.change(func() error {
-		p, r, err := l.rec.node(name)
+		p, r, err := l.rec.machine(name)
 		if err != nil {
 			return err
 		}
@@ -209,7 +213,7 @@ func allLinks(p *nodePlan) []int {
 // was told to stop.
 func (l *Lab) Start(name string) error {
 	return l.change(func() error {
-		p, r, err := l.rec.node(name)
+		p, r, err := l.rec.machine(name)
 		if err != nil {
 			return err
 		}
@@ -231,12 +235,13 @@ func (l *Lab) StartAll() error {
 	return l.change(func() error { return l.bootAll() })
 }
 
-// bootAll boots all nodes that are off, side by side.
+// bootAll boots all nodes and arbiters that are off, side by side.
 func (l *Lab) bootAll() error {
-	errs := make([]error, len(l.rec.Nodes))
+	records := l.rec.records()
+	errs := make([]error, len(records))
 	var boots sync.WaitGroup
-	for i, name := range l.Nodes() {
-		if l.rec.Nodes[i].Init.alive() {
+	for i, name := range l.machineNames() {
+		if records[i].Init.alive() {
 			continue
 		}
 		boots.Go(func() {
@@ -277,7 +282,7 @@ func (l *Lab) Resume(name string) error {
 
 func (l *Lab) paused(name string, f func(*nodePlan, *nodeRecord) error) error {
 	return l.change(func() error {
-		p, r, err := l.rec.node(name)
+		p, r, err := l.rec.machine(name)
 		if err != nil {
 			return err
 		}
@@ -285,116 +290,6 @@ func (l *Lab) paused(name string, f func(*nodePlan, *nodeRecord) error) error {
 			return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
 		}
 		return f(p, r)
-	})
-}
-
-// errLoopback explains why a loopback network can't be cut.
-func (l *Lab) errLoopback() error {
-	return fmt.Errorf("lab %s runs on loopback addresses, where the network can't be cut: run the lab as root for that, or try holdfast lab kill or pause", l.Name())
-}
-
-// Cut switches the node's ports off, on all links or on the given ones
-// (numbers from 0). It returns the time (CLOCK_MONOTONIC) just before.
-func (l *Lab) Cut(name string, links ...int) (time.Duration, error) {
-	var at time.Duration
-	err := l.port(name, links, func(p *nodePlan, r *nodeRecord, links []int) error {
-		at = monotonic()
-		if err := setPorts(&l.rec.Plan, p, links, false); err != nil {
-			return err
-		}
-		r.Cut = slices.Compact(slices.Sorted(slices.Values(append(r.Cut, links...))))
-		return nil
-	})
-	return at, err
-}
-
-// Heal ends all cuts of a node: its ports go on, and nobody's frames to or
-// from it are dropped any more.
-func (l *Lab) Heal(name string) error {
-	return l.port(name, nil, func(p *nodePlan, r *nodeRecord, links []int) error {
-		if err := setPorts(&l.rec.Plan, p, links, true); err != nil {
-			return err
-		}
-		r.Cut = nil
-		for i := range l.rec.Plan.Nodes {
-			other, or := &l.rec.Plan.Nodes[i], &l.rec.Nodes[i]
-			for link, from := range or.Blocked {
-				if other.Name == name {
-					from = nil
-				}
-				from = slices.DeleteFunc(slices.Clone(from), func(s string) bool { return s == name })
-				if err := l.block(other, or, link, from); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-}
-
-// CutPair makes a and b not hear each other, on all links or on the given
-// ones; one way, only b does not hear a.
-func (l *Lab) CutPair(a, b string, oneWay bool, links ...int) error {
-	if a == b {
-		return fmt.Errorf("%s can't be cut from itself", a)
-	}
-	if err := l.cutFrom(a, b, links); err != nil || oneWay {
-		return err
-	}
-	return l.cutFrom(b, a, links)
-}
-
-// cutFrom makes to not hear from.
-func (l *Lab) cutFrom(from, to string, links []int) error {
-	if _, _, err := l.rec.node(from); err != nil {
-		return err
-	}
-	return l.port(to, links, func(p *nodePlan, r *nodeRecord, links []int) error {
-		for _, link := range links {
-			senders := append(slices.Clone(r.Blocked[link]), from)
-			slices.Sort(senders)
-			if err := l.block(p, r, link, slices.Compact(senders)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// block sets who is not heard by a node on a link.
-func (l *Lab) block(p *nodePlan, r *nodeRecord, link int, senders []string) error {
-	if r.Blocked == nil {
-		r.Blocked = map[int][]string{}
-	}
-	r.Blocked[link] = senders
-	if len(senders) == 0 {
-		delete(r.Blocked, link)
-	}
-	return setRules(&l.rec.Plan, p, r)
-}
-
-// port runs f with a node whose ports exist.
-func (l *Lab) port(name string, links []int, f func(*nodePlan, *nodeRecord, []int) error) error {
-	return l.change(func() error {
-		p, r, err := l.rec.node(name)
-		if err != nil {
-			return err
-		}
-		if p.Netns == "" {
-			return l.errLoopback()
-		}
-		if l.state(p, r) == Off {
-			return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
-		}
-		for _, i := range links {
-			if i < 0 || i >= len(p.Ports) {
-				return fmt.Errorf("there is no link %d: node %s has links 0 to %d", i, name, len(p.Ports)-1)
-			}
-		}
-		if len(links) == 0 {
-			links = allLinks(p)
-		}
-		return f(p, r, links)
 	})
 }
 
@@ -411,7 +306,7 @@ func (l *Lab) StartOn(name string, cmd *exec.Cmd) error {
 	if err := l.Reload(); err != nil {
 		return err
 	}
-	p, r, err := l.rec.node(name)
+	p, r, err := l.rec.machine(name)
 	if err != nil {
 		return err
 	}

@@ -38,11 +38,13 @@ const (
 	MaxLinks = 8 // as a cluster
 )
 
-// A nodePlan is what one node of a lab is made of. All of it is known before
+// A nodePlan is what one machine of a lab, a node or an arbiter, is made of. All of it is known before
 // anything is made, so that it can be recorded and removed again.
 type nodePlan struct {
 	Name string `json:"name"`
 	Dir  string `json:"dir"`
+	// It is no node of the cluster but runs holdfast arbiter, here.
+	Arbiter netip.AddrPort `json:"arbiter,omitzero"`
 	// Netns is the node's network namespace below /run/netns.
 	Netns  string `json:"netns,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
@@ -99,6 +101,15 @@ type plan struct {
 	Bridges []string   `json:"bridges,omitempty"`
 	Probe   []portPlan `json:"probe,omitempty"`
 	Nodes   []nodePlan `json:"nodes"`
+	// Coordination points: machines of their own, and disks that all nodes see.
+	Arbiters  []nodePlan `json:"arbiters,omitempty"`
+	LockDisks []diskPlan `json:"lock_disks,omitempty"`
+}
+
+// A diskPlan is a lock disk: one file, opened at the same path by every node.
+type diskPlan struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
 }
 
 func netnsName(lab, what string) string { return "hf-" + lab + "-" + what }
@@ -133,8 +144,12 @@ func linkHost(mode Mode, number, link, host int) netip.Addr {
 // Host numbers with a meaning.
 const (
 	serviceHost = 100
+	arbiterHost = 200 // that of a1 is the next one
 	probeHost   = 250
 )
+
+// arbiterPort is where a lab's arbiters listen, TCP and UDP.
+const arbiterPort = 7947
 
 // newPlan lays a lab out. cgroupRoot is where control groups are mounted,
 // empty in loopback mode.
@@ -246,15 +261,86 @@ func (p *plan) service() netip.AddrPort {
 	return netip.AddrPortFrom(linkHost(p.Mode, p.Number, 0, serviceHost), port)
 }
 
-func (p *plan) node(name string) (*nodePlan, error) {
-	for i := range p.Nodes {
-		if p.Nodes[i].Name == name {
-			return &p.Nodes[i], nil
+// addPoints adds coordination points to a lab that is laid out.
+func (p *plan) addPoints(arbiters, lockDisks int) error {
+	if n := arbiters + lockDisks; arbiters < 0 || lockDisks < 0 || n != 0 && n != 1 && n != 3 {
+		return fmt.Errorf("a cluster has 1 or 3 coordination points or none, not %d arbiters and %d lock disks", arbiters, lockDisks)
+	}
+	taken := func(name string) error {
+		if _, err := p.machine(name); err == nil {
+			return fmt.Errorf("a node is called %s, as is a coordination point of the lab: rename the node", name)
+		}
+		return nil
+	}
+	seen := map[netip.Addr]string{}
+	for _, n := range p.Nodes {
+		for _, port := range n.Ports {
+			seen[port.Address.Addr()] = n.Name
 		}
 	}
-	names := ""
+	for i := range arbiters {
+		name := fmt.Sprintf("a%d", i+1)
+		if err := taken(name); err != nil {
+			return err
+		}
+		a := nodePlan{Name: name, Dir: filepath.Join(p.Dir, "arbiters", name)}
+		if p.Mode == Namespaces {
+			a.Netns, a.Cgroup = netnsName(p.Name, name), filepath.Join(p.Cgroup, name)
+		}
+		for link, beside := range p.Nodes[0].Ports {
+			host, ok := hostIn(beside.Address.Masked(), arbiterHost+i+1)
+			if by, used := seen[host]; used || !ok {
+				return fmt.Errorf("node %s has address %s, where the lab's arbiter %s would be: take another one", by, host, name)
+			}
+			port := portPlan{Address: netip.PrefixFrom(host, beside.Address.Bits())}
+			if p.Mode == Namespaces {
+				port.Port, port.Device = fmt.Sprintf("a%d-%d", i+1, link), fmt.Sprintf("eth%d", link)
+				port.MAC = mac(link, arbiterHost+i+1)
+			}
+			a.Ports = append(a.Ports, port)
+		}
+		a.Arbiter = netip.AddrPortFrom(a.Ports[0].Address.Addr(), arbiterPort)
+		p.Arbiters = append(p.Arbiters, a)
+	}
+	for i := range lockDisks {
+		name := fmt.Sprintf("d%d", i+1)
+		if err := taken(name); err != nil {
+			return err
+		}
+		p.LockDisks = append(p.LockDisks, diskPlan{Name: name, Path: filepath.Join(p.Dir, "disks", name)})
+	}
+	return nil
+}
+
+// machines are the nodes and the arbiters.
+func (p *plan) machines() []*nodePlan {
+	var out []*nodePlan
 	for i := range p.Nodes {
-		names += " " + p.Nodes[i].Name
+		out = append(out, &p.Nodes[i])
+	}
+	for i := range p.Arbiters {
+		out = append(out, &p.Arbiters[i])
+	}
+	return out
+}
+
+// machine finds a node or an arbiter.
+func (p *plan) machine(name string) (*nodePlan, error) {
+	names := ""
+	for _, m := range p.machines() {
+		if m.Name == name {
+			return m, nil
+		}
+		names += " " + m.Name
 	}
 	return nil, fmt.Errorf("lab %s has no node %q; it has%s", p.Name, name, names)
+}
+
+// node finds a node.
+func (p *plan) node(name string) (*nodePlan, error) {
+	m, err := p.machine(name)
+	if err == nil && m.Arbiter.IsValid() {
+		return nil, fmt.Errorf("%s is an arbiter, no node of the cluster", name)
+	}
+	return m, err
 }

@@ -41,6 +41,10 @@ type record struct {
 
 	Plan  plan         `json:"plan"`
 	Nodes []nodeRecord `json:"nodes"` // as Plan.Nodes
+	// As Plan.Arbiters.
+	Arbiters []nodeRecord `json:"arbiters,omitempty"`
+	// The cluster was given the coordination points.
+	PointsAdded bool `json:"points_added,omitempty"`
 }
 
 // A nodeRecord is what changes of a node.
@@ -85,18 +89,29 @@ func loadRecord(dir string) (*record, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", recordFile(dir), err)
 	}
-	if r.Schema != recordSchema || len(r.Nodes) != len(r.Plan.Nodes) {
+	if r.Schema != recordSchema || len(r.Nodes) != len(r.Plan.Nodes) || len(r.Arbiters) != len(r.Plan.Arbiters) {
 		return nil, fmt.Errorf("%s is not of this version (%q, not %q): remove the lab with the holdfast that made it, or by hand", recordFile(dir), r.Schema, recordSchema)
 	}
 	return &r, nil
 }
 
-// node finds the plan and the record of a node.
-func (r *record) node(name string) (*nodePlan, *nodeRecord, error) {
-	p, err := r.Plan.node(name)
+// records of the machines, in their order.
+func (r *record) records() []*nodeRecord {
+	var out []*nodeRecord
+	for i := range r.Nodes {
+		out = append(out, &r.Nodes[i])
+	}
+	for i := range r.Arbiters {
+		out = append(out, &r.Arbiters[i])
+	}
+	return out
+}
+
+// machine finds the plan and the record of a node or an arbiter.
+func (r *record) machine(name string) (*nodePlan, *nodeRecord, error) {
+	p, err := r.Plan.machine(name)
 	if err != nil {
 		return nil, nil, err
 	}
-	i := slices.IndexFunc(r.Plan.Nodes, func(n nodePlan) bool { return n.Name == name })
-	return p, &r.Nodes[i], nil
+	return p, r.records()[slices.Index(r.Plan.machines(), p)], nil
 }

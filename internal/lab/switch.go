@@ -160,7 +160,7 @@ func setRules(p *plan, n *nodePlan, r *nodeRecord) error {
 		for i, port := range n.Ports {
 			var from []net.HardwareAddr
 			for _, name := range r.Blocked[i] {
-				s, err := p.node(name)
+				s, err := p.machine(name)
 				if err != nil {
 					return err
 				}

@@ -35,6 +35,8 @@ const (
 	NodeServiceName = "holdfast.v1.NodeService"
 	// LinkServiceName is the fully-qualified name of the LinkService service.
 	LinkServiceName = "holdfast.v1.LinkService"
+	// QuorumServiceName is the fully-qualified name of the QuorumService service.
+	QuorumServiceName = "holdfast.v1.QuorumService"
 	// GroupServiceName is the fully-qualified name of the GroupService service.
 	GroupServiceName = "holdfast.v1.GroupService"
 	// ResourceServiceName is the fully-qualified name of the ResourceService service.
@@ -110,6 +112,14 @@ const (
 	NodeServiceRemoveProcedure = "/holdfast.v1.NodeService/Remove"
 	// LinkServiceListProcedure is the fully-qualified name of the LinkService's List RPC.
 	LinkServiceListProcedure = "/holdfast.v1.LinkService/List"
+	// QuorumServiceShowProcedure is the fully-qualified name of the QuorumService's Show RPC.
+	QuorumServiceShowProcedure = "/holdfast.v1.QuorumService/Show"
+	// QuorumServiceChangeProcedure is the fully-qualified name of the QuorumService's Change RPC.
+	QuorumServiceChangeProcedure = "/holdfast.v1.QuorumService/Change"
+	// QuorumServiceWatchProcedure is the fully-qualified name of the QuorumService's Watch RPC.
+	QuorumServiceWatchProcedure = "/holdfast.v1.QuorumService/Watch"
+	// QuorumServiceTryPointProcedure is the fully-qualified name of the QuorumService's TryPoint RPC.
+	QuorumServiceTryPointProcedure = "/holdfast.v1.QuorumService/TryPoint"
 	// GroupServiceListProcedure is the fully-qualified name of the GroupService's List RPC.
 	GroupServiceListProcedure = "/holdfast.v1.GroupService/List"
 	// GroupServiceShowProcedure is the fully-qualified name of the GroupService's Show RPC.
@@ -1013,6 +1023,168 @@ type UnimplementedLinkServiceHandler struct{}
 
 func (UnimplementedLinkServiceHandler) List(context.Context, *connect.Request[ListLinksRequest]) (*connect.Response[ListLinksResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.LinkService.List is not implemented"))
+}
+
+// QuorumServiceClient is a client for the holdfast.v1.QuorumService service.
+type QuorumServiceClient interface {
+	// Show lists the points as the asked node sees them, and says in words which failures the cluster survives now.
+	Show(context.Context, *connect.Request[ShowQuorumRequest]) (*connect.Response[ShowQuorumResponse], error)
+	// Change prepares the points to be added, has all nodes try them, and has the result wanted; the
+	// cluster then takes it into use by itself, and Watch follows that. Repeating it does no harm.
+	Change(context.Context, *connect.Request[ChangeQuorumRequest]) (*connect.Response[ChangeQuorumResponse], error)
+	// Watch sends how far a change is whenever that changes; the last message has done set.
+	Watch(context.Context, *connect.Request[WatchQuorumRequest]) (*connect.ServerStreamForClient[WatchQuorumResponse], error)
+	// TryPoint has the asked node open a point and look at it. Nodes ask it of each other before a change.
+	TryPoint(context.Context, *connect.Request[TryPointRequest]) (*connect.Response[TryPointResponse], error)
+}
+
+// NewQuorumServiceClient constructs a client for the holdfast.v1.QuorumService service. By default,
+// it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and
+// sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC()
+// or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewQuorumServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) QuorumServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	quorumServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("QuorumService").Methods()
+	return &quorumServiceClient{
+		show: connect.NewClient[ShowQuorumRequest, ShowQuorumResponse](
+			httpClient,
+			baseURL+QuorumServiceShowProcedure,
+			connect.WithSchema(quorumServiceMethods.ByName("Show")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		change: connect.NewClient[ChangeQuorumRequest, ChangeQuorumResponse](
+			httpClient,
+			baseURL+QuorumServiceChangeProcedure,
+			connect.WithSchema(quorumServiceMethods.ByName("Change")),
+			connect.WithClientOptions(opts...),
+		),
+		watch: connect.NewClient[WatchQuorumRequest, WatchQuorumResponse](
+			httpClient,
+			baseURL+QuorumServiceWatchProcedure,
+			connect.WithSchema(quorumServiceMethods.ByName("Watch")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		tryPoint: connect.NewClient[TryPointRequest, TryPointResponse](
+			httpClient,
+			baseURL+QuorumServiceTryPointProcedure,
+			connect.WithSchema(quorumServiceMethods.ByName("TryPoint")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// quorumServiceClient implements QuorumServiceClient.
+type quorumServiceClient struct {
+	show     *connect.Client[ShowQuorumRequest, ShowQuorumResponse]
+	change   *connect.Client[ChangeQuorumRequest, ChangeQuorumResponse]
+	watch    *connect.Client[WatchQuorumRequest, WatchQuorumResponse]
+	tryPoint *connect.Client[TryPointRequest, TryPointResponse]
+}
+
+// Show calls holdfast.v1.QuorumService.Show.
+func (c *quorumServiceClient) Show(ctx context.Context, req *connect.Request[ShowQuorumRequest]) (*connect.Response[ShowQuorumResponse], error) {
+	return c.show.CallUnary(ctx, req)
+}
+
+// Change calls holdfast.v1.QuorumService.Change.
+func (c *quorumServiceClient) Change(ctx context.Context, req *connect.Request[ChangeQuorumRequest]) (*connect.Response[ChangeQuorumResponse], error) {
+	return c.change.CallUnary(ctx, req)
+}
+
+// Watch calls holdfast.v1.QuorumService.Watch.
+func (c *quorumServiceClient) Watch(ctx context.Context, req *connect.Request[WatchQuorumRequest]) (*connect.ServerStreamForClient[WatchQuorumResponse], error) {
+	return c.watch.CallServerStream(ctx, req)
+}
+
+// TryPoint calls holdfast.v1.QuorumService.TryPoint.
+func (c *quorumServiceClient) TryPoint(ctx context.Context, req *connect.Request[TryPointRequest]) (*connect.Response[TryPointResponse], error) {
+	return c.tryPoint.CallUnary(ctx, req)
+}
+
+// QuorumServiceHandler is an implementation of the holdfast.v1.QuorumService service.
+type QuorumServiceHandler interface {
+	// Show lists the points as the asked node sees them, and says in words which failures the cluster survives now.
+	Show(context.Context, *connect.Request[ShowQuorumRequest]) (*connect.Response[ShowQuorumResponse], error)
+	// Change prepares the points to be added, has all nodes try them, and has the result wanted; the
+	// cluster then takes it into use by itself, and Watch follows that. Repeating it does no harm.
+	Change(context.Context, *connect.Request[ChangeQuorumRequest]) (*connect.Response[ChangeQuorumResponse], error)
+	// Watch sends how far a change is whenever that changes; the last message has done set.
+	Watch(context.Context, *connect.Request[WatchQuorumRequest], *connect.ServerStream[WatchQuorumResponse]) error
+	// TryPoint has the asked node open a point and look at it. Nodes ask it of each other before a change.
+	TryPoint(context.Context, *connect.Request[TryPointRequest]) (*connect.Response[TryPointResponse], error)
+}
+
+// NewQuorumServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewQuorumServiceHandler(svc QuorumServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	quorumServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("QuorumService").Methods()
+	quorumServiceShowHandler := connect.NewUnaryHandler(
+		QuorumServiceShowProcedure,
+		svc.Show,
+		connect.WithSchema(quorumServiceMethods.ByName("Show")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	quorumServiceChangeHandler := connect.NewUnaryHandler(
+		QuorumServiceChangeProcedure,
+		svc.Change,
+		connect.WithSchema(quorumServiceMethods.ByName("Change")),
+		connect.WithHandlerOptions(opts...),
+	)
+	quorumServiceWatchHandler := connect.NewServerStreamHandler(
+		QuorumServiceWatchProcedure,
+		svc.Watch,
+		connect.WithSchema(quorumServiceMethods.ByName("Watch")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	quorumServiceTryPointHandler := connect.NewUnaryHandler(
+		QuorumServiceTryPointProcedure,
+		svc.TryPoint,
+		connect.WithSchema(quorumServiceMethods.ByName("TryPoint")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/holdfast.v1.QuorumService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case QuorumServiceShowProcedure:
+			quorumServiceShowHandler.ServeHTTP(w, r)
+		case QuorumServiceChangeProcedure:
+			quorumServiceChangeHandler.ServeHTTP(w, r)
+		case QuorumServiceWatchProcedure:
+			quorumServiceWatchHandler.ServeHTTP(w, r)
+		case QuorumServiceTryPointProcedure:
+			quorumServiceTryPointHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedQuorumServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedQuorumServiceHandler struct{}
+
+func (UnimplementedQuorumServiceHandler) Show(context.Context, *connect.Request[ShowQuorumRequest]) (*connect.Response[ShowQuorumResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.QuorumService.Show is not implemented"))
+}
+
+func (UnimplementedQuorumServiceHandler) Change(context.Context, *connect.Request[ChangeQuorumRequest]) (*connect.Response[ChangeQuorumResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.QuorumService.Change is not implemented"))
+}
+
+func (UnimplementedQuorumServiceHandler) Watch(context.Context, *connect.Request[WatchQuorumRequest], *connect.ServerStream[WatchQuorumResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.QuorumService.Watch is not implemented"))
+}
+
+func (UnimplementedQuorumServiceHandler) TryPoint(context.Context, *connect.Request[TryPointRequest]) (*connect.Response[TryPointResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.QuorumService.TryPoint is not implemented"))
 }
 
 // GroupServiceClient is a client for the holdfast.v1.GroupService service.

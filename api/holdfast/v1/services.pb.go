@@ -1796,9 +1796,15 @@ type SetClusterRequest struct {
 	SeedNodes       *uint32                `protobuf:"varint,4,opt,name=seed_nodes,json=seedNodes,proto3,oneof" json:"seed_nodes,omitempty"`
 	EngineDownLimit *durationpb.Duration   `protobuf:"bytes,5,opt,name=engine_down_limit,json=engineDownLimit,proto3" json:"engine_down_limit,omitempty"`
 	// Refused unless this is the present one; 0: any.
-	BaseRevision  uint64 `protobuf:"varint,6,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BaseRevision uint64 `protobuf:"varint,6,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
+	// NONE takes it back to none.
+	PreferredFencing PreferredFencing `protobuf:"varint,7,opt,name=preferred_fencing,json=preferredFencing,proto3,enum=holdfast.v1.PreferredFencing" json:"preferred_fencing,omitempty"`
+	// Empty text: no site.
+	PreferredSite *string `protobuf:"bytes,8,opt,name=preferred_site,json=preferredSite,proto3,oneof" json:"preferred_site,omitempty"`
+	// Here 0 is a value; a negative one takes it back to its default.
+	PreferredFencingDelay *durationpb.Duration `protobuf:"bytes,9,opt,name=preferred_fencing_delay,json=preferredFencingDelay,proto3" json:"preferred_fencing_delay,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *SetClusterRequest) Reset() {
@@ -1871,6 +1877,27 @@ func (x *SetClusterRequest) GetBaseRevision() uint64 {
 		return x.BaseRevision
 	}
 	return 0
+}
+
+func (x *SetClusterRequest) GetPreferredFencing() PreferredFencing {
+	if x != nil {
+		return x.PreferredFencing
+	}
+	return PreferredFencing_PREFERRED_FENCING_UNSPECIFIED
+}
+
+func (x *SetClusterRequest) GetPreferredSite() string {
+	if x != nil && x.PreferredSite != nil {
+		return *x.PreferredSite
+	}
+	return ""
+}
+
+func (x *SetClusterRequest) GetPreferredFencingDelay() *durationpb.Duration {
+	if x != nil {
+		return x.PreferredFencingDelay
+	}
+	return nil
 }
 
 type SetClusterResponse struct {
@@ -2697,6 +2724,820 @@ func (x *LinkOutlook) GetNextFailure() string {
 	return ""
 }
 
+// PointInfo is a coordination point as the asked node sees it.
+type PointInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Point *CoordinationPoint     `protobuf:"bytes,1,opt,name=point,proto3" json:"point,omitempty"`
+	// "arbiter 192.0.2.9:7947", "disk /dev/mapper/lock, slot 3".
+	Where     string `protobuf:"bytes,2,opt,name=where,proto3" json:"where,omitempty"`
+	Reachable bool   `protobuf:"varint,3,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// How long it has been so.
+	Since *durationpb.Duration `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// Why it can't be used, or what went wrong last.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Of the last request that was answered.
+	RoundTrip *durationpb.Duration `protobuf:"bytes,6,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
+	// It has forgotten what it promised and does nothing until it is added anew.
+	Abstains bool `protobuf:"varint,7,opt,name=abstains,proto3" json:"abstains,omitempty"`
+	// Of a lock disk: members whose blocks have never changed while the asked node looked.
+	NotSeen       []string `protobuf:"bytes,8,rep,name=not_seen,json=notSeen,proto3" json:"not_seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PointInfo) Reset() {
+	*x = PointInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PointInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PointInfo) ProtoMessage() {}
+
+func (x *PointInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PointInfo.ProtoReflect.Descriptor instead.
+func (*PointInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PointInfo) GetPoint() *CoordinationPoint {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
+func (x *PointInfo) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *PointInfo) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *PointInfo) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *PointInfo) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *PointInfo) GetRoundTrip() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTrip
+	}
+	return nil
+}
+
+func (x *PointInfo) GetAbstains() bool {
+	if x != nil {
+		return x.Abstains
+	}
+	return false
+}
+
+func (x *PointInfo) GetNotSeen() []string {
+	if x != nil {
+		return x.NotSeen
+	}
+	return nil
+}
+
+type ShowQuorumRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowQuorumRequest) Reset() {
+	*x = ShowQuorumRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowQuorumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowQuorumRequest) ProtoMessage() {}
+
+func (x *ShowQuorumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowQuorumRequest.ProtoReflect.Descriptor instead.
+func (*ShowQuorumRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{34}
+}
+
+type ShowQuorumResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Points []*PointInfo           `protobuf:"bytes,2,rep,name=points,proto3" json:"points,omitempty"`
+	// They have a vote in the present view: the number of members is even.
+	Votes bool `protobuf:"varint,3,opt,name=votes,proto3" json:"votes,omitempty"`
+	// Raft id of the points as a voter, new with every change of them; 0: there were never any.
+	Register uint64 `protobuf:"varint,4,opt,name=register,proto3" json:"register,omitempty"`
+	// Another set of points is wanted and not in use yet; it may be empty.
+	Changing bool                 `protobuf:"varint,5,opt,name=changing,proto3" json:"changing,omitempty"`
+	Wanted   []*CoordinationPoint `protobuf:"bytes,6,rep,name=wanted,proto3" json:"wanted,omitempty"`
+	Members  []string             `protobuf:"bytes,7,rep,name=members,proto3" json:"members,omitempty"`
+	Voters   uint32               `protobuf:"varint,8,opt,name=voters,proto3" json:"voters,omitempty"`
+	Majority uint32               `protobuf:"varint,9,opt,name=majority,proto3" json:"majority,omitempty"`
+	// Which failures the cluster survives now; full sentences.
+	Survives         []string         `protobuf:"bytes,10,rep,name=survives,proto3" json:"survives,omitempty"`
+	PreferredFencing PreferredFencing `protobuf:"varint,11,opt,name=preferred_fencing,json=preferredFencing,proto3,enum=holdfast.v1.PreferredFencing" json:"preferred_fencing,omitempty"`
+	// What that does in an even split, in words.
+	PreferredFencingMeans string `protobuf:"bytes,12,opt,name=preferred_fencing_means,json=preferredFencingMeans,proto3" json:"preferred_fencing_means,omitempty"`
+	// Nodes whose next link failure is the loss of the node, in words.
+	Jeopardy []string `protobuf:"bytes,13,rep,name=jeopardy,proto3" json:"jeopardy,omitempty"`
+	// Those about quorum.
+	Conditions    []*Condition `protobuf:"bytes,14,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowQuorumResponse) Reset() {
+	*x = ShowQuorumResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowQuorumResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowQuorumResponse) ProtoMessage() {}
+
+func (x *ShowQuorumResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowQuorumResponse.ProtoReflect.Descriptor instead.
+func (*ShowQuorumResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ShowQuorumResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ShowQuorumResponse) GetPoints() []*PointInfo {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+func (x *ShowQuorumResponse) GetVotes() bool {
+	if x != nil {
+		return x.Votes
+	}
+	return false
+}
+
+func (x *ShowQuorumResponse) GetRegister() uint64 {
+	if x != nil {
+		return x.Register
+	}
+	return 0
+}
+
+func (x *ShowQuorumResponse) GetChanging() bool {
+	if x != nil {
+		return x.Changing
+	}
+	return false
+}
+
+func (x *ShowQuorumResponse) GetWanted() []*CoordinationPoint {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+func (x *ShowQuorumResponse) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ShowQuorumResponse) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *ShowQuorumResponse) GetMajority() uint32 {
+	if x != nil {
+		return x.Majority
+	}
+	return 0
+}
+
+func (x *ShowQuorumResponse) GetSurvives() []string {
+	if x != nil {
+		return x.Survives
+	}
+	return nil
+}
+
+func (x *ShowQuorumResponse) GetPreferredFencing() PreferredFencing {
+	if x != nil {
+		return x.PreferredFencing
+	}
+	return PreferredFencing_PREFERRED_FENCING_UNSPECIFIED
+}
+
+func (x *ShowQuorumResponse) GetPreferredFencingMeans() string {
+	if x != nil {
+		return x.PreferredFencingMeans
+	}
+	return ""
+}
+
+func (x *ShowQuorumResponse) GetJeopardy() []string {
+	if x != nil {
+		return x.Jeopardy
+	}
+	return nil
+}
+
+func (x *ShowQuorumResponse) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+// PointSpec is a coordination point that an administrator wants.
+type PointSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*PointSpec_ArbiterToken
+	//	*PointSpec_LockDisk
+	Kind          isPointSpec_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PointSpec) Reset() {
+	*x = PointSpec{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PointSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PointSpec) ProtoMessage() {}
+
+func (x *PointSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PointSpec.ProtoReflect.Descriptor instead.
+func (*PointSpec) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *PointSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PointSpec) GetKind() isPointSpec_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *PointSpec) GetArbiterToken() string {
+	if x != nil {
+		if x, ok := x.Kind.(*PointSpec_ArbiterToken); ok {
+			return x.ArbiterToken
+		}
+	}
+	return ""
+}
+
+func (x *PointSpec) GetLockDisk() *LockDiskSpec {
+	if x != nil {
+		if x, ok := x.Kind.(*PointSpec_LockDisk); ok {
+			return x.LockDisk
+		}
+	}
+	return nil
+}
+
+type isPointSpec_Kind interface {
+	isPointSpec_Kind()
+}
+
+type PointSpec_ArbiterToken struct {
+	// A secret, made by holdfast arbiter token.
+	ArbiterToken string `protobuf:"bytes,2,opt,name=arbiter_token,json=arbiterToken,proto3,oneof"`
+}
+
+type PointSpec_LockDisk struct {
+	LockDisk *LockDiskSpec `protobuf:"bytes,3,opt,name=lock_disk,json=lockDisk,proto3,oneof"`
+}
+
+func (*PointSpec_ArbiterToken) isPointSpec_Kind() {}
+
+func (*PointSpec_LockDisk) isPointSpec_Kind() {}
+
+// LockDiskSpec names a disk that holdfast lockdisk format has prepared.
+type LockDiskSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path on every node, unless paths says otherwise.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// By node name.
+	Paths         map[string]string `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockDiskSpec) Reset() {
+	*x = LockDiskSpec{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockDiskSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockDiskSpec) ProtoMessage() {}
+
+func (x *LockDiskSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockDiskSpec.ProtoReflect.Descriptor instead.
+func (*LockDiskSpec) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *LockDiskSpec) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *LockDiskSpec) GetPaths() map[string]string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+type ChangeQuorumRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Add    []*PointSpec           `protobuf:"bytes,1,rep,name=add,proto3" json:"add,omitempty"`
+	Remove []string               `protobuf:"bytes,2,rep,name=remove,proto3" json:"remove,omitempty"`
+	// Go on although nodes do not answer. Never: although one says that it can't use the point.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeQuorumRequest) Reset() {
+	*x = ChangeQuorumRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeQuorumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeQuorumRequest) ProtoMessage() {}
+
+func (x *ChangeQuorumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeQuorumRequest.ProtoReflect.Descriptor instead.
+func (*ChangeQuorumRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ChangeQuorumRequest) GetAdd() []*PointSpec {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *ChangeQuorumRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *ChangeQuorumRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type ChangeQuorumResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All points, as they will be.
+	Points []*CoordinationPoint `protobuf:"bytes,1,rep,name=points,proto3" json:"points,omitempty"`
+	// What Watch is asked about.
+	BaseRegister uint64 `protobuf:"varint,2,opt,name=base_register,json=baseRegister,proto3" json:"base_register,omitempty"`
+	// It is so already; there is nothing to wait for.
+	Unchanged bool `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// Nodes that could not be asked, with force.
+	NotAsked      []string `protobuf:"bytes,4,rep,name=not_asked,json=notAsked,proto3" json:"not_asked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeQuorumResponse) Reset() {
+	*x = ChangeQuorumResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeQuorumResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeQuorumResponse) ProtoMessage() {}
+
+func (x *ChangeQuorumResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeQuorumResponse.ProtoReflect.Descriptor instead.
+func (*ChangeQuorumResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ChangeQuorumResponse) GetPoints() []*CoordinationPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+func (x *ChangeQuorumResponse) GetBaseRegister() uint64 {
+	if x != nil {
+		return x.BaseRegister
+	}
+	return 0
+}
+
+func (x *ChangeQuorumResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+func (x *ChangeQuorumResponse) GetNotAsked() []string {
+	if x != nil {
+		return x.NotAsked
+	}
+	return nil
+}
+
+type WatchQuorumRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BaseRegister  uint64                 `protobuf:"varint,1,opt,name=base_register,json=baseRegister,proto3" json:"base_register,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchQuorumRequest) Reset() {
+	*x = WatchQuorumRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchQuorumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchQuorumRequest) ProtoMessage() {}
+
+func (x *WatchQuorumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchQuorumRequest.ProtoReflect.Descriptor instead.
+func (*WatchQuorumRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *WatchQuorumRequest) GetBaseRegister() uint64 {
+	if x != nil {
+		return x.BaseRegister
+	}
+	return 0
+}
+
+type WatchQuorumResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Progress      string                 `protobuf:"bytes,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	Done          bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	Points        []*CoordinationPoint   `protobuf:"bytes,3,rep,name=points,proto3" json:"points,omitempty"`
+	Votes         bool                   `protobuf:"varint,4,opt,name=votes,proto3" json:"votes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchQuorumResponse) Reset() {
+	*x = WatchQuorumResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchQuorumResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchQuorumResponse) ProtoMessage() {}
+
+func (x *WatchQuorumResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchQuorumResponse.ProtoReflect.Descriptor instead.
+func (*WatchQuorumResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *WatchQuorumResponse) GetProgress() string {
+	if x != nil {
+		return x.Progress
+	}
+	return ""
+}
+
+func (x *WatchQuorumResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *WatchQuorumResponse) GetPoints() []*CoordinationPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+func (x *WatchQuorumResponse) GetVotes() bool {
+	if x != nil {
+		return x.Votes
+	}
+	return false
+}
+
+type TryPointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Point *CoordinationPoint     `protobuf:"bytes,1,opt,name=point,proto3" json:"point,omitempty"`
+	// Of a lock disk: what stands in the block of writer, if it is the same disk.
+	Nonce []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The asked node itself: it writes the nonce, and the others read it afterwards.
+	Writer        string `protobuf:"bytes,3,opt,name=writer,proto3" json:"writer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TryPointRequest) Reset() {
+	*x = TryPointRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TryPointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TryPointRequest) ProtoMessage() {}
+
+func (x *TryPointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TryPointRequest.ProtoReflect.Descriptor instead.
+func (*TryPointRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *TryPointRequest) GetPoint() *CoordinationPoint {
+	if x != nil {
+		return x.Point
+	}
+	return nil
+}
+
+func (x *TryPointRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *TryPointRequest) GetWriter() string {
+	if x != nil {
+		return x.Writer
+	}
+	return ""
+}
+
+type TryPointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why the node can't use the point; empty: it can.
+	Problem string `protobuf:"bytes,1,opt,name=problem,proto3" json:"problem,omitempty"`
+	// It is another disk, or another arbiter, than the one that is meant.
+	Other         bool                 `protobuf:"varint,2,opt,name=other,proto3" json:"other,omitempty"`
+	RoundTrip     *durationpb.Duration `protobuf:"bytes,3,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TryPointResponse) Reset() {
+	*x = TryPointResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TryPointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TryPointResponse) ProtoMessage() {}
+
+func (x *TryPointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TryPointResponse.ProtoReflect.Descriptor instead.
+func (*TryPointResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *TryPointResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *TryPointResponse) GetOther() bool {
+	if x != nil {
+		return x.Other
+	}
+	return false
+}
+
+func (x *TryPointResponse) GetRoundTrip() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTrip
+	}
+	return nil
+}
+
 type ListGroupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2705,7 +3546,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +3558,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +3571,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{33}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{44}
 }
 
 type ListGroupsResponse struct {
@@ -2743,7 +3584,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3596,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3609,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{34}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListGroupsResponse) GetSource() *Source {
@@ -2794,7 +3635,7 @@ type ShowGroupRequest struct {
 
 func (x *ShowGroupRequest) Reset() {
 	*x = ShowGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +3647,7 @@ func (x *ShowGroupRequest) String() string {
 func (*ShowGroupRequest) ProtoMessage() {}
 
 func (x *ShowGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +3660,7 @@ func (x *ShowGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowGroupRequest.ProtoReflect.Descriptor instead.
 func (*ShowGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{35}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ShowGroupRequest) GetGroup() string {
@@ -2841,7 +3682,7 @@ type ShowGroupResponse struct {
 
 func (x *ShowGroupResponse) Reset() {
 	*x = ShowGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3694,7 @@ func (x *ShowGroupResponse) String() string {
 func (*ShowGroupResponse) ProtoMessage() {}
 
 func (x *ShowGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3707,7 @@ func (x *ShowGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowGroupResponse.ProtoReflect.Descriptor instead.
 func (*ShowGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{36}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ShowGroupResponse) GetSource() *Source {
@@ -2908,7 +3749,7 @@ type OnlineGroupRequest struct {
 
 func (x *OnlineGroupRequest) Reset() {
 	*x = OnlineGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3761,7 @@ func (x *OnlineGroupRequest) String() string {
 func (*OnlineGroupRequest) ProtoMessage() {}
 
 func (x *OnlineGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3774,7 @@ func (x *OnlineGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineGroupRequest.ProtoReflect.Descriptor instead.
 func (*OnlineGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{37}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OnlineGroupRequest) GetGroup() string {
@@ -2959,7 +3800,7 @@ type OnlineGroupResponse struct {
 
 func (x *OnlineGroupResponse) Reset() {
 	*x = OnlineGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3812,7 @@ func (x *OnlineGroupResponse) String() string {
 func (*OnlineGroupResponse) ProtoMessage() {}
 
 func (x *OnlineGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3825,7 @@ func (x *OnlineGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineGroupResponse.ProtoReflect.Descriptor instead.
 func (*OnlineGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{38}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OnlineGroupResponse) GetOperation() *Operation {
@@ -3005,7 +3846,7 @@ type OfflineGroupRequest struct {
 
 func (x *OfflineGroupRequest) Reset() {
 	*x = OfflineGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3858,7 @@ func (x *OfflineGroupRequest) String() string {
 func (*OfflineGroupRequest) ProtoMessage() {}
 
 func (x *OfflineGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3871,7 @@ func (x *OfflineGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineGroupRequest.ProtoReflect.Descriptor instead.
 func (*OfflineGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{39}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OfflineGroupRequest) GetGroup() string {
@@ -3056,7 +3897,7 @@ type OfflineGroupResponse struct {
 
 func (x *OfflineGroupResponse) Reset() {
 	*x = OfflineGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3909,7 @@ func (x *OfflineGroupResponse) String() string {
 func (*OfflineGroupResponse) ProtoMessage() {}
 
 func (x *OfflineGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3922,7 @@ func (x *OfflineGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineGroupResponse.ProtoReflect.Descriptor instead.
 func (*OfflineGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{40}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OfflineGroupResponse) GetOperation() *Operation {
@@ -3102,7 +3943,7 @@ type SwitchGroupRequest struct {
 
 func (x *SwitchGroupRequest) Reset() {
 	*x = SwitchGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3955,7 @@ func (x *SwitchGroupRequest) String() string {
 func (*SwitchGroupRequest) ProtoMessage() {}
 
 func (x *SwitchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3968,7 @@ func (x *SwitchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchGroupRequest.ProtoReflect.Descriptor instead.
 func (*SwitchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{41}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SwitchGroupRequest) GetGroup() string {
@@ -3153,7 +3994,7 @@ type SwitchGroupResponse struct {
 
 func (x *SwitchGroupResponse) Reset() {
 	*x = SwitchGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +4006,7 @@ func (x *SwitchGroupResponse) String() string {
 func (*SwitchGroupResponse) ProtoMessage() {}
 
 func (x *SwitchGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +4019,7 @@ func (x *SwitchGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchGroupResponse.ProtoReflect.Descriptor instead.
 func (*SwitchGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{42}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SwitchGroupResponse) GetOperation() *Operation {
@@ -3197,7 +4038,7 @@ type FreezeGroupRequest struct {
 
 func (x *FreezeGroupRequest) Reset() {
 	*x = FreezeGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +4050,7 @@ func (x *FreezeGroupRequest) String() string {
 func (*FreezeGroupRequest) ProtoMessage() {}
 
 func (x *FreezeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +4063,7 @@ func (x *FreezeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeGroupRequest.ProtoReflect.Descriptor instead.
 func (*FreezeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{43}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FreezeGroupRequest) GetGroup() string {
@@ -3240,7 +4081,7 @@ type FreezeGroupResponse struct {
 
 func (x *FreezeGroupResponse) Reset() {
 	*x = FreezeGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +4093,7 @@ func (x *FreezeGroupResponse) String() string {
 func (*FreezeGroupResponse) ProtoMessage() {}
 
 func (x *FreezeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +4106,7 @@ func (x *FreezeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeGroupResponse.ProtoReflect.Descriptor instead.
 func (*FreezeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{44}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{55}
 }
 
 type UnfreezeGroupRequest struct {
@@ -3277,7 +4118,7 @@ type UnfreezeGroupRequest struct {
 
 func (x *UnfreezeGroupRequest) Reset() {
 	*x = UnfreezeGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +4130,7 @@ func (x *UnfreezeGroupRequest) String() string {
 func (*UnfreezeGroupRequest) ProtoMessage() {}
 
 func (x *UnfreezeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +4143,7 @@ func (x *UnfreezeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeGroupRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{45}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UnfreezeGroupRequest) GetGroup() string {
@@ -3320,7 +4161,7 @@ type UnfreezeGroupResponse struct {
 
 func (x *UnfreezeGroupResponse) Reset() {
 	*x = UnfreezeGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3332,7 +4173,7 @@ func (x *UnfreezeGroupResponse) String() string {
 func (*UnfreezeGroupResponse) ProtoMessage() {}
 
 func (x *UnfreezeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3345,7 +4186,7 @@ func (x *UnfreezeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeGroupResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{46}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{57}
 }
 
 type ClearGroupRequest struct {
@@ -3359,7 +4200,7 @@ type ClearGroupRequest struct {
 
 func (x *ClearGroupRequest) Reset() {
 	*x = ClearGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3371,7 +4212,7 @@ func (x *ClearGroupRequest) String() string {
 func (*ClearGroupRequest) ProtoMessage() {}
 
 func (x *ClearGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3384,7 +4225,7 @@ func (x *ClearGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearGroupRequest.ProtoReflect.Descriptor instead.
 func (*ClearGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{47}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClearGroupRequest) GetGroup() string {
@@ -3409,7 +4250,7 @@ type ClearGroupResponse struct {
 
 func (x *ClearGroupResponse) Reset() {
 	*x = ClearGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +4262,7 @@ func (x *ClearGroupResponse) String() string {
 func (*ClearGroupResponse) ProtoMessage() {}
 
 func (x *ClearGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +4275,7 @@ func (x *ClearGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearGroupResponse.ProtoReflect.Descriptor instead.
 func (*ClearGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{48}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{59}
 }
 
 type FlushGroupRequest struct {
@@ -3448,7 +4289,7 @@ type FlushGroupRequest struct {
 
 func (x *FlushGroupRequest) Reset() {
 	*x = FlushGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +4301,7 @@ func (x *FlushGroupRequest) String() string {
 func (*FlushGroupRequest) ProtoMessage() {}
 
 func (x *FlushGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +4314,7 @@ func (x *FlushGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushGroupRequest.ProtoReflect.Descriptor instead.
 func (*FlushGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{49}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FlushGroupRequest) GetGroup() string {
@@ -3498,7 +4339,7 @@ type FlushGroupResponse struct {
 
 func (x *FlushGroupResponse) Reset() {
 	*x = FlushGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +4351,7 @@ func (x *FlushGroupResponse) String() string {
 func (*FlushGroupResponse) ProtoMessage() {}
 
 func (x *FlushGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +4364,7 @@ func (x *FlushGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushGroupResponse.ProtoReflect.Descriptor instead.
 func (*FlushGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{50}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{61}
 }
 
 type ListResourcesRequest struct {
@@ -3536,7 +4377,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +4389,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +4402,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{51}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListResourcesRequest) GetGroup() string {
@@ -3581,7 +4422,7 @@ type ListResourcesResponse struct {
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +4434,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +4447,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{52}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListResourcesResponse) GetSource() *Source {
@@ -3634,7 +4475,7 @@ type ShowResourceRequest struct {
 
 func (x *ShowResourceRequest) Reset() {
 	*x = ShowResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3646,7 +4487,7 @@ func (x *ShowResourceRequest) String() string {
 func (*ShowResourceRequest) ProtoMessage() {}
 
 func (x *ShowResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3659,7 +4500,7 @@ func (x *ShowResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResourceRequest.ProtoReflect.Descriptor instead.
 func (*ShowResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{53}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ShowResourceRequest) GetGroup() string {
@@ -3688,7 +4529,7 @@ type ShowResourceResponse struct {
 
 func (x *ShowResourceResponse) Reset() {
 	*x = ShowResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +4541,7 @@ func (x *ShowResourceResponse) String() string {
 func (*ShowResourceResponse) ProtoMessage() {}
 
 func (x *ShowResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +4554,7 @@ func (x *ShowResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResourceResponse.ProtoReflect.Descriptor instead.
 func (*ShowResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{54}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ShowResourceResponse) GetSource() *Source {
@@ -3748,7 +4589,7 @@ type OnlineResourceRequest struct {
 
 func (x *OnlineResourceRequest) Reset() {
 	*x = OnlineResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +4601,7 @@ func (x *OnlineResourceRequest) String() string {
 func (*OnlineResourceRequest) ProtoMessage() {}
 
 func (x *OnlineResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +4614,7 @@ func (x *OnlineResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourceRequest.ProtoReflect.Descriptor instead.
 func (*OnlineResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{55}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *OnlineResourceRequest) GetGroup() string {
@@ -3806,7 +4647,7 @@ type OnlineResourceResponse struct {
 
 func (x *OnlineResourceResponse) Reset() {
 	*x = OnlineResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +4659,7 @@ func (x *OnlineResourceResponse) String() string {
 func (*OnlineResourceResponse) ProtoMessage() {}
 
 func (x *OnlineResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4672,7 @@ func (x *OnlineResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourceResponse.ProtoReflect.Descriptor instead.
 func (*OnlineResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{56}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *OnlineResourceResponse) GetOperation() *Operation {
@@ -3852,7 +4693,7 @@ type OfflineResourceRequest struct {
 
 func (x *OfflineResourceRequest) Reset() {
 	*x = OfflineResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +4705,7 @@ func (x *OfflineResourceRequest) String() string {
 func (*OfflineResourceRequest) ProtoMessage() {}
 
 func (x *OfflineResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +4718,7 @@ func (x *OfflineResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineResourceRequest.ProtoReflect.Descriptor instead.
 func (*OfflineResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{57}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *OfflineResourceRequest) GetGroup() string {
@@ -3910,7 +4751,7 @@ type OfflineResourceResponse struct {
 
 func (x *OfflineResourceResponse) Reset() {
 	*x = OfflineResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4763,7 @@ func (x *OfflineResourceResponse) String() string {
 func (*OfflineResourceResponse) ProtoMessage() {}
 
 func (x *OfflineResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4776,7 @@ func (x *OfflineResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineResourceResponse.ProtoReflect.Descriptor instead.
 func (*OfflineResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{58}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *OfflineResourceResponse) GetOperation() *Operation {
@@ -3956,7 +4797,7 @@ type ProbeResourceRequest struct {
 
 func (x *ProbeResourceRequest) Reset() {
 	*x = ProbeResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4809,7 @@ func (x *ProbeResourceRequest) String() string {
 func (*ProbeResourceRequest) ProtoMessage() {}
 
 func (x *ProbeResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4822,7 @@ func (x *ProbeResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResourceRequest.ProtoReflect.Descriptor instead.
 func (*ProbeResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{59}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ProbeResourceRequest) GetGroup() string {
@@ -4013,7 +4854,7 @@ type ProbeResourceResponse struct {
 
 func (x *ProbeResourceResponse) Reset() {
 	*x = ProbeResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4866,7 @@ func (x *ProbeResourceResponse) String() string {
 func (*ProbeResourceResponse) ProtoMessage() {}
 
 func (x *ProbeResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4879,7 @@ func (x *ProbeResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResourceResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{60}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{71}
 }
 
 type ClearResourceRequest struct {
@@ -4052,7 +4893,7 @@ type ClearResourceRequest struct {
 
 func (x *ClearResourceRequest) Reset() {
 	*x = ClearResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4905,7 @@ func (x *ClearResourceRequest) String() string {
 func (*ClearResourceRequest) ProtoMessage() {}
 
 func (x *ClearResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4918,7 @@ func (x *ClearResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearResourceRequest.ProtoReflect.Descriptor instead.
 func (*ClearResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{61}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ClearResourceRequest) GetGroup() string {
@@ -4109,7 +4950,7 @@ type ClearResourceResponse struct {
 
 func (x *ClearResourceResponse) Reset() {
 	*x = ClearResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4121,7 +4962,7 @@ func (x *ClearResourceResponse) String() string {
 func (*ClearResourceResponse) ProtoMessage() {}
 
 func (x *ClearResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4134,7 +4975,7 @@ func (x *ClearResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearResourceResponse.ProtoReflect.Descriptor instead.
 func (*ClearResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{62}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{73}
 }
 
 type ListTypesRequest struct {
@@ -4145,7 +4986,7 @@ type ListTypesRequest struct {
 
 func (x *ListTypesRequest) Reset() {
 	*x = ListTypesRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4157,7 +4998,7 @@ func (x *ListTypesRequest) String() string {
 func (*ListTypesRequest) ProtoMessage() {}
 
 func (x *ListTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4170,7 +5011,7 @@ func (x *ListTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListTypesRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{63}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{74}
 }
 
 type ListTypesResponse struct {
@@ -4183,7 +5024,7 @@ type ListTypesResponse struct {
 
 func (x *ListTypesResponse) Reset() {
 	*x = ListTypesResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4195,7 +5036,7 @@ func (x *ListTypesResponse) String() string {
 func (*ListTypesResponse) ProtoMessage() {}
 
 func (x *ListTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4208,7 +5049,7 @@ func (x *ListTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListTypesResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{64}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListTypesResponse) GetSource() *Source {
@@ -4234,7 +5075,7 @@ type ShowTypeRequest struct {
 
 func (x *ShowTypeRequest) Reset() {
 	*x = ShowTypeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4246,7 +5087,7 @@ func (x *ShowTypeRequest) String() string {
 func (*ShowTypeRequest) ProtoMessage() {}
 
 func (x *ShowTypeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4259,7 +5100,7 @@ func (x *ShowTypeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTypeRequest.ProtoReflect.Descriptor instead.
 func (*ShowTypeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{65}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ShowTypeRequest) GetType() string {
@@ -4281,7 +5122,7 @@ type ShowTypeResponse struct {
 
 func (x *ShowTypeResponse) Reset() {
 	*x = ShowTypeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +5134,7 @@ func (x *ShowTypeResponse) String() string {
 func (*ShowTypeResponse) ProtoMessage() {}
 
 func (x *ShowTypeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +5147,7 @@ func (x *ShowTypeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTypeResponse.ProtoReflect.Descriptor instead.
 func (*ShowTypeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{66}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ShowTypeResponse) GetSource() *Source {
@@ -4344,7 +5185,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4356,7 +5197,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4369,7 +5210,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{67}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Change) GetKind() ChangeKind {
@@ -4416,7 +5257,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4428,7 +5269,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4441,7 +5282,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{68}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ApplyRequest) GetDocuments() *Configuration {
@@ -4484,7 +5325,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4496,7 +5337,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4509,7 +5350,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{69}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ApplyResponse) GetChanges() []*Change {
@@ -4541,7 +5382,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4553,7 +5394,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4566,7 +5407,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{70}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{81}
 }
 
 type ExportResponse struct {
@@ -4579,7 +5420,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4591,7 +5432,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4604,7 +5445,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{71}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ExportResponse) GetSource() *Source {
@@ -4631,7 +5472,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4643,7 +5484,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4656,7 +5497,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{72}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *DiffRequest) GetDocuments() *Configuration {
@@ -4685,7 +5526,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4697,7 +5538,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4710,7 +5551,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{73}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *DiffResponse) GetSource() *Source {
@@ -4759,7 +5600,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4771,7 +5612,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4784,7 +5625,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{74}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ListEventsRequest) GetAfter() uint64 {
@@ -4839,7 +5680,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4851,7 +5692,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4864,7 +5705,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{75}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ListEventsResponse) GetSource() *Source {
@@ -4890,7 +5731,7 @@ type FollowEventsRequest struct {
 
 func (x *FollowEventsRequest) Reset() {
 	*x = FollowEventsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4902,7 +5743,7 @@ func (x *FollowEventsRequest) String() string {
 func (*FollowEventsRequest) ProtoMessage() {}
 
 func (x *FollowEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4915,7 +5756,7 @@ func (x *FollowEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEventsRequest.ProtoReflect.Descriptor instead.
 func (*FollowEventsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{76}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *FollowEventsRequest) GetFilter() *ListEventsRequest {
@@ -4936,7 +5777,7 @@ type FollowEventsResponse struct {
 
 func (x *FollowEventsResponse) Reset() {
 	*x = FollowEventsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4948,7 +5789,7 @@ func (x *FollowEventsResponse) String() string {
 func (*FollowEventsResponse) ProtoMessage() {}
 
 func (x *FollowEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4961,7 +5802,7 @@ func (x *FollowEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEventsResponse.ProtoReflect.Descriptor instead.
 func (*FollowEventsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{77}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *FollowEventsResponse) GetEvents() []*Event {
@@ -4987,7 +5828,7 @@ type ExplainGroupRequest struct {
 
 func (x *ExplainGroupRequest) Reset() {
 	*x = ExplainGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4999,7 +5840,7 @@ func (x *ExplainGroupRequest) String() string {
 func (*ExplainGroupRequest) ProtoMessage() {}
 
 func (x *ExplainGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5012,7 +5853,7 @@ func (x *ExplainGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainGroupRequest.ProtoReflect.Descriptor instead.
 func (*ExplainGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{78}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ExplainGroupRequest) GetGroup() string {
@@ -5042,7 +5883,7 @@ type ExplainGroupResponse struct {
 
 func (x *ExplainGroupResponse) Reset() {
 	*x = ExplainGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5054,7 +5895,7 @@ func (x *ExplainGroupResponse) String() string {
 func (*ExplainGroupResponse) ProtoMessage() {}
 
 func (x *ExplainGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5067,7 +5908,7 @@ func (x *ExplainGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainGroupResponse.ProtoReflect.Descriptor instead.
 func (*ExplainGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{79}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ExplainGroupResponse) GetSource() *Source {
@@ -5129,7 +5970,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5141,7 +5982,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5154,7 +5995,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{80}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *SimulateRequest) GetSteps() []*SimulateStep {
@@ -5184,7 +6025,7 @@ type SimulateStep struct {
 
 func (x *SimulateStep) Reset() {
 	*x = SimulateStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5196,7 +6037,7 @@ func (x *SimulateStep) String() string {
 func (*SimulateStep) ProtoMessage() {}
 
 func (x *SimulateStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5209,7 +6050,7 @@ func (x *SimulateStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateStep.ProtoReflect.Descriptor instead.
 func (*SimulateStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{81}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *SimulateStep) GetStep() isSimulateStep_Step {
@@ -5371,7 +6212,7 @@ type StopNodeName struct {
 
 func (x *StopNodeName) Reset() {
 	*x = StopNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +6224,7 @@ func (x *StopNodeName) String() string {
 func (*StopNodeName) ProtoMessage() {}
 
 func (x *StopNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +6237,7 @@ func (x *StopNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopNodeName.ProtoReflect.Descriptor instead.
 func (*StopNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{82}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *StopNodeName) GetNode() string {
@@ -5425,7 +6266,7 @@ type FreezeName struct {
 
 func (x *FreezeName) Reset() {
 	*x = FreezeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5437,7 +6278,7 @@ func (x *FreezeName) String() string {
 func (*FreezeName) ProtoMessage() {}
 
 func (x *FreezeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5450,7 +6291,7 @@ func (x *FreezeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeName.ProtoReflect.Descriptor instead.
 func (*FreezeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{83}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *FreezeName) GetGroup() string {
@@ -5483,7 +6324,7 @@ type NodeNames struct {
 
 func (x *NodeNames) Reset() {
 	*x = NodeNames{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5495,7 +6336,7 @@ func (x *NodeNames) String() string {
 func (*NodeNames) ProtoMessage() {}
 
 func (x *NodeNames) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5508,7 +6349,7 @@ func (x *NodeNames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNames.ProtoReflect.Descriptor instead.
 func (*NodeNames) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{84}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *NodeNames) GetNodes() []string {
@@ -5528,7 +6369,7 @@ type GroupOnNodeName struct {
 
 func (x *GroupOnNodeName) Reset() {
 	*x = GroupOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5540,7 +6381,7 @@ func (x *GroupOnNodeName) String() string {
 func (*GroupOnNodeName) ProtoMessage() {}
 
 func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5553,7 +6394,7 @@ func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNodeName.ProtoReflect.Descriptor instead.
 func (*GroupOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{85}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GroupOnNodeName) GetGroup() string {
@@ -5581,7 +6422,7 @@ type ResourceOnNodeName struct {
 
 func (x *ResourceOnNodeName) Reset() {
 	*x = ResourceOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5593,7 +6434,7 @@ func (x *ResourceOnNodeName) String() string {
 func (*ResourceOnNodeName) ProtoMessage() {}
 
 func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5606,7 +6447,7 @@ func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceOnNodeName.ProtoReflect.Descriptor instead.
 func (*ResourceOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{86}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ResourceOnNodeName) GetGroup() string {
@@ -5644,7 +6485,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5656,7 +6497,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5669,7 +6510,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{87}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *SimulateResponse) GetSource() *Source {
@@ -5715,7 +6556,7 @@ type SimulatedStep struct {
 
 func (x *SimulatedStep) Reset() {
 	*x = SimulatedStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5727,7 +6568,7 @@ func (x *SimulatedStep) String() string {
 func (*SimulatedStep) ProtoMessage() {}
 
 func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5740,7 +6581,7 @@ func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedStep.ProtoReflect.Descriptor instead.
 func (*SimulatedStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{88}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SimulatedStep) GetStep() string {
@@ -5785,7 +6626,7 @@ type SimulatedGroup struct {
 
 func (x *SimulatedGroup) Reset() {
 	*x = SimulatedGroup{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5797,7 +6638,7 @@ func (x *SimulatedGroup) String() string {
 func (*SimulatedGroup) ProtoMessage() {}
 
 func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5810,7 +6651,7 @@ func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedGroup.ProtoReflect.Descriptor instead.
 func (*SimulatedGroup) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{89}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *SimulatedGroup) GetGroup() string {
@@ -5850,7 +6691,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5862,7 +6703,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5875,7 +6716,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{90}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *GetOperationRequest) GetId() uint64 {
@@ -5897,7 +6738,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5909,7 +6750,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5922,7 +6763,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{91}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *GetOperationResponse) GetSource() *Source {
@@ -5955,7 +6796,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5967,7 +6808,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5980,7 +6821,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{92}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *WatchOperationRequest) GetId() uint64 {
@@ -6000,7 +6841,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6012,7 +6853,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6025,7 +6866,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{93}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -6051,7 +6892,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6063,7 +6904,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6076,7 +6917,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{94}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *AddNodeRequest) GetNode() *Node {
@@ -6095,7 +6936,7 @@ type AddNodeResponse struct {
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6107,7 +6948,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6120,7 +6961,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{95}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *AddNodeResponse) GetConfigRevision() uint64 {
@@ -6142,7 +6983,7 @@ type InviteNodeRequest struct {
 
 func (x *InviteNodeRequest) Reset() {
 	*x = InviteNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6154,7 +6995,7 @@ func (x *InviteNodeRequest) String() string {
 func (*InviteNodeRequest) ProtoMessage() {}
 
 func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6167,7 +7008,7 @@ func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeRequest.ProtoReflect.Descriptor instead.
 func (*InviteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{96}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *InviteNodeRequest) GetNode() *Node {
@@ -6196,7 +7037,7 @@ type InviteNodeResponse struct {
 
 func (x *InviteNodeResponse) Reset() {
 	*x = InviteNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6208,7 +7049,7 @@ func (x *InviteNodeResponse) String() string {
 func (*InviteNodeResponse) ProtoMessage() {}
 
 func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6221,7 +7062,7 @@ func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeResponse.ProtoReflect.Descriptor instead.
 func (*InviteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{97}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *InviteNodeResponse) GetToken() string {
@@ -6253,7 +7094,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6265,7 +7106,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6278,7 +7119,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{98}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{109}
 }
 
 type ListInvitationsResponse struct {
@@ -6291,7 +7132,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6303,7 +7144,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6316,7 +7157,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{99}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ListInvitationsResponse) GetSource() *Source {
@@ -6345,7 +7186,7 @@ type InvitationInfo struct {
 
 func (x *InvitationInfo) Reset() {
 	*x = InvitationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6357,7 +7198,7 @@ func (x *InvitationInfo) String() string {
 func (*InvitationInfo) ProtoMessage() {}
 
 func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6370,7 +7211,7 @@ func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvitationInfo.ProtoReflect.Descriptor instead.
 func (*InvitationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{100}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *InvitationInfo) GetId() string {
@@ -6410,7 +7251,7 @@ type WithdrawInvitationRequest struct {
 
 func (x *WithdrawInvitationRequest) Reset() {
 	*x = WithdrawInvitationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6422,7 +7263,7 @@ func (x *WithdrawInvitationRequest) String() string {
 func (*WithdrawInvitationRequest) ProtoMessage() {}
 
 func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6435,7 +7276,7 @@ func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{101}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *WithdrawInvitationRequest) GetId() string {
@@ -6453,7 +7294,7 @@ type WithdrawInvitationResponse struct {
 
 func (x *WithdrawInvitationResponse) Reset() {
 	*x = WithdrawInvitationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6465,7 +7306,7 @@ func (x *WithdrawInvitationResponse) String() string {
 func (*WithdrawInvitationResponse) ProtoMessage() {}
 
 func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6478,7 +7319,7 @@ func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{102}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{113}
 }
 
 type RemoveNodeRequest struct {
@@ -6492,7 +7333,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6504,7 +7345,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6517,7 +7358,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{103}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -6542,7 +7383,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6554,7 +7395,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6567,7 +7408,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{104}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{115}
 }
 
 type SecurityRequest struct {
@@ -6578,7 +7419,7 @@ type SecurityRequest struct {
 
 func (x *SecurityRequest) Reset() {
 	*x = SecurityRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6590,7 +7431,7 @@ func (x *SecurityRequest) String() string {
 func (*SecurityRequest) ProtoMessage() {}
 
 func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6603,7 +7444,7 @@ func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityRequest.ProtoReflect.Descriptor instead.
 func (*SecurityRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{105}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{116}
 }
 
 type SecurityResponse struct {
@@ -6624,7 +7465,7 @@ type SecurityResponse struct {
 
 func (x *SecurityResponse) Reset() {
 	*x = SecurityResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6636,7 +7477,7 @@ func (x *SecurityResponse) String() string {
 func (*SecurityResponse) ProtoMessage() {}
 
 func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6649,7 +7490,7 @@ func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityResponse.ProtoReflect.Descriptor instead.
 func (*SecurityResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{106}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *SecurityResponse) GetSource() *Source {
@@ -6719,7 +7560,7 @@ type RotationInfo struct {
 
 func (x *RotationInfo) Reset() {
 	*x = RotationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6731,7 +7572,7 @@ func (x *RotationInfo) String() string {
 func (*RotationInfo) ProtoMessage() {}
 
 func (x *RotationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6744,7 +7585,7 @@ func (x *RotationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationInfo.ProtoReflect.Descriptor instead.
 func (*RotationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{107}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *RotationInfo) GetGeneration() uint64 {
@@ -6776,7 +7617,7 @@ type NodeSecurity struct {
 
 func (x *NodeSecurity) Reset() {
 	*x = NodeSecurity{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6788,7 +7629,7 @@ func (x *NodeSecurity) String() string {
 func (*NodeSecurity) ProtoMessage() {}
 
 func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6801,7 +7642,7 @@ func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSecurity.ProtoReflect.Descriptor instead.
 func (*NodeSecurity) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{108}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *NodeSecurity) GetNode() string {
@@ -6862,7 +7703,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6874,7 +7715,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6887,7 +7728,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{109}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *RotateRequest) GetWhat() Rotatable {
@@ -6905,7 +7746,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6917,7 +7758,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6930,7 +7771,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{110}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{121}
 }
 
 type DestroyClusterRequest struct {
@@ -6943,7 +7784,7 @@ type DestroyClusterRequest struct {
 
 func (x *DestroyClusterRequest) Reset() {
 	*x = DestroyClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6955,7 +7796,7 @@ func (x *DestroyClusterRequest) String() string {
 func (*DestroyClusterRequest) ProtoMessage() {}
 
 func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6968,7 +7809,7 @@ func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterRequest.ProtoReflect.Descriptor instead.
 func (*DestroyClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{111}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *DestroyClusterRequest) GetName() string {
@@ -6986,7 +7827,7 @@ type DestroyClusterResponse struct {
 
 func (x *DestroyClusterResponse) Reset() {
 	*x = DestroyClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6998,7 +7839,7 @@ func (x *DestroyClusterResponse) String() string {
 func (*DestroyClusterResponse) ProtoMessage() {}
 
 func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7011,7 +7852,7 @@ func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterResponse.ProtoReflect.Descriptor instead.
 func (*DestroyClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{112}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{123}
 }
 
 type BackupRequest struct {
@@ -7022,7 +7863,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7034,7 +7875,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7047,7 +7888,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{113}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
 }
 
 type BackupResponse struct {
@@ -7061,7 +7902,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7073,7 +7914,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7086,7 +7927,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{114}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *BackupResponse) GetSource() *Source {
@@ -7111,7 +7952,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7123,7 +7964,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7136,7 +7977,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{115}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
 }
 
 type ListUsersResponse struct {
@@ -7149,7 +7990,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7161,7 +8002,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7174,7 +8015,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{116}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ListUsersResponse) GetSource() *Source {
@@ -7202,7 +8043,7 @@ type SetUserRequest struct {
 
 func (x *SetUserRequest) Reset() {
 	*x = SetUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7214,7 +8055,7 @@ func (x *SetUserRequest) String() string {
 func (*SetUserRequest) ProtoMessage() {}
 
 func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7227,7 +8068,7 @@ func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserRequest.ProtoReflect.Descriptor instead.
 func (*SetUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{117}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *SetUserRequest) GetUser() *User {
@@ -7253,7 +8094,7 @@ type SetUserResponse struct {
 
 func (x *SetUserResponse) Reset() {
 	*x = SetUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7265,7 +8106,7 @@ func (x *SetUserResponse) String() string {
 func (*SetUserResponse) ProtoMessage() {}
 
 func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7278,7 +8119,7 @@ func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserResponse.ProtoReflect.Descriptor instead.
 func (*SetUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{118}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *SetUserResponse) GetUser() *User {
@@ -7297,7 +8138,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7309,7 +8150,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7322,7 +8163,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{119}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *DeleteUserRequest) GetName() string {
@@ -7340,7 +8181,7 @@ type DeleteUserResponse struct {
 
 func (x *DeleteUserResponse) Reset() {
 	*x = DeleteUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7352,7 +8193,7 @@ func (x *DeleteUserResponse) String() string {
 func (*DeleteUserResponse) ProtoMessage() {}
 
 func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7365,7 +8206,7 @@ func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
 func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{120}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
 }
 
 type UserCertificateRequest struct {
@@ -7379,7 +8220,7 @@ type UserCertificateRequest struct {
 
 func (x *UserCertificateRequest) Reset() {
 	*x = UserCertificateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7391,7 +8232,7 @@ func (x *UserCertificateRequest) String() string {
 func (*UserCertificateRequest) ProtoMessage() {}
 
 func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7404,7 +8245,7 @@ func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateRequest.ProtoReflect.Descriptor instead.
 func (*UserCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{121}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *UserCertificateRequest) GetName() string {
@@ -7432,7 +8273,7 @@ type UserCertificateResponse struct {
 
 func (x *UserCertificateResponse) Reset() {
 	*x = UserCertificateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7444,7 +8285,7 @@ func (x *UserCertificateResponse) String() string {
 func (*UserCertificateResponse) ProtoMessage() {}
 
 func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7457,7 +8298,7 @@ func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateResponse.ProtoReflect.Descriptor instead.
 func (*UserCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{122}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *UserCertificateResponse) GetCertificate() []byte {
@@ -7482,7 +8323,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7494,7 +8335,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7507,7 +8348,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{123}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
 }
 
 type WhoamiResponse struct {
@@ -7522,7 +8363,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7534,7 +8375,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7547,7 +8388,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *WhoamiResponse) GetSource() *Source {
@@ -7709,7 +8550,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\amembers\x18\n" +
 	" \x03(\tR\amembers\x12'\n" +
 	"\x0fconfig_revision\x18\v \x01(\x04R\x0econfigRevision\x12\x1c\n" +
-	"\ttolerates\x18\f \x01(\rR\ttolerates\"\xe1\x02\n" +
+	"\ttolerates\x18\f \x01(\rR\ttolerates\"\xbf\x04\n" +
 	"\x11SetClusterRequest\x127\n" +
 	"\theartbeat\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12;\n" +
 	"\vpeertrouble\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vpeertrouble\x127\n" +
@@ -7717,8 +8558,12 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\n" +
 	"seed_nodes\x18\x04 \x01(\rH\x00R\tseedNodes\x88\x01\x01\x12E\n" +
 	"\x11engine_down_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fengineDownLimit\x12#\n" +
-	"\rbase_revision\x18\x06 \x01(\x04R\fbaseRevisionB\r\n" +
-	"\v_seed_nodes\"\x96\x01\n" +
+	"\rbase_revision\x18\x06 \x01(\x04R\fbaseRevision\x12J\n" +
+	"\x11preferred_fencing\x18\a \x01(\x0e2\x1d.holdfast.v1.PreferredFencingR\x10preferredFencing\x12*\n" +
+	"\x0epreferred_site\x18\b \x01(\tH\x01R\rpreferredSite\x88\x01\x01\x12Q\n" +
+	"\x17preferred_fencing_delay\x18\t \x01(\v2\x19.google.protobuf.DurationR\x15preferredFencingDelayB\r\n" +
+	"\v_seed_nodesB\x11\n" +
+	"\x0f_preferred_site\"\x96\x01\n" +
 	"\x12SetClusterResponse\x12'\n" +
 	"\x0fconfig_revision\x18\x01 \x01(\x04R\x0econfigRevision\x12-\n" +
 	"\achanges\x18\x02 \x03(\v2\x13.holdfast.v1.ChangeR\achanges\x12(\n" +
@@ -7762,7 +8607,73 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\vLinkOutlook\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.holdfast.v1.LinkStateR\x05state\x12!\n" +
-	"\fnext_failure\x18\x03 \x01(\tR\vnextFailure\"\x13\n" +
+	"\fnext_failure\x18\x03 \x01(\tR\vnextFailure\"\xad\x02\n" +
+	"\tPointInfo\x124\n" +
+	"\x05point\x18\x01 \x01(\v2\x1e.holdfast.v1.CoordinationPointR\x05point\x12\x14\n" +
+	"\x05where\x18\x02 \x01(\tR\x05where\x12\x1c\n" +
+	"\treachable\x18\x03 \x01(\bR\treachable\x12/\n" +
+	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x128\n" +
+	"\n" +
+	"round_trip\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\troundTrip\x12\x1a\n" +
+	"\babstains\x18\a \x01(\bR\babstains\x12\x19\n" +
+	"\bnot_seen\x18\b \x03(\tR\anotSeen\"\x13\n" +
+	"\x11ShowQuorumRequest\"\xb9\x04\n" +
+	"\x12ShowQuorumResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12.\n" +
+	"\x06points\x18\x02 \x03(\v2\x16.holdfast.v1.PointInfoR\x06points\x12\x14\n" +
+	"\x05votes\x18\x03 \x01(\bR\x05votes\x12\x1a\n" +
+	"\bregister\x18\x04 \x01(\x04R\bregister\x12\x1a\n" +
+	"\bchanging\x18\x05 \x01(\bR\bchanging\x126\n" +
+	"\x06wanted\x18\x06 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06wanted\x12\x18\n" +
+	"\amembers\x18\a \x03(\tR\amembers\x12\x16\n" +
+	"\x06voters\x18\b \x01(\rR\x06voters\x12\x1a\n" +
+	"\bmajority\x18\t \x01(\rR\bmajority\x12\x1a\n" +
+	"\bsurvives\x18\n" +
+	" \x03(\tR\bsurvives\x12J\n" +
+	"\x11preferred_fencing\x18\v \x01(\x0e2\x1d.holdfast.v1.PreferredFencingR\x10preferredFencing\x126\n" +
+	"\x17preferred_fencing_means\x18\f \x01(\tR\x15preferredFencingMeans\x12\x1a\n" +
+	"\bjeopardy\x18\r \x03(\tR\bjeopardy\x126\n" +
+	"\n" +
+	"conditions\x18\x0e \x03(\v2\x16.holdfast.v1.ConditionR\n" +
+	"conditions\"\x88\x01\n" +
+	"\tPointSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\rarbiter_token\x18\x02 \x01(\tH\x00R\farbiterToken\x128\n" +
+	"\tlock_disk\x18\x03 \x01(\v2\x19.holdfast.v1.LockDiskSpecH\x00R\blockDiskB\x06\n" +
+	"\x04kind\"\x98\x01\n" +
+	"\fLockDiskSpec\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12:\n" +
+	"\x05paths\x18\x02 \x03(\v2$.holdfast.v1.LockDiskSpec.PathsEntryR\x05paths\x1a8\n" +
+	"\n" +
+	"PathsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"m\n" +
+	"\x13ChangeQuorumRequest\x12(\n" +
+	"\x03add\x18\x01 \x03(\v2\x16.holdfast.v1.PointSpecR\x03add\x12\x16\n" +
+	"\x06remove\x18\x02 \x03(\tR\x06remove\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\xae\x01\n" +
+	"\x14ChangeQuorumResponse\x126\n" +
+	"\x06points\x18\x01 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\x12#\n" +
+	"\rbase_register\x18\x02 \x01(\x04R\fbaseRegister\x12\x1c\n" +
+	"\tunchanged\x18\x03 \x01(\bR\tunchanged\x12\x1b\n" +
+	"\tnot_asked\x18\x04 \x03(\tR\bnotAsked\"9\n" +
+	"\x12WatchQuorumRequest\x12#\n" +
+	"\rbase_register\x18\x01 \x01(\x04R\fbaseRegister\"\x93\x01\n" +
+	"\x13WatchQuorumResponse\x12\x1a\n" +
+	"\bprogress\x18\x01 \x01(\tR\bprogress\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\x126\n" +
+	"\x06points\x18\x03 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\x12\x14\n" +
+	"\x05votes\x18\x04 \x01(\bR\x05votes\"u\n" +
+	"\x0fTryPointRequest\x124\n" +
+	"\x05point\x18\x01 \x01(\v2\x1e.holdfast.v1.CoordinationPointR\x05point\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x16\n" +
+	"\x06writer\x18\x03 \x01(\tR\x06writer\"|\n" +
+	"\x10TryPointResponse\x12\x18\n" +
+	"\aproblem\x18\x01 \x01(\tR\aproblem\x12\x14\n" +
+	"\x05other\x18\x02 \x01(\bR\x05other\x128\n" +
+	"\n" +
+	"round_trip\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\troundTrip\"\x13\n" +
 	"\x11ListGroupsRequest\"q\n" +
 	"\x12ListGroupsResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12.\n" +
@@ -8109,7 +9020,12 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\bWithdraw\x12&.holdfast.v1.WithdrawInvitationRequest\x1a'.holdfast.v1.WithdrawInvitationResponse\x12I\n" +
 	"\x06Remove\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse2Y\n" +
 	"\vLinkService\x12J\n" +
-	"\x04List\x12\x1d.holdfast.v1.ListLinksRequest\x1a\x1e.holdfast.v1.ListLinksResponse\"\x03\x90\x02\x012\xc6\x05\n" +
+	"\x04List\x12\x1d.holdfast.v1.ListLinksRequest\x1a\x1e.holdfast.v1.ListLinksResponse\"\x03\x90\x02\x012\xc8\x02\n" +
+	"\rQuorumService\x12L\n" +
+	"\x04Show\x12\x1e.holdfast.v1.ShowQuorumRequest\x1a\x1f.holdfast.v1.ShowQuorumResponse\"\x03\x90\x02\x01\x12M\n" +
+	"\x06Change\x12 .holdfast.v1.ChangeQuorumRequest\x1a!.holdfast.v1.ChangeQuorumResponse\x12Q\n" +
+	"\x05Watch\x12\x1f.holdfast.v1.WatchQuorumRequest\x1a .holdfast.v1.WatchQuorumResponse\"\x03\x90\x02\x010\x01\x12G\n" +
+	"\bTryPoint\x12\x1c.holdfast.v1.TryPointRequest\x1a\x1d.holdfast.v1.TryPointResponse2\xc6\x05\n" +
 	"\fGroupService\x12L\n" +
 	"\x04List\x12\x1e.holdfast.v1.ListGroupsRequest\x1a\x1f.holdfast.v1.ListGroupsResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\x04Show\x12\x1d.holdfast.v1.ShowGroupRequest\x1a\x1e.holdfast.v1.ShowGroupResponse\"\x03\x90\x02\x01\x12K\n" +
@@ -8158,7 +9074,7 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 }
 
 var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 125)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 137)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(Health)(0),                        // 0: holdfast.v1.Health
 	(NodePhase)(0),                     // 1: holdfast.v1.NodePhase
@@ -8199,351 +9115,390 @@ var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(*ListLinksRequest)(nil),           // 36: holdfast.v1.ListLinksRequest
 	(*ListLinksResponse)(nil),          // 37: holdfast.v1.ListLinksResponse
 	(*LinkOutlook)(nil),                // 38: holdfast.v1.LinkOutlook
-	(*ListGroupsRequest)(nil),          // 39: holdfast.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),         // 40: holdfast.v1.ListGroupsResponse
-	(*ShowGroupRequest)(nil),           // 41: holdfast.v1.ShowGroupRequest
-	(*ShowGroupResponse)(nil),          // 42: holdfast.v1.ShowGroupResponse
-	(*OnlineGroupRequest)(nil),         // 43: holdfast.v1.OnlineGroupRequest
-	(*OnlineGroupResponse)(nil),        // 44: holdfast.v1.OnlineGroupResponse
-	(*OfflineGroupRequest)(nil),        // 45: holdfast.v1.OfflineGroupRequest
-	(*OfflineGroupResponse)(nil),       // 46: holdfast.v1.OfflineGroupResponse
-	(*SwitchGroupRequest)(nil),         // 47: holdfast.v1.SwitchGroupRequest
-	(*SwitchGroupResponse)(nil),        // 48: holdfast.v1.SwitchGroupResponse
-	(*FreezeGroupRequest)(nil),         // 49: holdfast.v1.FreezeGroupRequest
-	(*FreezeGroupResponse)(nil),        // 50: holdfast.v1.FreezeGroupResponse
-	(*UnfreezeGroupRequest)(nil),       // 51: holdfast.v1.UnfreezeGroupRequest
-	(*UnfreezeGroupResponse)(nil),      // 52: holdfast.v1.UnfreezeGroupResponse
-	(*ClearGroupRequest)(nil),          // 53: holdfast.v1.ClearGroupRequest
-	(*ClearGroupResponse)(nil),         // 54: holdfast.v1.ClearGroupResponse
-	(*FlushGroupRequest)(nil),          // 55: holdfast.v1.FlushGroupRequest
-	(*FlushGroupResponse)(nil),         // 56: holdfast.v1.FlushGroupResponse
-	(*ListResourcesRequest)(nil),       // 57: holdfast.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 58: holdfast.v1.ListResourcesResponse
-	(*ShowResourceRequest)(nil),        // 59: holdfast.v1.ShowResourceRequest
-	(*ShowResourceResponse)(nil),       // 60: holdfast.v1.ShowResourceResponse
-	(*OnlineResourceRequest)(nil),      // 61: holdfast.v1.OnlineResourceRequest
-	(*OnlineResourceResponse)(nil),     // 62: holdfast.v1.OnlineResourceResponse
-	(*OfflineResourceRequest)(nil),     // 63: holdfast.v1.OfflineResourceRequest
-	(*OfflineResourceResponse)(nil),    // 64: holdfast.v1.OfflineResourceResponse
-	(*ProbeResourceRequest)(nil),       // 65: holdfast.v1.ProbeResourceRequest
-	(*ProbeResourceResponse)(nil),      // 66: holdfast.v1.ProbeResourceResponse
-	(*ClearResourceRequest)(nil),       // 67: holdfast.v1.ClearResourceRequest
-	(*ClearResourceResponse)(nil),      // 68: holdfast.v1.ClearResourceResponse
-	(*ListTypesRequest)(nil),           // 69: holdfast.v1.ListTypesRequest
-	(*ListTypesResponse)(nil),          // 70: holdfast.v1.ListTypesResponse
-	(*ShowTypeRequest)(nil),            // 71: holdfast.v1.ShowTypeRequest
-	(*ShowTypeResponse)(nil),           // 72: holdfast.v1.ShowTypeResponse
-	(*Change)(nil),                     // 73: holdfast.v1.Change
-	(*ApplyRequest)(nil),               // 74: holdfast.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 75: holdfast.v1.ApplyResponse
-	(*ExportRequest)(nil),              // 76: holdfast.v1.ExportRequest
-	(*ExportResponse)(nil),             // 77: holdfast.v1.ExportResponse
-	(*DiffRequest)(nil),                // 78: holdfast.v1.DiffRequest
-	(*DiffResponse)(nil),               // 79: holdfast.v1.DiffResponse
-	(*ListEventsRequest)(nil),          // 80: holdfast.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),         // 81: holdfast.v1.ListEventsResponse
-	(*FollowEventsRequest)(nil),        // 82: holdfast.v1.FollowEventsRequest
-	(*FollowEventsResponse)(nil),       // 83: holdfast.v1.FollowEventsResponse
-	(*ExplainGroupRequest)(nil),        // 84: holdfast.v1.ExplainGroupRequest
-	(*ExplainGroupResponse)(nil),       // 85: holdfast.v1.ExplainGroupResponse
-	(*SimulateRequest)(nil),            // 86: holdfast.v1.SimulateRequest
-	(*SimulateStep)(nil),               // 87: holdfast.v1.SimulateStep
-	(*StopNodeName)(nil),               // 88: holdfast.v1.StopNodeName
-	(*FreezeName)(nil),                 // 89: holdfast.v1.FreezeName
-	(*NodeNames)(nil),                  // 90: holdfast.v1.NodeNames
-	(*GroupOnNodeName)(nil),            // 91: holdfast.v1.GroupOnNodeName
-	(*ResourceOnNodeName)(nil),         // 92: holdfast.v1.ResourceOnNodeName
-	(*SimulateResponse)(nil),           // 93: holdfast.v1.SimulateResponse
-	(*SimulatedStep)(nil),              // 94: holdfast.v1.SimulatedStep
-	(*SimulatedGroup)(nil),             // 95: holdfast.v1.SimulatedGroup
-	(*GetOperationRequest)(nil),        // 96: holdfast.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 97: holdfast.v1.GetOperationResponse
-	(*WatchOperationRequest)(nil),      // 98: holdfast.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),     // 99: holdfast.v1.WatchOperationResponse
-	(*AddNodeRequest)(nil),             // 100: holdfast.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),            // 101: holdfast.v1.AddNodeResponse
-	(*InviteNodeRequest)(nil),          // 102: holdfast.v1.InviteNodeRequest
-	(*InviteNodeResponse)(nil),         // 103: holdfast.v1.InviteNodeResponse
-	(*ListInvitationsRequest)(nil),     // 104: holdfast.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),    // 105: holdfast.v1.ListInvitationsResponse
-	(*InvitationInfo)(nil),             // 106: holdfast.v1.InvitationInfo
-	(*WithdrawInvitationRequest)(nil),  // 107: holdfast.v1.WithdrawInvitationRequest
-	(*WithdrawInvitationResponse)(nil), // 108: holdfast.v1.WithdrawInvitationResponse
-	(*RemoveNodeRequest)(nil),          // 109: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),         // 110: holdfast.v1.RemoveNodeResponse
-	(*SecurityRequest)(nil),            // 111: holdfast.v1.SecurityRequest
-	(*SecurityResponse)(nil),           // 112: holdfast.v1.SecurityResponse
-	(*RotationInfo)(nil),               // 113: holdfast.v1.RotationInfo
-	(*NodeSecurity)(nil),               // 114: holdfast.v1.NodeSecurity
-	(*RotateRequest)(nil),              // 115: holdfast.v1.RotateRequest
-	(*RotateResponse)(nil),             // 116: holdfast.v1.RotateResponse
-	(*DestroyClusterRequest)(nil),      // 117: holdfast.v1.DestroyClusterRequest
-	(*DestroyClusterResponse)(nil),     // 118: holdfast.v1.DestroyClusterResponse
-	(*BackupRequest)(nil),              // 119: holdfast.v1.BackupRequest
-	(*BackupResponse)(nil),             // 120: holdfast.v1.BackupResponse
-	(*ListUsersRequest)(nil),           // 121: holdfast.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),          // 122: holdfast.v1.ListUsersResponse
-	(*SetUserRequest)(nil),             // 123: holdfast.v1.SetUserRequest
-	(*SetUserResponse)(nil),            // 124: holdfast.v1.SetUserResponse
-	(*DeleteUserRequest)(nil),          // 125: holdfast.v1.DeleteUserRequest
-	(*DeleteUserResponse)(nil),         // 126: holdfast.v1.DeleteUserResponse
-	(*UserCertificateRequest)(nil),     // 127: holdfast.v1.UserCertificateRequest
-	(*UserCertificateResponse)(nil),    // 128: holdfast.v1.UserCertificateResponse
-	(*WhoamiRequest)(nil),              // 129: holdfast.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),             // 130: holdfast.v1.WhoamiResponse
-	(*Link)(nil),                       // 131: holdfast.v1.Link
-	(*durationpb.Duration)(nil),        // 132: google.protobuf.Duration
-	(*ResourceStatus)(nil),             // 133: holdfast.v1.ResourceStatus
-	(Want)(0),                          // 134: holdfast.v1.Want
-	(*Resource)(nil),                   // 135: holdfast.v1.Resource
-	(Operations)(0),                    // 136: holdfast.v1.Operations
-	(Severity)(0),                      // 137: holdfast.v1.Severity
-	(*Operation)(nil),                  // 138: holdfast.v1.Operation
-	(*Cluster)(nil),                    // 139: holdfast.v1.Cluster
-	(*Timers)(nil),                     // 140: holdfast.v1.Timers
-	(*Group)(nil),                      // 141: holdfast.v1.Group
-	(*Limits)(nil),                     // 142: holdfast.v1.Limits
-	(*ResourceType)(nil),               // 143: holdfast.v1.ResourceType
-	(*Configuration)(nil),              // 144: holdfast.v1.Configuration
-	(*Event)(nil),                      // 145: holdfast.v1.Event
-	(*Rejection)(nil),                  // 146: holdfast.v1.Rejection
-	(*Decision)(nil),                   // 147: holdfast.v1.Decision
-	(*Node)(nil),                       // 148: holdfast.v1.Node
-	(*User)(nil),                       // 149: holdfast.v1.User
+	(*PointInfo)(nil),                  // 39: holdfast.v1.PointInfo
+	(*ShowQuorumRequest)(nil),          // 40: holdfast.v1.ShowQuorumRequest
+	(*ShowQuorumResponse)(nil),         // 41: holdfast.v1.ShowQuorumResponse
+	(*PointSpec)(nil),                  // 42: holdfast.v1.PointSpec
+	(*LockDiskSpec)(nil),               // 43: holdfast.v1.LockDiskSpec
+	(*ChangeQuorumRequest)(nil),        // 44: holdfast.v1.ChangeQuorumRequest
+	(*ChangeQuorumResponse)(nil),       // 45: holdfast.v1.ChangeQuorumResponse
+	(*WatchQuorumRequest)(nil),         // 46: holdfast.v1.WatchQuorumRequest
+	(*WatchQuorumResponse)(nil),        // 47: holdfast.v1.WatchQuorumResponse
+	(*TryPointRequest)(nil),            // 48: holdfast.v1.TryPointRequest
+	(*TryPointResponse)(nil),           // 49: holdfast.v1.TryPointResponse
+	(*ListGroupsRequest)(nil),          // 50: holdfast.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),         // 51: holdfast.v1.ListGroupsResponse
+	(*ShowGroupRequest)(nil),           // 52: holdfast.v1.ShowGroupRequest
+	(*ShowGroupResponse)(nil),          // 53: holdfast.v1.ShowGroupResponse
+	(*OnlineGroupRequest)(nil),         // 54: holdfast.v1.OnlineGroupRequest
+	(*OnlineGroupResponse)(nil),        // 55: holdfast.v1.OnlineGroupResponse
+	(*OfflineGroupRequest)(nil),        // 56: holdfast.v1.OfflineGroupRequest
+	(*OfflineGroupResponse)(nil),       // 57: holdfast.v1.OfflineGroupResponse
+	(*SwitchGroupRequest)(nil),         // 58: holdfast.v1.SwitchGroupRequest
+	(*SwitchGroupResponse)(nil),        // 59: holdfast.v1.SwitchGroupResponse
+	(*FreezeGroupRequest)(nil),         // 60: holdfast.v1.FreezeGroupRequest
+	(*FreezeGroupResponse)(nil),        // 61: holdfast.v1.FreezeGroupResponse
+	(*UnfreezeGroupRequest)(nil),       // 62: holdfast.v1.UnfreezeGroupRequest
+	(*UnfreezeGroupResponse)(nil),      // 63: holdfast.v1.UnfreezeGroupResponse
+	(*ClearGroupRequest)(nil),          // 64: holdfast.v1.ClearGroupRequest
+	(*ClearGroupResponse)(nil),         // 65: holdfast.v1.ClearGroupResponse
+	(*FlushGroupRequest)(nil),          // 66: holdfast.v1.FlushGroupRequest
+	(*FlushGroupResponse)(nil),         // 67: holdfast.v1.FlushGroupResponse
+	(*ListResourcesRequest)(nil),       // 68: holdfast.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 69: holdfast.v1.ListResourcesResponse
+	(*ShowResourceRequest)(nil),        // 70: holdfast.v1.ShowResourceRequest
+	(*ShowResourceResponse)(nil),       // 71: holdfast.v1.ShowResourceResponse
+	(*OnlineResourceRequest)(nil),      // 72: holdfast.v1.OnlineResourceRequest
+	(*OnlineResourceResponse)(nil),     // 73: holdfast.v1.OnlineResourceResponse
+	(*OfflineResourceRequest)(nil),     // 74: holdfast.v1.OfflineResourceRequest
+	(*OfflineResourceResponse)(nil),    // 75: holdfast.v1.OfflineResourceResponse
+	(*ProbeResourceRequest)(nil),       // 76: holdfast.v1.ProbeResourceRequest
+	(*ProbeResourceResponse)(nil),      // 77: holdfast.v1.ProbeResourceResponse
+	(*ClearResourceRequest)(nil),       // 78: holdfast.v1.ClearResourceRequest
+	(*ClearResourceResponse)(nil),      // 79: holdfast.v1.ClearResourceResponse
+	(*ListTypesRequest)(nil),           // 80: holdfast.v1.ListTypesRequest
+	(*ListTypesResponse)(nil),          // 81: holdfast.v1.ListTypesResponse
+	(*ShowTypeRequest)(nil),            // 82: holdfast.v1.ShowTypeRequest
+	(*ShowTypeResponse)(nil),           // 83: holdfast.v1.ShowTypeResponse
+	(*Change)(nil),                     // 84: holdfast.v1.Change
+	(*ApplyRequest)(nil),               // 85: holdfast.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 86: holdfast.v1.ApplyResponse
+	(*ExportRequest)(nil),              // 87: holdfast.v1.ExportRequest
+	(*ExportResponse)(nil),             // 88: holdfast.v1.ExportResponse
+	(*DiffRequest)(nil),                // 89: holdfast.v1.DiffRequest
+	(*DiffResponse)(nil),               // 90: holdfast.v1.DiffResponse
+	(*ListEventsRequest)(nil),          // 91: holdfast.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),         // 92: holdfast.v1.ListEventsResponse
+	(*FollowEventsRequest)(nil),        // 93: holdfast.v1.FollowEventsRequest
+	(*FollowEventsResponse)(nil),       // 94: holdfast.v1.FollowEventsResponse
+	(*ExplainGroupRequest)(nil),        // 95: holdfast.v1.ExplainGroupRequest
+	(*ExplainGroupResponse)(nil),       // 96: holdfast.v1.ExplainGroupResponse
+	(*SimulateRequest)(nil),            // 97: holdfast.v1.SimulateRequest
+	(*SimulateStep)(nil),               // 98: holdfast.v1.SimulateStep
+	(*StopNodeName)(nil),               // 99: holdfast.v1.StopNodeName
+	(*FreezeName)(nil),                 // 100: holdfast.v1.FreezeName
+	(*NodeNames)(nil),                  // 101: holdfast.v1.NodeNames
+	(*GroupOnNodeName)(nil),            // 102: holdfast.v1.GroupOnNodeName
+	(*ResourceOnNodeName)(nil),         // 103: holdfast.v1.ResourceOnNodeName
+	(*SimulateResponse)(nil),           // 104: holdfast.v1.SimulateResponse
+	(*SimulatedStep)(nil),              // 105: holdfast.v1.SimulatedStep
+	(*SimulatedGroup)(nil),             // 106: holdfast.v1.SimulatedGroup
+	(*GetOperationRequest)(nil),        // 107: holdfast.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),       // 108: holdfast.v1.GetOperationResponse
+	(*WatchOperationRequest)(nil),      // 109: holdfast.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),     // 110: holdfast.v1.WatchOperationResponse
+	(*AddNodeRequest)(nil),             // 111: holdfast.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),            // 112: holdfast.v1.AddNodeResponse
+	(*InviteNodeRequest)(nil),          // 113: holdfast.v1.InviteNodeRequest
+	(*InviteNodeResponse)(nil),         // 114: holdfast.v1.InviteNodeResponse
+	(*ListInvitationsRequest)(nil),     // 115: holdfast.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),    // 116: holdfast.v1.ListInvitationsResponse
+	(*InvitationInfo)(nil),             // 117: holdfast.v1.InvitationInfo
+	(*WithdrawInvitationRequest)(nil),  // 118: holdfast.v1.WithdrawInvitationRequest
+	(*WithdrawInvitationResponse)(nil), // 119: holdfast.v1.WithdrawInvitationResponse
+	(*RemoveNodeRequest)(nil),          // 120: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),         // 121: holdfast.v1.RemoveNodeResponse
+	(*SecurityRequest)(nil),            // 122: holdfast.v1.SecurityRequest
+	(*SecurityResponse)(nil),           // 123: holdfast.v1.SecurityResponse
+	(*RotationInfo)(nil),               // 124: holdfast.v1.RotationInfo
+	(*NodeSecurity)(nil),               // 125: holdfast.v1.NodeSecurity
+	(*RotateRequest)(nil),              // 126: holdfast.v1.RotateRequest
+	(*RotateResponse)(nil),             // 127: holdfast.v1.RotateResponse
+	(*DestroyClusterRequest)(nil),      // 128: holdfast.v1.DestroyClusterRequest
+	(*DestroyClusterResponse)(nil),     // 129: holdfast.v1.DestroyClusterResponse
+	(*BackupRequest)(nil),              // 130: holdfast.v1.BackupRequest
+	(*BackupResponse)(nil),             // 131: holdfast.v1.BackupResponse
+	(*ListUsersRequest)(nil),           // 132: holdfast.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),          // 133: holdfast.v1.ListUsersResponse
+	(*SetUserRequest)(nil),             // 134: holdfast.v1.SetUserRequest
+	(*SetUserResponse)(nil),            // 135: holdfast.v1.SetUserResponse
+	(*DeleteUserRequest)(nil),          // 136: holdfast.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),         // 137: holdfast.v1.DeleteUserResponse
+	(*UserCertificateRequest)(nil),     // 138: holdfast.v1.UserCertificateRequest
+	(*UserCertificateResponse)(nil),    // 139: holdfast.v1.UserCertificateResponse
+	(*WhoamiRequest)(nil),              // 140: holdfast.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),             // 141: holdfast.v1.WhoamiResponse
+	nil,                                // 142: holdfast.v1.LockDiskSpec.PathsEntry
+	(*Link)(nil),                       // 143: holdfast.v1.Link
+	(*durationpb.Duration)(nil),        // 144: google.protobuf.Duration
+	(*ResourceStatus)(nil),             // 145: holdfast.v1.ResourceStatus
+	(Want)(0),                          // 146: holdfast.v1.Want
+	(*Resource)(nil),                   // 147: holdfast.v1.Resource
+	(Operations)(0),                    // 148: holdfast.v1.Operations
+	(Severity)(0),                      // 149: holdfast.v1.Severity
+	(*Operation)(nil),                  // 150: holdfast.v1.Operation
+	(*Cluster)(nil),                    // 151: holdfast.v1.Cluster
+	(*Timers)(nil),                     // 152: holdfast.v1.Timers
+	(PreferredFencing)(0),              // 153: holdfast.v1.PreferredFencing
+	(*CoordinationPoint)(nil),          // 154: holdfast.v1.CoordinationPoint
+	(*Group)(nil),                      // 155: holdfast.v1.Group
+	(*Limits)(nil),                     // 156: holdfast.v1.Limits
+	(*ResourceType)(nil),               // 157: holdfast.v1.ResourceType
+	(*Configuration)(nil),              // 158: holdfast.v1.Configuration
+	(*Event)(nil),                      // 159: holdfast.v1.Event
+	(*Rejection)(nil),                  // 160: holdfast.v1.Rejection
+	(*Decision)(nil),                   // 161: holdfast.v1.Decision
+	(*Node)(nil),                       // 162: holdfast.v1.Node
+	(*User)(nil),                       // 163: holdfast.v1.User
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	7,   // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
 	1,   // 1: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
 	2,   // 2: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	131, // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	143, // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
 	2,   // 4: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
 	2,   // 5: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	132, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	132, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	132, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	132, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	133, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	134, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	135, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	136, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	144, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	144, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	144, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	144, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	145, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	146, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	147, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	148, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
 	11,  // 14: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
 	3,   // 15: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	134, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	146, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
 	3,   // 17: holdfast.v1.GroupInfo.state:type_name -> holdfast.v1.GroupState
 	13,  // 18: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
-	133, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	137, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	145, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	149, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
 	8,   // 21: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
 	0,   // 22: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
 	9,   // 23: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
 	14,  // 24: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
 	15,  // 25: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
 	16,  // 26: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	138, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	150, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
 	8,   // 28: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	139, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	140, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	132, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	132, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	132, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	132, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	132, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	132, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	132, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	132, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
-	73,  // 39: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
-	7,   // 40: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
-	8,   // 41: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
-	9,   // 42: holdfast.v1.ListNodesResponse.nodes:type_name -> holdfast.v1.NodeInfo
-	8,   // 43: holdfast.v1.ShowNodeResponse.source:type_name -> holdfast.v1.Source
-	9,   // 44: holdfast.v1.ShowNodeResponse.node:type_name -> holdfast.v1.NodeInfo
-	10,  // 45: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
-	27,  // 46: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
-	13,  // 47: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	138, // 48: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	132, // 49: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
-	8,   // 50: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
-	10,  // 51: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
-	38,  // 52: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
-	2,   // 53: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
-	8,   // 54: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
-	14,  // 55: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
-	8,   // 56: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
-	14,  // 57: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	141, // 58: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
-	12,  // 59: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	138, // 60: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	138, // 61: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	138, // 62: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
-	8,   // 63: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
-	12,  // 64: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	8,   // 65: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
-	12,  // 66: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	142, // 67: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	138, // 68: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	138, // 69: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	8,   // 70: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	143, // 71: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
-	8,   // 72: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	143, // 73: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	142, // 74: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
-	4,   // 75: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	144, // 76: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
-	73,  // 77: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
-	7,   // 78: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
-	8,   // 79: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	144, // 80: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	144, // 81: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
-	8,   // 82: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
-	73,  // 83: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
-	7,   // 84: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	137, // 85: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
-	8,   // 86: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	145, // 87: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
-	80,  // 88: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	145, // 89: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
-	8,   // 90: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	146, // 91: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	147, // 92: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
-	87,  // 93: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
-	90,  // 94: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
-	91,  // 95: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
-	91,  // 96: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
-	91,  // 97: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
-	92,  // 98: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
-	88,  // 99: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
-	89,  // 100: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
-	91,  // 101: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
-	8,   // 102: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
-	94,  // 103: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
-	95,  // 104: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	147, // 105: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
-	95,  // 106: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
-	8,   // 107: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	138, // 108: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	138, // 109: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	148, // 110: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
-	148, // 111: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
-	132, // 112: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
-	8,   // 113: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
-	106, // 114: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
-	8,   // 115: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
-	113, // 116: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
-	113, // 117: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
-	114, // 118: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
-	5,   // 119: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
-	8,   // 120: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
-	8,   // 121: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
-	149, // 122: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
-	149, // 123: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
-	149, // 124: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
-	8,   // 125: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
-	149, // 126: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
-	17,  // 127: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	19,  // 128: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	21,  // 129: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	111, // 130: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
-	115, // 131: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
-	117, // 132: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
-	119, // 133: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
-	121, // 134: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
-	123, // 135: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
-	125, // 136: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
-	127, // 137: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
-	129, // 138: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
-	23,  // 139: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	25,  // 140: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	28,  // 141: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	30,  // 142: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	32,  // 143: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	34,  // 144: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	100, // 145: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
-	102, // 146: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
-	104, // 147: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
-	107, // 148: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
-	109, // 149: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
-	36,  // 150: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	39,  // 151: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	41,  // 152: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	43,  // 153: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	45,  // 154: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	47,  // 155: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	49,  // 156: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	51,  // 157: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	53,  // 158: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	55,  // 159: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	57,  // 160: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	59,  // 161: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	61,  // 162: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	63,  // 163: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	65,  // 164: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	67,  // 165: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	69,  // 166: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	71,  // 167: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	74,  // 168: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	76,  // 169: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	78,  // 170: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	80,  // 171: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	82,  // 172: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	84,  // 173: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	86,  // 174: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	96,  // 175: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	98,  // 176: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	18,  // 177: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	20,  // 178: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	22,  // 179: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	112, // 180: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
-	116, // 181: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
-	118, // 182: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
-	120, // 183: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
-	122, // 184: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
-	124, // 185: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
-	126, // 186: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
-	128, // 187: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
-	130, // 188: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
-	24,  // 189: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	26,  // 190: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	29,  // 191: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	31,  // 192: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	33,  // 193: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	35,  // 194: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	101, // 195: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
-	103, // 196: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
-	105, // 197: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
-	108, // 198: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
-	110, // 199: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
-	37,  // 200: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	40,  // 201: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	42,  // 202: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	44,  // 203: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	46,  // 204: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	48,  // 205: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	50,  // 206: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	52,  // 207: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	54,  // 208: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	56,  // 209: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	58,  // 210: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	60,  // 211: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	62,  // 212: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	64,  // 213: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	66,  // 214: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	68,  // 215: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	70,  // 216: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	72,  // 217: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	75,  // 218: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	77,  // 219: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	79,  // 220: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	81,  // 221: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	83,  // 222: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	85,  // 223: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	93,  // 224: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	97,  // 225: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	99,  // 226: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	177, // [177:227] is the sub-list for method output_type
-	127, // [127:177] is the sub-list for method input_type
-	127, // [127:127] is the sub-list for extension type_name
-	127, // [127:127] is the sub-list for extension extendee
-	0,   // [0:127] is the sub-list for field type_name
+	151, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	152, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	144, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	144, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	144, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	144, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	144, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	144, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	144, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	144, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	153, // 39: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	144, // 40: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	84,  // 41: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
+	7,   // 42: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
+	8,   // 43: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
+	9,   // 44: holdfast.v1.ListNodesResponse.nodes:type_name -> holdfast.v1.NodeInfo
+	8,   // 45: holdfast.v1.ShowNodeResponse.source:type_name -> holdfast.v1.Source
+	9,   // 46: holdfast.v1.ShowNodeResponse.node:type_name -> holdfast.v1.NodeInfo
+	10,  // 47: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
+	27,  // 48: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
+	13,  // 49: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
+	150, // 50: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	144, // 51: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	8,   // 52: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
+	10,  // 53: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
+	38,  // 54: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
+	2,   // 55: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
+	154, // 56: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
+	144, // 57: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
+	144, // 58: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
+	8,   // 59: holdfast.v1.ShowQuorumResponse.source:type_name -> holdfast.v1.Source
+	39,  // 60: holdfast.v1.ShowQuorumResponse.points:type_name -> holdfast.v1.PointInfo
+	154, // 61: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
+	153, // 62: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	16,  // 63: holdfast.v1.ShowQuorumResponse.conditions:type_name -> holdfast.v1.Condition
+	43,  // 64: holdfast.v1.PointSpec.lock_disk:type_name -> holdfast.v1.LockDiskSpec
+	142, // 65: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
+	42,  // 66: holdfast.v1.ChangeQuorumRequest.add:type_name -> holdfast.v1.PointSpec
+	154, // 67: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	154, // 68: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	154, // 69: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
+	144, // 70: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
+	8,   // 71: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
+	14,  // 72: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
+	8,   // 73: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
+	14,  // 74: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
+	155, // 75: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	12,  // 76: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
+	150, // 77: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	150, // 78: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	150, // 79: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	8,   // 80: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
+	12,  // 81: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
+	8,   // 82: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
+	12,  // 83: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
+	156, // 84: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	150, // 85: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	150, // 86: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	8,   // 87: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
+	157, // 88: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	8,   // 89: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
+	157, // 90: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	156, // 91: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	4,   // 92: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
+	158, // 93: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	84,  // 94: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
+	7,   // 95: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
+	8,   // 96: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
+	158, // 97: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	158, // 98: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	8,   // 99: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
+	84,  // 100: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
+	7,   // 101: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
+	149, // 102: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	8,   // 103: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
+	159, // 104: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	91,  // 105: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
+	159, // 106: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	8,   // 107: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
+	160, // 108: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	161, // 109: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	98,  // 110: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
+	101, // 111: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
+	102, // 112: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
+	102, // 113: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
+	102, // 114: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
+	103, // 115: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
+	99,  // 116: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
+	100, // 117: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
+	102, // 118: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
+	8,   // 119: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
+	105, // 120: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
+	106, // 121: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
+	161, // 122: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	106, // 123: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
+	8,   // 124: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	150, // 125: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	150, // 126: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	162, // 127: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	162, // 128: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	144, // 129: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	8,   // 130: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
+	117, // 131: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
+	8,   // 132: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
+	124, // 133: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
+	124, // 134: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
+	125, // 135: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
+	5,   // 136: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
+	8,   // 137: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
+	8,   // 138: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
+	163, // 139: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	163, // 140: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	163, // 141: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	8,   // 142: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
+	163, // 143: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	17,  // 144: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	19,  // 145: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	21,  // 146: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	122, // 147: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
+	126, // 148: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
+	128, // 149: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	130, // 150: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	132, // 151: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	134, // 152: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	136, // 153: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	138, // 154: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	140, // 155: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	23,  // 156: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	25,  // 157: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	28,  // 158: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	30,  // 159: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	32,  // 160: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	34,  // 161: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	111, // 162: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	113, // 163: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	115, // 164: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	118, // 165: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	120, // 166: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	36,  // 167: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	40,  // 168: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
+	44,  // 169: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
+	46,  // 170: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
+	48,  // 171: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
+	50,  // 172: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	52,  // 173: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	54,  // 174: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	56,  // 175: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	58,  // 176: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	60,  // 177: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	62,  // 178: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	64,  // 179: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	66,  // 180: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	68,  // 181: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	70,  // 182: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	72,  // 183: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	74,  // 184: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	76,  // 185: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	78,  // 186: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	80,  // 187: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	82,  // 188: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	85,  // 189: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	87,  // 190: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	89,  // 191: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	91,  // 192: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	93,  // 193: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	95,  // 194: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	97,  // 195: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	107, // 196: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	109, // 197: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	18,  // 198: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	20,  // 199: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	22,  // 200: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	123, // 201: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	127, // 202: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	129, // 203: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	131, // 204: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	133, // 205: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	135, // 206: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	137, // 207: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	139, // 208: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	141, // 209: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	24,  // 210: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	26,  // 211: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	29,  // 212: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	31,  // 213: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	33,  // 214: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	35,  // 215: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	112, // 216: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	114, // 217: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	116, // 218: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	119, // 219: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	121, // 220: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	37,  // 221: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	41,  // 222: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
+	45,  // 223: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
+	47,  // 224: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
+	49,  // 225: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
+	51,  // 226: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	53,  // 227: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	55,  // 228: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	57,  // 229: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	59,  // 230: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	61,  // 231: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	63,  // 232: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	65,  // 233: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	67,  // 234: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	69,  // 235: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	71,  // 236: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	73,  // 237: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	75,  // 238: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	77,  // 239: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	79,  // 240: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	81,  // 241: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	83,  // 242: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	86,  // 243: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	88,  // 244: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	90,  // 245: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	92,  // 246: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	94,  // 247: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	96,  // 248: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	104, // 249: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	108, // 250: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	110, // 251: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	198, // [198:252] is the sub-list for method output_type
+	144, // [144:198] is the sub-list for method input_type
+	144, // [144:144] is the sub-list for extension type_name
+	144, // [144:144] is the sub-list for extension extendee
+	0,   // [0:144] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
@@ -8553,7 +9508,11 @@ func file_api_holdfast_v1_services_proto_init() {
 	}
 	file_api_holdfast_v1_objects_proto_init()
 	file_api_holdfast_v1_services_proto_msgTypes[15].OneofWrappers = []any{}
-	file_api_holdfast_v1_services_proto_msgTypes[81].OneofWrappers = []any{
+	file_api_holdfast_v1_services_proto_msgTypes[36].OneofWrappers = []any{
+		(*PointSpec_ArbiterToken)(nil),
+		(*PointSpec_LockDisk)(nil),
+	}
+	file_api_holdfast_v1_services_proto_msgTypes[92].OneofWrappers = []any{
 		(*SimulateStep_FailNodes)(nil),
 		(*SimulateStep_Online)(nil),
 		(*SimulateStep_Offline)(nil),
@@ -8570,9 +9529,9 @@ func file_api_holdfast_v1_services_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   125,
+			NumMessages:   137,
 			NumExtensions: 0,
-			NumServices:   12,
+			NumServices:   13,
 		},
 		GoTypes:           file_api_holdfast_v1_services_proto_goTypes,
 		DependencyIndexes: file_api_holdfast_v1_services_proto_depIdxs,

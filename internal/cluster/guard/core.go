@@ -135,6 +135,7 @@ type Core struct {
 	seeded, cold bool
 	protected    []*guardpb.Protect // sorted by group
 	conditions   []string
+	watchdog     time.Duration       // as Peers tells it
 	strangers    [MaxLinks]counters // packets of nobody that is configured
 
 	// Gathered for Take.
@@ -412,6 +413,14 @@ func (c *Core) saved() *Saved {
 		}
 	}
 	return s
+}
+
+// Watchdog tells the engine which time-out the watchdog has, or is to get; 0: none is armed.
+func (c *Core) Watchdog(now time.Duration, timeout time.Duration) {
+	c.begin(now)
+	if timeout != c.watchdog {
+		c.watchdog, c.peersDirty = timeout, true
+	}
 }
 
 // Conditions tells the core what the driver wants people to know: "heartbeats run

@@ -141,7 +141,7 @@ func (c *Core) endLease(reason string) {
 	if c.lease.state == leaseHeld {
 		c.stop.quiet = !c.engineUp || c.stop.left
 	}
-	c.lease.state, c.lease.reason = leaseStopping, reason
+	c.lease.state, c.lease.reason, c.stop.unconfirmed = leaseStopping, reason, true
 	c.lease.until, c.lease.inherited, c.lease.carried, c.lease.extended = 0, 0, 0, 0
 	c.saveDue = true
 	if !c.stop.quiet {

@@ -3,6 +3,8 @@ package guard
 import (
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
 )
 
@@ -277,6 +279,9 @@ func (p *peer) deadline(c *Core, sooner func(time.Duration)) {
 
 func (c *Core) peerTable() *guardpb.Peers {
 	t := &guardpb.Peers{Seeded: c.seeded, Cold: c.cold, Conditions: c.conditions}
+	if c.watchdog > 0 {
+		t.Watchdog = durationpb.New(c.watchdog)
+	}
 	for _, p := range c.peers {
 		if p == c.self {
 			continue

@@ -25,6 +25,8 @@ type stopping struct {
 	quiet      bool
 	quietBy    time.Duration // 0: it need not say anything
 	beganQuiet bool          // the running stop began after quiet
+	// Since the end of the lease no stop has been confirmed, or the newest one failed.
+	unconfirmed bool
 	// Groups that the running stop covers.
 	covered []*guardpb.Protect
 
@@ -56,7 +58,7 @@ func (c *Core) Stopped(now time.Duration, took time.Duration, err error) {
 	if !c.stop.underWay {
 		return
 	}
-	c.stop.underWay = false
+	c.stop.underWay, c.stop.unconfirmed = false, err != nil
 	if err != nil {
 		c.stop.retryAt = c.now + max(timers.Stop(c.inact), c.heartbeat)
 		f := c.leaseFrame()
@@ -92,6 +94,15 @@ func (c *Core) forgetProcessGroups() {
 			c.protected[i].ProcessGroups = nil
 		}
 	}
+}
+
+// Harmless says whether this node may go on as it is: it holds its lease, or what it
+// ran is confirmed to have stopped. A watchdog is fed only while it is (docs/fencing.md).
+func (c *Core) Harmless(now time.Duration) bool {
+	if c.lease.state == leaseHeld {
+		return now < c.lease.until
+	}
+	return !c.stop.unconfirmed
 }
 
 // finishStop says goodbye once nothing runs and nothing can be started.

@@ -108,7 +108,8 @@ func validStatements(s *pb.State, m *pb.Member, all []*pb.Statement) []*pb.State
 }
 
 func verdict(s *pb.State, m *pb.Member, e *pb.Evictee, viewAge time.Duration, majority []*pb.Statement) Verdict {
-	full := max(s.GetLongestPeerinact().AsDuration(), Peerinact(s)) // lease + stop + margin
+	// Lease, stop and margin; and where guard can't stop what runs, an armed watchdog does.
+	full := max(s.GetLongestPeerinact().AsDuration(), Peerinact(s)) + m.GetWatchdog().AsDuration()
 	v := Verdict{Node: m.GetNode()}
 	var who []string
 	for _, st := range majority {

@@ -59,10 +59,19 @@ func (a *applier) guardStarted(c *pb.GuardStarted) *Refused {
 	if m == nil || m.GetRaftId() != c.GetRaftId() {
 		return refuse(CodeStale, "raft id %d is not one of node %s", c.GetRaftId(), c.GetNode())
 	}
+	if c.GetGuardIncarnation() == m.GetGuardIncarnation() && c.GetWatchdog().AsDuration() != m.GetWatchdog().AsDuration() {
+		a.setWatchdog(m, c.GetWatchdog())
+		return nil
+	}
 	if c.GetGuardIncarnation() <= m.GetGuardIncarnation() {
 		return refuse(CodeStale, "guard %d of node %s is not newer than guard %d", c.GetGuardIncarnation(), c.GetNode(), m.GetGuardIncarnation())
 	}
 	m.GuardIncarnation = c.GetGuardIncarnation()
+	if c.GetWatchdog().AsDuration() > 0 {
+		a.setWatchdog(m, c.GetWatchdog())
+	} else if c.GetRebooted() {
+		m.Watchdog = nil // a restarted guard has armed it again, or lets the machine reset
+	}
 	a.out.ViewChanged = true // what guards count acknowledgements by has changed
 	if st := a.status(c.GetNode()); st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING {
 		// Whoever starts a guard wants the node in; so does the last node to leave, whose leave no view has recorded.
@@ -77,6 +86,18 @@ func (a *applier) guardStarted(c *pb.GuardStarted) *Refused {
 		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "guard.started", c.GetNode(), "guard on %s was started again; services went on", c.GetNode())
 	}
 	return nil
+}
+
+// setWatchdog records the time-out that the watchdog of a member has.
+func (a *applier) setWatchdog(m *pb.Member, timeout *durationpb.Duration) {
+	if timeout.AsDuration() <= 0 {
+		m.Watchdog = nil
+		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "watchdog.disarmed", m.GetNode(), "the watchdog of %s is not armed any more", m.GetNode())
+	} else if timeout.AsDuration() != m.GetWatchdog().AsDuration() {
+		m.Watchdog = durationpb.New(timeout.AsDuration())
+		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "watchdog.armed", m.GetNode(), "the watchdog of %s is armed: the machine is reset if it can't stop its groups; takeovers by time wait %v longer", m.GetNode(), timeout.AsDuration())
+	}
+	a.out.ViewChanged = true // guard learns what is known of its watchdog
 }
 
 // forgetGroups: nothing of what is known to run on node is true any more.

@@ -114,9 +114,18 @@ func (n *node) localView() *api.Local {
 
 func (n *node) conditions() []api.Condition {
 	var cs []api.Condition
-	for _, c := range n.guard.welcome.GetConditions() {
+	told := n.guard.welcome.GetConditions()
+	if n.guard.peers != nil { // newer
+		told = n.guard.peers.GetConditions()
+	}
+	for _, c := range told {
 		code := "guard"
 		switch {
+		case strings.Contains(c, "watchdog is armed"):
+			cs = append(cs, api.Condition{Code: "watchdog-armed", Message: c})
+			continue
+		case strings.Contains(c, "watchdog"):
+			code = "watchdog-not-armed"
 		case strings.Contains(c, "real-time"):
 			code = "no-realtime"
 		case strings.Contains(c, "locked"):

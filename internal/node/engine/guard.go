@@ -241,9 +241,10 @@ func (e *Engine) register() {
 	if m == nil {
 		return
 	}
-	if m.GetGuardIncarnation() < g.incarnation {
-		e.submitOnce("guard "+itoa(g.incarnation), &statepb.Command{Change: &statepb.Command_GuardStarted{GuardStarted: &statepb.GuardStarted{
-			Node: e.node, RaftId: m.GetRaftId(), GuardIncarnation: g.incarnation, Rebooted: g.rebooted,
+	dog := g.peers.GetWatchdog()
+	if m.GetGuardIncarnation() < g.incarnation || m.GetGuardIncarnation() == g.incarnation && g.peers != nil && dog.AsDuration() != m.GetWatchdog().AsDuration() {
+		e.submitOnce("guard "+itoa(g.incarnation)+" "+dog.AsDuration().String(), &statepb.Command{Change: &statepb.Command_GuardStarted{GuardStarted: &statepb.GuardStarted{
+			Node: e.node, RaftId: m.GetRaftId(), GuardIncarnation: g.incarnation, Rebooted: g.rebooted, Watchdog: dog,
 		}}})
 		return
 	}
@@ -337,6 +338,9 @@ func (e *Engine) guardConfiguration() *guardpb.Configure {
 	}
 	if !e.outside.removed {
 		c.RaftId = e.self().GetRaftId()
+		if m := e.incarnation(); m.GetGuardIncarnation() == e.guard.incarnation {
+			c.Watchdog = m.GetWatchdog()
+		}
 		// A learner's word is wanted at once when it becomes a voter: the lease of those who
 		// have applied that already may depend on it.
 		c.WitnessRaftId = state.WitnessID(e.s)

@@ -571,6 +571,8 @@ type Configure struct {
 	SeedNodes      uint32 `protobuf:"varint,11,opt,name=seed_nodes,json=seedNodes,proto3" json:"seed_nodes,omitempty"`
 	// Not 0: the coordination points vote in the applied view, with this raft id.
 	WitnessRaftId uint64 `protobuf:"varint,12,opt,name=witness_raft_id,json=witnessRaftId,proto3" json:"witness_raft_id,omitempty"`
+	// Member.watchdog of this node in the applied state: guard's own time-out is never longer.
+	Watchdog      *durationpb.Duration `protobuf:"bytes,13,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -687,6 +689,13 @@ func (x *Configure) GetWitnessRaftId() uint64 {
 		return x.WitnessRaftId
 	}
 	return 0
+}
+
+func (x *Configure) GetWatchdog() *durationpb.Duration {
+	if x != nil {
+		return x.Watchdog
+	}
+	return nil
 }
 
 // Peer is a node as guard sees it.
@@ -1256,7 +1265,9 @@ type Peers struct {
 	// Seeded by counting: no seeded node was heard, the cluster starts from cold.
 	Cold bool `protobuf:"varint,3,opt,name=cold,proto3" json:"cold,omitempty"`
 	// As in Welcome.
-	Conditions    []string `protobuf:"bytes,4,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	Conditions []string `protobuf:"bytes,4,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	// Time-out that the watchdog has, or is to get once it is committed. Unset: none is armed.
+	Watchdog      *durationpb.Duration `protobuf:"bytes,5,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1315,6 +1326,13 @@ func (x *Peers) GetCold() bool {
 func (x *Peers) GetConditions() []string {
 	if x != nil {
 		return x.Conditions
+	}
+	return nil
+}
+
+func (x *Peers) GetWatchdog() *durationpb.Duration {
+	if x != nil {
+		return x.Watchdog
 	}
 	return nil
 }
@@ -2247,7 +2265,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\x04 \x03(\tR\n" +
 	"conditions\x12\x1a\n" +
-	"\brebooted\x18\x05 \x01(\bR\brebooted\"\x86\x04\n" +
+	"\brebooted\x18\x05 \x01(\bR\brebooted\"\xbd\x04\n" +
 	"\tConfigure\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12!\n" +
 	"\fcluster_uuid\x18\x02 \x01(\tR\vclusterUuid\x127\n" +
@@ -2262,7 +2280,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	" \x01(\bR\x0emayAcknowledge\x12\x1d\n" +
 	"\n" +
 	"seed_nodes\x18\v \x01(\rR\tseedNodes\x12&\n" +
-	"\x0fwitness_raft_id\x18\f \x01(\x04R\rwitnessRaftId\"\x8f\x02\n" +
+	"\x0fwitness_raft_id\x18\f \x01(\x04R\rwitnessRaftId\x125\n" +
+	"\bwatchdog\x18\r \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\"\x8f\x02\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1d\n" +
@@ -2302,14 +2321,15 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12&\n" +
 	"\x0fwitness_raft_id\x18\x03 \x01(\x04R\rwitnessRaftId\x12+\n" +
-	"\x11guard_incarnation\x18\x04 \x01(\x04R\x10guardIncarnation\"\x87\x01\n" +
+	"\x11guard_incarnation\x18\x04 \x01(\x04R\x10guardIncarnation\"\xbe\x01\n" +
 	"\x05Peers\x122\n" +
 	"\x05peers\x18\x01 \x03(\v2\x1c.holdfast.guard.v1.PeerStateR\x05peers\x12\x16\n" +
 	"\x06seeded\x18\x02 \x01(\bR\x06seeded\x12\x12\n" +
 	"\x04cold\x18\x03 \x01(\bR\x04cold\x12\x1e\n" +
 	"\n" +
 	"conditions\x18\x04 \x03(\tR\n" +
-	"conditions\"\xdb\x02\n" +
+	"conditions\x125\n" +
+	"\bwatchdog\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\"\xdb\x02\n" +
 	"\tPeerState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.holdfast.guard.v1.LinkStateR\x05state\x122\n" +
@@ -2469,30 +2489,32 @@ var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	25, // 21: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
 	25, // 22: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
 	5,  // 23: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
-	25, // 24: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
-	25, // 25: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
-	25, // 26: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
-	14, // 27: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
-	0,  // 28: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
-	0,  // 29: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
-	25, // 30: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
-	26, // 31: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
-	22, // 32: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
-	0,  // 33: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
-	25, // 34: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
-	25, // 35: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
-	25, // 36: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
-	25, // 37: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
-	4,  // 38: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
-	8,  // 39: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
-	24, // 40: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
-	25, // 41: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
-	25, // 42: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	25, // 24: holdfast.guard.v1.Configure.watchdog:type_name -> google.protobuf.Duration
+	25, // 25: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
+	25, // 26: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
+	25, // 27: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
+	14, // 28: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
+	25, // 29: holdfast.guard.v1.Peers.watchdog:type_name -> google.protobuf.Duration
+	0,  // 30: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
+	0,  // 31: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
+	25, // 32: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
+	26, // 33: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
+	22, // 34: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
+	0,  // 35: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
+	25, // 36: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
+	25, // 37: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
+	25, // 38: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
+	25, // 39: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
+	4,  // 40: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
+	8,  // 41: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
+	24, // 42: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
+	25, // 43: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
+	25, // 44: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_guard_guardpb_guard_proto_init() }

@@ -1166,8 +1166,11 @@ type Member struct {
 	RaftId uint64 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	// Of the node's guard, which may acknowledge nobody before this is committed. 0: none yet.
 	GuardIncarnation uint64 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Time-out of the watchdog that guard has armed: a machine whose guard can't stop what runs is reset so
+	// long after its lease. Unset: none is armed.
+	Watchdog      *durationpb.Duration `protobuf:"bytes,4,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -1219,6 +1222,13 @@ func (x *Member) GetGuardIncarnation() uint64 {
 		return x.GuardIncarnation
 	}
 	return 0
+}
+
+func (x *Member) GetWatchdog() *durationpb.Duration {
+	if x != nil {
+		return x.Watchdog
+	}
+	return nil
 }
 
 // NodeStatus is what the cluster knows of a node beyond its configuration.
@@ -2484,7 +2494,9 @@ type GuardStarted struct {
 	RaftId           uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	GuardIncarnation uint64                 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
 	// The machine (or the lab's node) was restarted: nothing of before runs.
-	Rebooted      bool `protobuf:"varint,4,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
+	Rebooted bool `protobuf:"varint,4,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
+	// Member.watchdog from now on. Said again by the same guard when it changes.
+	Watchdog      *durationpb.Duration `protobuf:"bytes,5,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2545,6 +2557,13 @@ func (x *GuardStarted) GetRebooted() bool {
 		return x.Rebooted
 	}
 	return false
+}
+
+func (x *GuardStarted) GetWatchdog() *durationpb.Duration {
+	if x != nil {
+		return x.Watchdog
+	}
+	return nil
 }
 
 // Statement is a voter's word that it suspects a member and acknowledges it no more.
@@ -4807,11 +4826,12 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\aapplied\x18\x01 \x03(\x04R\aapplied\"Q\n" +
 	"\x04View\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.state.v1.MemberR\amembers\"b\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.state.v1.MemberR\amembers\"\x99\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
-	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"\xb0\x02\n" +
+	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x125\n" +
+	"\bwatchdog\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\"\xb0\x02\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
@@ -4923,12 +4943,13 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\"r\n" +
 	"\tConfigure\x12#\n" +
 	"\rbase_revision\x18\x01 \x01(\x04R\fbaseRevision\x12@\n" +
-	"\rconfiguration\x18\x02 \x01(\v2\x1a.holdfast.v1.ConfigurationR\rconfiguration\"\x84\x01\n" +
+	"\rconfiguration\x18\x02 \x01(\v2\x1a.holdfast.v1.ConfigurationR\rconfiguration\"\xbb\x01\n" +
 	"\fGuardStarted\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x12\x1a\n" +
-	"\brebooted\x18\x04 \x01(\bR\brebooted\"\x8a\x03\n" +
+	"\brebooted\x18\x04 \x01(\bR\brebooted\x125\n" +
+	"\bwatchdog\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\"\x8a\x03\n" +
 	"\tStatement\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\tR\x05voter\x12\"\n" +
 	"\rvoter_raft_id\x18\x02 \x01(\x04R\vvoterRaftId\x126\n" +
@@ -5249,93 +5270,95 @@ var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
 	8,   // 27: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
 	8,   // 28: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
 	13,  // 29: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	1,   // 30: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
-	15,  // 31: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
-	16,  // 32: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	78,  // 33: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
-	78,  // 34: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	69,  // 35: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	81,  // 36: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	70,  // 37: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	71,  // 38: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	22,  // 39: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	23,  // 40: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	25,  // 41: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	27,  // 42: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	28,  // 43: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	29,  // 44: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	30,  // 45: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	31,  // 46: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	32,  // 47: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	34,  // 48: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	38,  // 49: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	39,  // 50: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	40,  // 51: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	43,  // 52: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	44,  // 53: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	45,  // 54: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	47,  // 55: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	41,  // 56: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	42,  // 57: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	46,  // 58: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	21,  // 59: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
-	20,  // 60: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
-	49,  // 61: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
-	50,  // 62: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
-	51,  // 63: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
-	52,  // 64: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
-	53,  // 65: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
-	54,  // 66: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
-	55,  // 67: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
-	56,  // 68: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
-	57,  // 69: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
-	48,  // 70: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
-	79,  // 71: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
-	82,  // 72: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	78,  // 73: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	26,  // 74: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	24,  // 75: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	78,  // 76: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	78,  // 77: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	2,   // 78: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	33,  // 79: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	72,  // 80: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	35,  // 81: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	36,  // 82: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	77,  // 83: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	37,  // 84: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	76,  // 85: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	81,  // 86: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	73,  // 87: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	83,  // 88: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	75,  // 89: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	78,  // 90: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	76,  // 91: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	7,   // 92: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
-	84,  // 93: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
-	10,  // 94: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
-	3,   // 95: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
-	8,   // 96: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
-	80,  // 97: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	85,  // 98: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	86,  // 99: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	13,  // 100: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	14,  // 101: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	17,  // 102: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	11,  // 103: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	7,   // 104: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
-	84,  // 105: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
-	10,  // 106: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
-	18,  // 107: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	87,  // 108: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	81,  // 109: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	87,  // 110: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	81,  // 111: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	112, // [112:112] is the sub-list for method output_type
-	112, // [112:112] is the sub-list for method input_type
-	112, // [112:112] is the sub-list for extension type_name
-	112, // [112:112] is the sub-list for extension extendee
-	0,   // [0:112] is the sub-list for field type_name
+	78,  // 30: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
+	1,   // 31: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
+	15,  // 32: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
+	16,  // 33: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
+	78,  // 34: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	78,  // 35: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	69,  // 36: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	81,  // 37: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	70,  // 38: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	71,  // 39: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	22,  // 40: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	23,  // 41: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	25,  // 42: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	27,  // 43: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	28,  // 44: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	29,  // 45: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	30,  // 46: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	31,  // 47: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	32,  // 48: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	34,  // 49: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	38,  // 50: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	39,  // 51: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	40,  // 52: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	43,  // 53: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	44,  // 54: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	45,  // 55: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	47,  // 56: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	41,  // 57: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	42,  // 58: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	46,  // 59: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	21,  // 60: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	20,  // 61: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
+	49,  // 62: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
+	50,  // 63: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
+	51,  // 64: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
+	52,  // 65: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
+	53,  // 66: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
+	54,  // 67: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
+	55,  // 68: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
+	56,  // 69: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
+	57,  // 70: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
+	48,  // 71: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
+	79,  // 72: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	82,  // 73: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	78,  // 74: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
+	78,  // 75: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	26,  // 76: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	24,  // 77: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	78,  // 78: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	78,  // 79: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	2,   // 80: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	33,  // 81: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	72,  // 82: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	35,  // 83: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	36,  // 84: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	77,  // 85: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	37,  // 86: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	76,  // 87: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	81,  // 88: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	73,  // 89: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	83,  // 90: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	75,  // 91: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	78,  // 92: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	76,  // 93: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	7,   // 94: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
+	84,  // 95: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
+	10,  // 96: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
+	3,   // 97: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
+	8,   // 98: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
+	80,  // 99: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	85,  // 100: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	86,  // 101: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	13,  // 102: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	14,  // 103: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	17,  // 104: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	11,  // 105: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	7,   // 106: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
+	84,  // 107: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
+	10,  // 108: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
+	18,  // 109: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	87,  // 110: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	81,  // 111: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	87,  // 112: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	81,  // 113: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	114, // [114:114] is the sub-list for method output_type
+	114, // [114:114] is the sub-list for method input_type
+	114, // [114:114] is the sub-list for extension type_name
+	114, // [114:114] is the sub-list for extension extendee
+	0,   // [0:114] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
