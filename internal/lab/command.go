@@ -228,6 +228,8 @@ type NodeStatus struct {
 	// Links (from 0) whose port is off, and who is not heard on a link.
 	Cut     []int            `json:"cut,omitempty"`
 	Blocked map[int][]string `json:"blocked,omitempty"`
+	// Lock disks that it has lost.
+	CutDisks []string `json:"cut_disks,omitempty"`
 	// What the node says of the cluster, in one sentence.
 	Cluster string `json:"cluster,omitempty"`
 }
@@ -254,7 +256,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 }
 
 func (l *Lab) machineStatus(p *nodePlan, r *nodeRecord) NodeStatus {
-	n := NodeStatus{Name: p.Name, State: l.state(p, r), Boots: r.Boots, Cut: r.Cut, Blocked: r.Blocked}
+	n := NodeStatus{Name: p.Name, State: l.state(p, r), Boots: r.Boots, Cut: r.Cut, Blocked: r.Blocked, CutDisks: r.CutDisks}
 	for _, port := range p.Ports {
 		n.Addresses = append(n.Addresses, port.Address.Addr().String())
 	}
@@ -358,6 +360,9 @@ func (n *NodeStatus) network() string {
 		if from := n.Blocked[link]; len(from) > 0 {
 			cuts = append(cuts, fmt.Sprintf("link%d deaf to %s", link, strings.Join(from, " ")))
 		}
+	}
+	for _, disk := range n.CutDisks {
+		cuts = append(cuts, disk+" cut")
 	}
 	if n.State == Off {
 		return "-"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,7 +60,38 @@ func (c *commandLine) resume() *cobra.Command {
 }
 
 func (c *commandLine) heal() *cobra.Command {
-	return c.onNode("heal", "End all cuts of a node", (*Lab).Heal)
+	return c.onNode("heal", "End all cuts of a node, an arbiter or a lock disk", func(l *Lab, name string) error {
+		if _, disk := l.rec.Plan.lockDisk(name); disk {
+			return l.HealDisk(name)
+		}
+		return l.Heal(name)
+	})
+}
+
+// running lists the nodes that are on.
+func (l *Lab) running() []string {
+	return slices.DeleteFunc(l.Nodes(), func(n string) bool { s, err := l.State(n); return err != nil || s == Off })
+}
+
+// cutSides cuts two sides from each other, where lock disks may be on one of them.
+func (l *Lab) cutSides(from, names []string, oneWay bool, links []int) error {
+	isDisk := func(name string) bool { _, ok := l.rec.Plan.lockDisk(name); return ok }
+	for _, side := range [][2][]string{{from, names}, {names, from}} {
+		for _, disk := range side[0] {
+			if !isDisk(disk) {
+				continue
+			}
+			if _, err := l.CutDisk(disk, side[1]...); err != nil {
+				return err
+			}
+		}
+	}
+	from, names = slices.DeleteFunc(from, isDisk), slices.DeleteFunc(names, isDisk)
+	if len(from) == 0 || len(names) == 0 {
+		return nil
+	}
+	_, err := l.Split(from, names, oneWay, links...)
+	return err
 }
 
 func (c *commandLine) cut() *cobra.Command {
@@ -74,7 +106,9 @@ With --from only these nodes don't hear each other any more; with --one-way
 too, only what --from sends does not reach NODE. Neighbour discovery still works
 between such a pair.
 
-Arbiters are cut in the same way: "cut a1", "cut n1 --from a1".`,
+Arbiters are cut in the same way: "cut a1", "cut n1 --from a1". Of a lock disk d1
+"cut n1 --from d1" takes it from one node and "cut d1" from all nodes that are on:
+reads and writes fail at once.`,
 		Example: `  holdfast lab cut n1
   holdfast lab cut n1,n2 --from n3,n4`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeNode,
@@ -86,13 +120,17 @@ Arbiters are cut in the same way: "cut a1", "cut n1 --from a1".`,
 			names := strings.Split(args[0], ",")
 			switch {
 			case from != "":
-				_, err = l.Split(strings.Split(from, ","), names, oneWay, links...)
-				return err
+				return l.cutSides(strings.Split(from, ","), names, oneWay, links)
 			case oneWay:
 				return errors.New("--one-way needs --from NODE")
 			}
 			for _, name := range names {
-				if _, err := l.Cut(name, links...); err != nil {
+				if _, disk := l.rec.Plan.lockDisk(name); disk {
+					_, err = l.CutDisk(name, l.running()...)
+				} else {
+					_, err = l.Cut(name, links...)
+				}
+				if err != nil {
 					return err
 				}
 			}

@@ -34,6 +34,11 @@ func (l *Lab) Heal(name string) error {
 			return err
 		}
 		r.Cut = nil
+		for _, disk := range slices.Clone(r.CutDisks) {
+			if err := l.setDisks(disk, []string{name}, true); err != nil {
+				return err
+			}
+		}
 		for i, other := range l.rec.Plan.machines() {
 			or := l.rec.records()[i]
 			for link, from := range or.Blocked {

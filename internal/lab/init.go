@@ -23,6 +23,8 @@ type bootSpec struct {
 	StateDir   string `json:"state_dir"`
 	StateMount string `json:"state_mount,omitempty"`
 	RunDir     string `json:"run_dir"`
+	// Files in whose place it sees a block device of its own.
+	LockDisks []string `json:"lock_disks,omitempty"`
 	// What to keep running: guard.
 	Command []string `json:"command"`
 	Env     []string `json:"env"`
@@ -86,6 +88,11 @@ func runInit(specFile string) (err error) {
 	}
 	if err == nil {
 		err = os.MkdirAll(spec.RunDir, 0o700)
+	}
+	if err == nil && spec.Mode == Namespaces {
+		if err := attachDisks(spec.LockDisks); err != nil {
+			fmt.Fprintf(log, "lab-init: %v\n", err)
+		}
 	}
 	if err != nil {
 		fmt.Fprintf(log, "lab-init: %v\n", err)

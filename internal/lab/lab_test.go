@@ -131,6 +131,13 @@ func checkNothingLeft(t *testing.T, l *Lab) {
 			t.Errorf("a mount of %s is left", what)
 		}
 	}
+	if backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file"); len(backing) > 0 {
+		for _, f := range backing {
+			if b, _ := os.ReadFile(f); strings.HasPrefix(string(b), l.Dir()) {
+				t.Errorf("a loop device is left: %s", f)
+			}
+		}
+	}
 	paths := []string{l.Dir(), filepath.Join(string(l.reg), name), filepath.Join(string(l.reg), name+".lock"), filepath.Join(string(l.reg), name+".owner")}
 	if l.rec.Plan.Cgroup != "" {
 		paths = append(paths, l.rec.Plan.Cgroup)

@@ -136,6 +136,11 @@ func (l *Lab) bootSpec(p *nodePlan) *bootSpec {
 	default:
 		s.Command = []string{l.rec.Binary, "guard", "--state-dir", state, "--run-dir", s.RunDir}
 	}
+	if !p.Arbiter.IsValid() {
+		for _, d := range l.rec.Plan.LockDisks {
+			s.LockDisks = append(s.LockDisks, d.Path)
+		}
+	}
 	s.Env = []string{"PATH=" + cmp.Or(os.Getenv("PATH"), "/usr/sbin:/usr/bin:/sbin:/bin"), "HOME=/", marker(l.Name(), p.Name)}
 	return s
 }

@@ -50,15 +50,6 @@ func (p *plan) points() []string {
 // preparePoints makes the arbiters' stores and formats the lock disks. No
 // cluster knows of them yet.
 func (r *record) preparePoints(ctx context.Context) error {
-	if len(r.Command) > 0 { // a lab that is a test of itself
-		return nil
-	}
-	for i := range r.Plan.Arbiters {
-		a := &r.Plan.Arbiters[i]
-		if err := r.holdfast(ctx, "arbiter", "init", "--dir", a.StateDir(), "--listen", a.Arbiter.String()); err != nil {
-			return err
-		}
-	}
 	for _, d := range r.Plan.LockDisks {
 		if err := os.MkdirAll(filepath.Dir(d.Path), 0o700); err != nil {
 			return err
@@ -69,6 +60,17 @@ func (r *record) preparePoints(ctx context.Context) error {
 		if err := os.Truncate(d.Path, lockDiskSize); err != nil {
 			return err
 		}
+	}
+	if len(r.Command) > 0 { // a lab that is a test of itself
+		return nil
+	}
+	for i := range r.Plan.Arbiters {
+		a := &r.Plan.Arbiters[i]
+		if err := r.holdfast(ctx, "arbiter", "init", "--dir", a.StateDir(), "--listen", a.Arbiter.String()); err != nil {
+			return err
+		}
+	}
+	for _, d := range r.Plan.LockDisks {
 		if err := r.holdfast(ctx, "lockdisk", "format", d.Path); err != nil {
 			return err
 		}

@@ -143,3 +143,60 @@ func TestArbiterIsAMachine(t *testing.T) {
 		t.Errorf("status: %+v", s.Points)
 	}
 }
+
+// All nodes see the same blocks, and each can lose the disk for itself.
+func TestLockDiskOfALab(t *testing.T) {
+	l := testLab(t, Options{Nodes: 2, LockDisks: 1})
+	path := l.rec.Plan.LockDisks[0].Path
+	write := func(node, what string) error {
+		_, err := l.Output(t.Context(), node, "sh", "-c", `printf %4096s "$0" | dd of="$1" bs=4096 seek=1 oflag=direct,dsync conv=notrunc`, what, path)
+		return err
+	}
+	read := func(node string) string {
+		out, err := l.Output(t.Context(), node, "sh", "-c", `dd if="$0" bs=4096 skip=1 count=1 iflag=direct 2>/dev/null`, path)
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	step := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(write("n1", "one"))
+	if got := read("n2"); got != "one" {
+		t.Errorf("n2 reads %q", got)
+	}
+	_, err := l.CutDisk("d1", "n2")
+	step(err)
+	if got := read("n2"); got != "" {
+		t.Errorf("without the disk n2 reads %q", got)
+	}
+	if err := write("n2", "two"); err == nil {
+		t.Error("without the disk n2 writes")
+	}
+	step(write("n1", "three"))
+	if s := l.Status(t.Context()); s.Nodes[1].network() != "d1 cut" || s.Points[0].Path != path {
+		t.Errorf("status: %+v", s)
+	}
+	step(l.Heal("n2"))
+	if got := read("n2"); got != "three" {
+		t.Errorf("n2 reads %q", got)
+	}
+	// After a reboot it has another device, and the disk.
+	_, err = l.CutDisk("d1", l.Nodes()...)
+	step(err)
+	_, err = l.Kill("n2")
+	step(err)
+	step(l.Start("n2"))
+	step(write("n2", "four"))
+	step(l.HealDisk("d1"))
+	if got := read("n1"); got != "four" {
+		t.Errorf("n1 reads %q", got)
+	}
+	if _, err := l.CutDisk("d2", "n1"); err == nil {
+		t.Error("a disk that is not there was cut")
+	}
+}

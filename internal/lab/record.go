@@ -56,7 +56,9 @@ type nodeRecord struct {
 	Blocked map[int][]string `json:"blocked,omitempty"`
 	// Nothing passes its ports: it is paused as a whole machine.
 	Silent bool `json:"silent,omitempty"`
-	Boots  int  `json:"boots"`
+	// Lock disks that it has lost.
+	CutDisks []string `json:"cut_disks,omitempty"`
+	Boots    int      `json:"boots"`
 }
 
 func recordFile(dir string) string { return filepath.Join(dir, "lab.json") }

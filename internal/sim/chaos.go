@@ -15,6 +15,7 @@ type Options struct {
 	Nodes     int
 	Links     int
 	Groups    int
+	Points    int // coordination points: 0, 1 or 3
 	Peerinact time.Duration
 	Drift     int64         // clocks are up to so many ppm wrong
 	DiskSync  time.Duration // usual time of a sync
@@ -60,6 +61,14 @@ func Swarm(seed uint64) Options {
 	for _, k := range kinds {
 		if r.IntN(2) == 0 {
 			used = append(used, k)
+		}
+	}
+	r2 := newRand(seed, "points")
+	if o.Points = pick(r2, 0, 1, 1, 3); o.Points > 0 {
+		for _, k := range pointKinds {
+			if r2.IntN(2) == 0 {
+				used = append(used, k)
+			}
 		}
 	}
 	every := pick(r, 300*time.Millisecond, time.Second, 3*time.Second)

@@ -24,9 +24,11 @@ type cluster struct {
 	o      Options
 	nodes  []*node
 	byName map[string]*node
-	config *v1.Configuration // as it was at the start
-	check  *checker
-	failed *Failure
+	// Coordination points.
+	arbiters []*arbiter
+	config   *v1.Configuration // as it was at the start
+	check    *checker
+	failed   *Failure
 
 	undos       int
 	pendingUndo map[int]func()
@@ -78,6 +80,7 @@ func newClusterOf(o Options, config *v1.Configuration) *cluster {
 	if err != nil {
 		panic(err)
 	}
+	c.addPoints(initial)
 	snap := bootstrap(initial)
 	for i, nc := range c.config.GetNodes() {
 		n := newNode(c, i, nc.GetName())
@@ -161,6 +164,9 @@ func bootstrap(s *pb.State) consensus.Batch {
 	var voters []uint64
 	for _, m := range s.GetView().GetMembers() {
 		voters = append(voters, m.GetRaftId())
+	}
+	if id := state.WitnessID(s); id != 0 {
+		voters = append(voters, id)
 	}
 	return consensus.Batch{
 		HardState: &raftpb.HardState{Term: proto.Uint64(1), Commit: proto.Uint64(1)},

@@ -29,7 +29,7 @@ func (n *node) startEngine() {
 	n.proc.post(n.c.between(time.Millisecond, 20*time.Millisecond), func() {
 		n.host.engineStarted()
 		e, err := engine.New(n.clock.read(n.c.now), n.wall(), engine.Config{
-			Node: n.name, RaftID: n.store.raftID, Saved: n.store.saved(), Peers: n.c.config.GetNodes(), Logf: n.tell, Trace: n.raftTrace(),
+			Node: n.name, RaftID: n.store.raftID, Saved: n.store.saved(), Peers: n.c.config.GetNodes(), Logf: n.tell, Trace: n.raftTrace(), Proposer: n.c.luck.Uint64() | 1,
 		})
 		if err != nil {
 			n.c.fail("N6", "%s: the engine does not start: %v", n.name, err)
@@ -74,6 +74,9 @@ func (n *node) carryOut() {
 	}
 	for _, f := range out.ToGuard {
 		n.toGuard(f)
+	}
+	for _, r := range out.ToPoints {
+		n.askPoint(r)
 	}
 	if out.Persist != nil {
 		b := out.Persist

@@ -34,7 +34,7 @@ func Run(o Options, verbose io.Writer) (r Result) {
 		}
 		r = Result{Options: o, Failure: c.failed, Excused: r.Excused, Cover: c.cover, Virtual: c.now, Hash: c.hash, Tail: c.tail(200)}
 	}()
-	c.tell("--", "seed %d: %d nodes, %d links, %d groups, peerinact %v, clocks ±%d ppm, sync %v", o.Seed, o.Nodes, o.Links, o.Groups, o.Peerinact, o.Drift, o.DiskSync)
+	c.tell("--", "seed %d: %d nodes, %d links, %d groups, %d coordination points, peerinact %v, clocks ±%d ppm, sync %v", o.Seed, o.Nodes, o.Links, o.Groups, o.Points, o.Peerinact, o.Drift, o.DiskSync)
 	for _, f := range o.Schedule {
 		c.at(f.At, func() {
 			verb, _, _ := strings.Cut(f.Line, " ")

@@ -100,6 +100,8 @@ type node struct {
 	decision    uint64        // newest one that was logged
 	life        life
 	api         *apiSocket
+	points      points
+	asking      int // requests under way at points
 	started     time.Time
 }
 
@@ -137,6 +139,7 @@ func (n *node) background(f func()) { n.wg.Go(f) }
 // run is the loop. It returns when this node has ended or ctx has.
 func (n *node) run(ctx context.Context) error {
 	defer n.wg.Wait()
+	defer n.closePoints()
 	defer n.quit()
 	n.background(n.connectGuard)
 	n.background(n.writeBatches)
@@ -231,6 +234,12 @@ func (n *node) carryOut() {
 	}
 	for _, f := range out.ToGuard {
 		n.guard.send(f)
+	}
+	if out.Points != nil {
+		n.usePoints(out.Points)
+	}
+	for _, r := range out.ToPoints {
+		n.askPoint(r)
 	}
 	if out.Persist != nil {
 		if n.writing {

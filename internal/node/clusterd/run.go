@@ -144,7 +144,7 @@ func (n *node) prepare() error {
 		return err
 	}
 	cfg := engine.Config{
-		Node: n.id.Node, RaftID: saved.RaftID, Peers: n.id.Nodes,
+		Node: n.id.Node, RaftID: saved.RaftID, Peers: n.id.Nodes, Proposer: newProposer(),
 		Saved: consensus.Saved{HardState: saved.HardState, Snapshot: saved.Snapshot, Entries: saved.Entries},
 		Logf:  func(format string, args ...any) { n.log.Info(fmt.Sprintf(format, args...)) },
 	}

@@ -25,6 +25,7 @@ type election struct {
 	reports, triedAt int
 	// This node was without a leader when it looked last.
 	without bool
+	since   time.Duration
 	wake    time.Duration
 }
 
@@ -56,13 +57,23 @@ func (e *Engine) elect() {
 		e.election.announced, e.election.tries = 0, 0
 		return
 	}
-	e.election.without = true
+	if !e.election.without {
+		e.election.without, e.election.since = true, e.now
+	}
 	if e.election.announced == 0 || e.now >= e.election.announced+announceEvery {
 		e.announceLeaderless(st.LastTerm, st.LastIndex)
 	}
 	e.election.wake = e.election.announced + announceEvery
-	if st.State == raft.StateLeader || !e.bestPlaced(st.LastTerm, st.LastIndex) {
+	members, best := e.bestPlaced(st.LastTerm, st.LastIndex)
+	if st.State == raft.StateLeader || !best {
 		return
+	}
+	if heartbeat, _, _ := e.timers(); members < state.Majority(state.Voters(e.s)) {
+		// The coordination points decide. A leader on the other side, if there is one, has a head start.
+		if due := e.election.since + heartbeat/2; e.now < due {
+			e.election.wake = min(e.election.wake, due)
+			return
+		}
 	}
 	if e.election.tries > 0 {
 		wait := min(retryCampaign<<min(e.election.tries-1, 10), retryCampaignMax)
@@ -87,7 +98,9 @@ func (e *Engine) announceLeaderless(term, index uint64) {
 }
 
 // bestPlaced: a quorum is without a leader, and none of it has a longer log.
-func (e *Engine) bestPlaced(term, index uint64) bool {
+// The coordination points, where they vote, are with whoever asks. Members says
+// how many others there are, this node included.
+func (e *Engine) bestPlaced(term, index uint64) (members int, best bool) {
 	count := 1
 	me := e.self()
 	for _, m := range e.s.GetView().GetMembers() {
@@ -99,17 +112,18 @@ func (e *Engine) bestPlaced(term, index uint64) bool {
 		switch {
 		case l.term != term:
 			if l.term > term {
-				return false
+				return count, false
 			}
 		case l.index != index:
 			if l.index > index {
-				return false
+				return count, false
 			}
 		case m.GetRaftId() < me.GetRaftId():
-			return false
+			return count, false
 		}
 	}
-	return count >= state.Majority(len(e.s.GetView().GetMembers()))
+	voters := state.Voters(e.s)
+	return count, count+voters-len(e.s.GetView().GetMembers()) >= state.Majority(voters)
 }
 
 // suspicion of a peer: a statement, or only the word that it has no leader.

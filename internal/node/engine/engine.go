@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/view"
+	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
 )
 
@@ -25,6 +26,8 @@ type Config struct {
 	Peers []*v1.Node
 	// Logf takes one line per decision. Nil: silent.
 	Logf func(format string, args ...any)
+	// Proposer is a random number that no run of an engine has used before: rounds at coordination points carry it.
+	Proposer uint64
 	// Trace takes raft's own lines. Nil: silent.
 	Trace func(format string, args ...any)
 }
@@ -72,6 +75,13 @@ type (
 	CallDone struct{ agent.Done }
 	// Notice of a process or a device.
 	Notice struct{ agent.Notice }
+	// FromPoint answers a ToPoint. Reply is nil if there was none; Err says why.
+	FromPoint struct {
+		Point string
+		Call  uint64
+		Reply *witnesspb.Reply
+		Err   string
+	}
 	// Protected: guard knows what it has to stop of a group. Err: it could not be told.
 	Protected struct {
 		Group string
@@ -92,12 +102,17 @@ func (Silence) input()     {}
 func (CallDone) input()    {}
 func (Notice) input()      {}
 func (Protected) input()   {}
+func (FromPoint) input()   {}
 
 // Out is what the caller must do now.
 type Out struct {
 	// Messages that may leave at once, in order.
 	ToPeers []ToPeer
 	ToGuard []*guardpb.ToGuard
+	// Requests for coordination points; each is answered with FromPoint.
+	ToPoints []ToPoint
+	// Not nil: these are the coordination points from now on.
+	Points *Points
 	// Not nil: make durable, then feed Persisted.
 	Persist *Batch
 	// Groups of which guard must be told what it would have to stop; answer with Protected.
@@ -175,6 +190,8 @@ type Engine struct {
 	guard    guardInfo
 	waiting  proposals
 	groups   groupsInfo
+	points   points
+	proposer uint64
 }
 
 // appendedView is a view change in the part of the log that is not applied yet.
@@ -207,6 +224,8 @@ func New(now time.Duration, wallMs int64, cfg Config) (*Engine, error) {
 	e.guard.init()
 	e.waiting.init()
 	e.groups.init(cfg.Node)
+	e.points.init()
+	e.proposer = cfg.Proposer
 	if err := e.load(cfg); err != nil {
 		return nil, err
 	}
@@ -247,6 +266,8 @@ func (e *Engine) Step(now time.Duration, wallMs int64, in Input) {
 		e.groups.runtime.Notify(e.now, in.Notice)
 	case Protected:
 		e.protected(in.Group, in.Err)
+	case FromPoint:
+		e.fromPoint(in)
 	}
 	e.finish()
 }
@@ -259,12 +280,14 @@ func (e *Engine) finish() {
 	e.ticks()
 	e.ready()
 	e.elect()
+	e.pointsOn()
 	e.leadOn()
 	e.joinOn()
 	e.guardOn()
 	e.groupsOn()
 	e.waitingOn()
 	e.ready()
+	e.pointsOn() // raft may have had something to say to them
 }
 
 // Take returns what is to be done and forgets it.
@@ -280,7 +303,7 @@ func (e *Engine) Take() Out {
 
 func (e *Engine) wake() time.Duration {
 	wake := e.nextRaftTick
-	for _, t := range []time.Duration{e.lead.wake, e.groups.wake, e.guard.nextTick, e.waiting.nextRetry, e.outside.nextAsk, e.election.wake} {
+	for _, t := range []time.Duration{e.lead.wake, e.groups.wake, e.guard.nextTick, e.waiting.nextRetry, e.outside.nextAsk, e.election.wake, e.points.wake} {
 		if t > e.now && (wake == 0 || t < wake) { // what is due was looked at in this very step
 			wake = t
 		}

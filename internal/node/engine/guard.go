@@ -166,6 +166,8 @@ func (e *Engine) fromGuard(f *guardpb.FromGuard) {
 		if g.statements[b.HeardAgain.GetNode()].statement.GetAboutRaftId() == b.HeardAgain.GetRaftId() {
 			g.heardAgain = addSet(g.heardAgain, b.HeardAgain.GetNode())
 		}
+	case *guardpb.FromGuard_WitnessWanted:
+		e.witnessWanted(b.WitnessWanted)
 	case *guardpb.FromGuard_Done:
 		e.guardDone(b.Done)
 	}
@@ -341,6 +343,7 @@ func (e *Engine) guardConfiguration() *guardpb.Configure {
 		}
 		// A learner's word is wanted at once when it becomes a voter: the lease of those who
 		// have applied that already may depend on it.
+		c.WitnessRaftId = state.WitnessID(e.s)
 		c.MayAcknowledge = e.incarnation().GetGuardIncarnation() == e.guard.incarnation
 	}
 	for _, n := range sortedNodes(nodes) {

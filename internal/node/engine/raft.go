@@ -144,6 +144,8 @@ func baseEpoch(c *statepb.Command) uint64 {
 		return c.Leave.GetBaseEpoch()
 	case *statepb.Command_Promote:
 		return c.Promote.GetBaseEpoch()
+	case *statepb.Command_SetPoints:
+		return c.SetPoints.GetBaseEpoch()
 	}
 	return 0
 }
@@ -284,6 +286,10 @@ func (e *Engine) happened(number uint64) {
 
 func (e *Engine) sendRaft(ms []*raftpb.Message) {
 	for _, m := range ms {
+		if w := e.s.GetWitness().GetRaftId(); w != 0 && m.GetTo() == w {
+			e.toWitness(m)
+			continue
+		}
 		name := e.nameOf(m.GetTo())
 		if name == "" || e.peers[name] == nil || !e.peers[name].connected {
 			e.raft.Dropped(m)

@@ -131,7 +131,7 @@ func (e *Engine) sight() view.Sight {
 		// Only the word of a voter whose suspicion stands counts, and only what it said after that.
 		HeardAgain: func(node string) bool {
 			return slices.ContainsFunc(e.keeper.Suspecting(e.s, node), func(voter string) bool {
-				return e.lead.heardAgain[node][voter] || voter == e.node && slices.Contains(e.guard.heardAgain, node)
+				return voter == state.WitnessName && e.pointsHearAgain(node) || e.lead.heardAgain[node][voter] || voter == e.node && slices.Contains(e.guard.heardAgain, node)
 			})
 		},
 		CaughtUp: func(raftID uint64) bool {
@@ -157,10 +157,25 @@ func (e *Engine) change(c *statepb.Command) {
 	e.submitAsLeader(string(state.Marshal(&statepb.Command{Change: c.GetChange()})), c)
 }
 
-// votes are the changes of raft's configuration that go with a view change.
-// (The vote of the coordination points will be added and taken away here, in
-// the same step.)
+// votes are the changes of raft's configuration that go with a view change,
+// the vote of the coordination points included.
 func (e *Engine) votes(c *statepb.Command) []*raftpb.ConfChangeSingle {
+	all := e.memberVotes(c)
+	remove, add := e.witnessVote(c)
+	if remove != 0 {
+		all = append(all, &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: &remove})
+	}
+	if add != 0 {
+		all = append(all, &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: &add})
+	}
+	if len(all) == 0 { // to the library a change without changes ends a joint configuration
+		self := e.RaftID()
+		all = append(all, &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: &self})
+	}
+	return all
+}
+
+func (e *Engine) memberVotes(c *statepb.Command) []*raftpb.ConfChangeSingle {
 	remove := func(id uint64) *raftpb.ConfChangeSingle {
 		return &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: &id}
 	}
@@ -197,6 +212,9 @@ func (e *Engine) handOver(st consensus.Status) bool {
 	alone := false
 	for _, m := range e.s.GetView().GetMembers() {
 		who := e.keeper.Suspecting(e.s, m.GetNode())
+		if len(who) > 0 && who[0] == state.WitnessName {
+			who = who[1:]
+		}
 		alone = alone || len(who) == 1 && who[0] == e.node
 	}
 	switch {

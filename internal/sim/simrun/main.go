@@ -35,6 +35,7 @@ var (
 	shrink  = flag.Bool("shrink", false, "find a smaller schedule of faults that fails in the same way")
 	keep    = flag.Bool("k", false, "go on after a failure")
 	procs   = flag.Int("procs", runtime.NumCPU(), "processes")
+	twice   = flag.Bool("twice", false, "run each seed twice: a story that differs is a failure")
 	worker  = flag.Bool("worker", false, "")
 	profile = flag.String("profile", "", "write a CPU profile to this file (one process)")
 )
@@ -116,6 +117,12 @@ func work() {
 		if r.Failure != nil {
 			l.Failure, l.Rule, l.Report = r.Failure.Error(), r.Failure.Rule, r.Report()
 		}
+		if *twice {
+			if again := sim.Run(sim.Swarm(s), nil); again.Hash != r.Hash {
+				l.Rule, l.Failure = "N7", fmt.Sprintf("N7: the seed told story %016x, then %016x", r.Hash, again.Hash)
+				l.Report = "--- first\n" + r.Tail + "--- then\n" + again.Tail
+			}
+		}
 		if err := out.Encode(l); err != nil {
 			return
 		}
@@ -134,6 +141,9 @@ func start() (*workerProcess, error) {
 		return nil, err
 	}
 	args := []string{"-worker"}
+	if *twice {
+		args = append(args, "-twice")
+	}
 	if *profile != "" {
 		args = append(args, "-profile", *profile)
 	}

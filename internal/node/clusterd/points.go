@@ -1,0 +1,115 @@
+//go:build linux
+
+package clusterd
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
+	"github.com/holdfast-ha/holdfast/internal/node/engine"
+)
+
+// point is a coordination point: an arbiter, or a slot on a lock disk. Do may
+// be called from several goroutines at once.
+type point interface {
+	Do(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error)
+	Close() error
+}
+
+// points are connected to as the engine says. Nothing waits for them but the
+// goroutine that asks.
+type points struct {
+	open map[string]point
+	// Ends what is under way at points that are no longer wanted.
+	cancel context.CancelFunc
+	ctx    context.Context
+}
+
+// maxAsking bounds the requests under way at one time, so that a point which
+// hangs does not gather goroutines for ever.
+const maxAsking = 64
+
+// usePoints connects to other coordination points than before.
+func (n *node) usePoints(p *engine.Points) {
+	n.closePoints()
+	ctx, cancel := context.WithCancel(context.Background())
+	n.points = points{open: map[string]point{}, ctx: ctx, cancel: cancel}
+	for _, cp := range p.Points {
+		one, err := n.openPoint(cp, p)
+		if err != nil {
+			n.log.Error("a coordination point can't be used", "point", cp.GetName(), "error", err)
+			one = brokenPoint{err}
+		}
+		n.points.open[cp.GetName()] = one
+	}
+}
+
+func (n *node) closePoints() {
+	if n.points.cancel != nil {
+		n.points.cancel()
+	}
+	for name, p := range n.points.open {
+		n.background(func() { // a disk that hangs must not hold the loop
+			if err := p.Close(); err != nil {
+				n.log.Warn("a coordination point was not closed cleanly", "point", name, "error", err)
+			}
+		})
+	}
+	n.points = points{}
+}
+
+// askPoint carries a request out and feeds the engine with what comes of it.
+func (n *node) askPoint(r engine.ToPoint) {
+	p := n.points.open[r.Point]
+	answer := engine.FromPoint{Point: r.Point, Call: r.Call}
+	switch {
+	case p == nil:
+		answer.Err = "it is not connected"
+	case n.asking >= maxAsking:
+		answer.Err = fmt.Sprintf("%d requests to coordination points are unanswered", n.asking)
+	default:
+		n.asking++
+		ctx := n.points.ctx
+		n.background(func() {
+			ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+			defer cancel()
+			reply, err := p.Do(ctx, r.Request)
+			answer.Reply = reply
+			if err != nil {
+				answer.Reply, answer.Err = nil, err.Error()
+			}
+			n.post(func() {
+				n.asking--
+				n.step(answer)
+			})
+		})
+		return
+	}
+	n.local = append(n.local, answer)
+}
+
+// brokenPoint could not be opened.
+type brokenPoint struct{ err error }
+
+func (b brokenPoint) Do(context.Context, *witnesspb.Request) (*witnesspb.Reply, error) {
+	return nil, b.err
+}
+func (brokenPoint) Close() error { return nil }
+
+// newProposer is a number that no run of an engine has had.
+func newProposer() uint64 {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // crypto/rand never fails on Linux
+	}
+	return binary.BigEndian.Uint64(b[:]) | 1
+}
+
+// openPoint of either kind.
+func (n *node) openPoint(cp *v1.CoordinationPoint, p *engine.Points) (point, error) {
+	return nil, fmt.Errorf("coordination point %s is of a kind that this version does not know: upgrade this node", cp.GetName())
+}
