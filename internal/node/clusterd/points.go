@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/arbiter"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
@@ -111,5 +112,9 @@ func newProposer() uint64 {
 
 // openPoint of either kind.
 func (n *node) openPoint(cp *v1.CoordinationPoint, p *engine.Points) (point, error) {
+	switch k := cp.GetKind().(type) {
+	case *v1.CoordinationPoint_Arbiter:
+		return arbiter.Dial(k.Arbiter, n.id.PeerTLS()), nil
+	}
 	return nil, fmt.Errorf("coordination point %s is of a kind that this version does not know: upgrade this node", cp.GetName())
 }
