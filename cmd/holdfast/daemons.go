@@ -20,10 +20,12 @@ const (
 
 // daemons are the commands that the system and guard start.
 func daemons() []*cobra.Command {
+	var watchdog string
 	guard := daemon("guard", "Run a node: heartbeats, lease, and clusterd under its watch",
 		func(ctx context.Context, stateDir, runDir string) error {
-			return guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir})
+			return guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir, Watchdog: watchdog})
 		})
+	guard.Flags().StringVar(&watchdog, "watchdog", "off", "reset this machine if guard fails or can't stop what runs: a device such as /dev/watchdog, auto (the first one, else softdog), or off")
 	clusterd := daemon("clusterd", "The brain of a node; guard starts it",
 		func(ctx context.Context, stateDir, runDir string) error {
 			err := clusterd.Run(ctx, clusterd.Options{StateDir: stateDir, RunDir: runDir, Version: cli.Version()})

@@ -135,7 +135,7 @@ type Core struct {
 	seeded, cold bool
 	protected    []*guardpb.Protect // sorted by group
 	conditions   []string
-	watchdog     time.Duration       // as Peers tells it
+	watchdog     time.Duration      // as Peers tells it
 	strangers    [MaxLinks]counters // packets of nobody that is configured
 
 	// Gathered for Take.

@@ -69,6 +69,12 @@ func Margin(peerinact time.Duration) time.Duration {
 	return peerinact - Lease(peerinact) - Stop(peerinact)
 }
 
+// Watchdog is the time-out of a watchdog that is fed only under the lease: stop and
+// margin, in the whole seconds that such devices know.
+func Watchdog(peerinact time.Duration) time.Duration {
+	return (Stop(peerinact) + Margin(peerinact) + time.Second - 1).Truncate(time.Second)
+}
+
 // percent of d without overflow for any Duration.
 func percent(d time.Duration, p int64) time.Duration {
 	return d/100*time.Duration(p) + d%100*time.Duration(p)/100

@@ -46,6 +46,9 @@ type plan struct {
 	// Report is a socket of the test: a fake engine tells there what it sees, a relay
 	// passes frames on.
 	Report string
+	// Watchdog of the guard: a device, or with Fake the socket of a fake one.
+	Watchdog string
+	Fake     bool
 
 	listener net.Listener
 }
@@ -85,7 +88,11 @@ func guardRole(p plan) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	return Run(ctx, Options{StateDir: p.State, RunDir: p.Run, Engine: p.Engine, Identity: p.Identity})
+	o := Options{StateDir: p.State, RunDir: p.Run, Engine: p.Engine, Identity: p.Identity, Watchdog: p.Watchdog}
+	if p.Fake {
+		o.armWatchdog = dialFake
+	}
+	return Run(ctx, o)
 }
 
 // engineRole is a clusterd that only connects, ticks and tells.

@@ -14,9 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	holdfastv1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/link"
+	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 )
 
 const (
@@ -46,6 +48,7 @@ type loop struct {
 	supervisor *supervisor
 	engines    *engineServer
 	stopper    *stopper
+	feeder     *feeder // nil: no watchdog was asked for
 
 	mu    sync.Mutex
 	inbox []func(now time.Duration)
@@ -59,6 +62,7 @@ type loop struct {
 	exit      bool
 	fatal     error
 	saveError string
+	dogSays   string // condition of the watchdog
 }
 
 // destination of heartbeats to a peer, by link.
@@ -68,11 +72,12 @@ type destination struct {
 	resolved   [guard.MaxLinks]netip.AddrPort
 }
 
-func newLoop(o Options, cfg guard.Config, page *leasePage, conditions []string) (*loop, error) {
+func newLoop(o Options, cfg guard.Config, page *leasePage, conditions []string, f *feeder) (*loop, error) {
 	l := &loop{
 		o: o, log: o.Log, page: page, epoll: -1, timer: -1, event: -1,
 		peers: map[string]*destination{}, standing: conditions,
 		packet: make([]byte, guard.ReceiveBuffer), sealed: make([]byte, 0, guard.ReceiveBuffer),
+		feeder: f,
 	}
 	if err := l.open(); err != nil {
 		l.close()
@@ -129,6 +134,7 @@ func (l *loop) watch(fd int, token int32) error {
 }
 
 func (l *loop) close() {
+	l.feeder.end(false)
 	if l.engines != nil {
 		l.engines.close()
 	}
@@ -303,7 +309,21 @@ func (l *loop) carryOut() {
 	if out.Exit {
 		l.exit = true
 	}
+	if l.feeder != nil {
+		t := now()
+		l.feeder.feed(t, l.core.Harmless(t))
+		l.tellWatchdog(t)
+	}
 	l.setTimer(out.Wake)
+}
+
+// tellWatchdog passes on what has changed of it; it goes out with the next step.
+func (l *loop) tellWatchdog(t time.Duration) {
+	l.core.Watchdog(t, l.feeder.told())
+	if c := l.feeder.condition(); c != l.dogSays {
+		l.dogSays = c
+		l.conditions()
+	}
 }
 
 func (l *loop) save(s *guard.Saved) {
@@ -415,6 +435,8 @@ func (l *loop) configured(c *guardpb.Configure) {
 		peers[p.GetNode()] = d
 	}
 	l.peers = peers
+	_, _, peerinact := timers.Effective(&holdfastv1.Timers{Peerinact: c.GetPeerinact()})
+	l.feeder.configured(now(), peerinact, c.GetWatchdog().AsDuration())
 }
 
 // bindOwn makes these the own ends of the links. Links that stay are not touched.
@@ -485,6 +507,9 @@ func (l *loop) conditions() {
 	}
 	if l.saveError != "" {
 		all = append(all, l.saveError)
+	}
+	if l.dogSays != "" {
+		all = append(all, l.dogSays)
 	}
 	l.core.Conditions(now(), all)
 }

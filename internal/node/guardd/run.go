@@ -45,8 +45,13 @@ type Options struct {
 	Engine []string
 	// Identity of the node. Nil: it is read from StateDir.
 	Identity *Identity
+	// Watchdog to arm: the path of a device, "auto", or "off" (and empty).
+	Watchdog string
 	// Log, nil: slog.Default.
 	Log *slog.Logger
+
+	// In tests, instead of a device.
+	armWatchdog func(path string, timeout time.Duration) (watchdog, error)
 }
 
 // ErrRunning: another guard uses the run directory.
@@ -91,11 +96,12 @@ func Run(ctx context.Context, o Options) error {
 	}
 	debug.SetGCPercent(25)
 	debug.SetMemoryLimit(24 << 20)
+	feeder := newFeeder(o) // before anything that it starts would inherit priority
 	privileges := takePrivileges()
 	for _, c := range privileges {
 		o.Log.Warn(c)
 	}
-	l, err := newLoop(o, cfg, page, privileges)
+	l, err := newLoop(o, cfg, page, privileges, feeder)
 	if err != nil {
 		return err
 	}
@@ -120,6 +126,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}()
 	err = l.run()
+	l.feeder.end(l.exit) // clusterd may take longer to end than the time-out
 	alone := endAlone
 	if ctx.Err() != nil {
 		alone = 0
