@@ -133,6 +133,7 @@ type Core struct {
 	leader      string
 
 	seeded, cold bool
+	rebooted     bool               // and no guard has been committed since
 	protected    []*guardpb.Protect // sorted by group
 	conditions   []string
 	watchdog     time.Duration      // as Peers tells it
@@ -156,8 +157,8 @@ func New(now time.Duration, cfg Config) *Core {
 	}
 	c.setTimers(nil)
 	c.cfg.Saved = nil
-	c.cfg.Rebooted = cfg.Rebooted || cfg.Saved.GetLeft()
-	if s := cfg.Saved; s != nil && !c.cfg.Rebooted {
+	c.rebooted = cfg.Rebooted || cfg.Saved.GetLeft()
+	if s := cfg.Saved; s != nil && !c.rebooted {
 		c.restore(s)
 	}
 	c.saveDue = true
@@ -167,6 +168,7 @@ func New(now time.Duration, cfg Config) *Core {
 
 // restore takes over from the guard before.
 func (c *Core) restore(s *Saved) {
+	c.rebooted = s.GetRebooted()
 	c.seeded = s.GetSeeded() // that the cluster started from cold was said by the guard before
 	c.lease.extendNumber = s.GetExtendNumber()
 	c.appended = s.GetAppended()
@@ -398,6 +400,7 @@ func (c *Core) saved() *Saved {
 	s := &Saved{
 		Incarnation: c.cfg.Incarnation, Seeded: c.seeded, Cold: c.cold,
 		Left:     c.stop.leaving && c.bye.said,
+		Rebooted: c.rebooted,
 		Appended: c.appended, ExtendNumber: c.lease.extendNumber, ExtendedUntil: durationpb.New(c.lease.extended),
 		Protected: slices.Clone(c.protected),
 	}

@@ -25,7 +25,7 @@ func (c *Core) EngineConn(now time.Duration, up bool) {
 		w := &guardpb.Welcome{
 			GuardIncarnation: c.cfg.Incarnation,
 			Conditions:       c.conditions,
-			Rebooted:         c.cfg.Rebooted,
+			Rebooted:         c.rebooted,
 		}
 		for _, p := range c.protected {
 			w.Protected = append(w.Protected, proto.CloneOf(p))
@@ -264,6 +264,7 @@ func (c *Core) configure(m *guardpb.Configure) {
 	c.raftID, c.epoch = m.GetRaftId(), m.GetEpoch()
 	c.appended = max(c.appended, c.epoch)
 	c.mayAck = m.GetMayAcknowledge() && (c.self == nil || c.self.incarnation == 0 || c.self.incarnation == c.cfg.Incarnation)
+	c.rebooted = c.rebooted && !c.mayAck
 	if c.raftID != oldRaftID {
 		c.newRaftID(oldRaftID)
 	}

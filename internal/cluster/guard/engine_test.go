@@ -58,6 +58,32 @@ func TestConfigureRefusals(t *testing.T) {
 	}
 }
 
+// A restart of the machine is said by every guard until one is committed, and by none after that.
+func TestRestartIsSaidUntilCommitted(t *testing.T) {
+	var saved *Saved
+	guard := func(incarnation uint64, committed bool) (rebooted bool) {
+		c := New(0, Config{Node: "a", Incarnation: incarnation, Rebooted: incarnation == 1, Saved: saved})
+		c.EngineConn(0, true)
+		for _, f := range c.Take().Engine {
+			rebooted = rebooted || f.GetWelcome().GetRebooted()
+		}
+		conf := goodConfigure()
+		conf.MayAcknowledge = committed
+		conf.Peers[0].GuardIncarnation = incarnation
+		c.Engine(0, &guardpb.ToGuard{Body: &guardpb.ToGuard_Configure{Configure: conf}})
+		conf = proto.CloneOf(conf)
+		conf.MayAcknowledge = false // outside of the view it speaks for nobody; that is another matter
+		c.Engine(0, &guardpb.ToGuard{Body: &guardpb.ToGuard_Configure{Configure: conf}})
+		saved = c.Take().Save
+		return rebooted
+	}
+	for i, committed := range []bool{false, false, true, false, false} {
+		if said, want := guard(uint64(i+1), committed), i <= 2; said != want {
+			t.Errorf("guard %d says that the machine was restarted: %v, want %v", i+1, said, want)
+		}
+	}
+}
+
 // FuzzEngine: whatever an engine sends and a peer says, in whatever order, the core
 // neither panics nor breaks what it asserts. The input is a list of steps, each a length
 // and so many bytes: a frame, or a heartbeat if it decodes as none.

@@ -573,7 +573,7 @@ func TestSupervision(t *testing.T) {
 		t.Fatalf("process %d was disconnected, not %d", pid, second)
 	}
 	g = startRole(t, "guard", p, nil)
-	if pid := next("welcome incarnation=2 rebooted=false"); pid != second {
+	if pid := next("welcome incarnation=2 rebooted=true"); pid != second {
 		t.Fatalf("process %d is connected, not %d", pid, second)
 	}
 	// It goes on watching the one that it did not start.
@@ -581,7 +581,7 @@ func TestSupervision(t *testing.T) {
 		t.Fatal(err)
 	}
 	next("policy 0")
-	third := next("welcome incarnation=2 rebooted=false")
+	third := next("welcome incarnation=2 rebooted=true")
 
 	// An orderly end takes clusterd along.
 	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {

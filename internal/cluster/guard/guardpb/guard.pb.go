@@ -496,7 +496,7 @@ type Welcome struct {
 	Configured *Configure `protobuf:"bytes,3,opt,name=configured,proto3" json:"configured,omitempty"`
 	// Conditions for people: "heartbeats run without real-time priority: …".
 	Conditions []string `protobuf:"bytes,4,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	// No guard ran before this one since the machine started.
+	// No guard was committed before this one since the machine started.
 	Rebooted      bool `protobuf:"varint,5,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2075,7 +2075,9 @@ type Saved struct {
 	ExtendNumber  uint64               `protobuf:"varint,8,opt,name=extend_number,json=extendNumber,proto3" json:"extend_number,omitempty"`
 	ExtendedUntil *durationpb.Duration `protobuf:"bytes,9,opt,name=extended_until,json=extendedUntil,proto3" json:"extended_until,omitempty"`
 	// It ended by an orderly leave, with all stopped: the next guard starts as after a reboot.
-	Left          bool `protobuf:"varint,10,opt,name=left,proto3" json:"left,omitempty"`
+	Left bool `protobuf:"varint,10,opt,name=left,proto3" json:"left,omitempty"`
+	// The machine was restarted, and no guard has been committed since.
+	Rebooted      bool `protobuf:"varint,11,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2176,6 +2178,13 @@ func (x *Saved) GetExtendedUntil() *durationpb.Duration {
 func (x *Saved) GetLeft() bool {
 	if x != nil {
 		return x.Left
+	}
+	return false
+}
+
+func (x *Saved) GetRebooted() bool {
+	if x != nil {
+		return x.Rebooted
 	}
 	return false
 }
@@ -2444,7 +2453,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x0earrival_counts\x18\x10 \x03(\x04R\rarrivalCounts\x12#\n" +
 	"\rlocal_address\x18\x11 \x01(\tR\flocalAddress\x12!\n" +
 	"\fpeer_address\x18\x12 \x01(\tR\vpeerAddress\x12\x18\n" +
-	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\xa2\x03\n" +
+	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\xbe\x03\n" +
 	"\x05Saved\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12<\n" +
 	"\n" +
@@ -2460,7 +2469,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\rextend_number\x18\b \x01(\x04R\fextendNumber\x12@\n" +
 	"\x0eextended_until\x18\t \x01(\v2\x19.google.protobuf.DurationR\rextendedUntil\x12\x12\n" +
 	"\x04left\x18\n" +
-	" \x01(\bR\x04left\"\xb2\x02\n" +
+	" \x01(\bR\x04left\x12\x1a\n" +
+	"\brebooted\x18\v \x01(\bR\brebooted\"\xb2\x02\n" +
 	"\tSuspicion\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12\x14\n" +
