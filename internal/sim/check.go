@@ -23,6 +23,8 @@ type checker struct {
 	members  map[string]uint64 // raft id of each node's newest incarnation in a view
 	fenced   map[string]uint64 // evicted incarnations that are not proven to have stopped
 	proven   map[string]uint64 // the newest incarnation of each node that is (N5)
+	left     map[string]uint64 // the newest that has left by order
+	events   uint64            // number of the newest event that was looked at
 	newest   *pb.State
 	newestAt uint64
 	diskLost int
@@ -38,7 +40,7 @@ type ack struct {
 
 func newChecker(c *cluster) *checker {
 	return &checker{c: c, views: map[uint64]string{}, digests: map[uint64]string{}, digestBy: map[uint64]string{},
-		members: map[string]uint64{}, fenced: map[string]uint64{}, proven: map[string]uint64{}}
+		members: map[string]uint64{}, fenced: map[string]uint64{}, proven: map[string]uint64{}, left: map[string]uint64{}}
 }
 
 // applied looks at the state that a node has reached.
@@ -76,29 +78,43 @@ func (k *checker) applied(n *node) {
 	}
 }
 
-// proofs follows which evicted incarnations are said to have stopped.
+// proofs follows which incarnations are said to have stopped: evicted ones, by
+// their proof or by the word of the next incarnation, and those that resigned because
+// their log is lost. One that leaves by order may hold its lease until it hears
+// of it, but runs nothing.
 func (k *checker) proofs(s *pb.State) {
+	left := map[string]bool{}
+	for _, e := range s.GetEvents() {
+		if e.GetNumber() > k.events {
+			k.events = e.GetNumber()
+			left[e.GetNode()] = left[e.GetNode()] || e.GetCode() == "node.left"
+		}
+	}
 	for _, n := range k.c.nodes {
-		st := s.GetNodeStatus()[n.name]
-		id := uint64(0)
+		st, id, was := s.GetNodeStatus()[n.name], uint64(0), k.members[n.name]
+		m := state.MemberOf(s, n.name)
 		switch {
 		case st.GetFence() != nil:
 			k.fenced[n.name] = st.GetFence().GetRaftId()
 		case k.fenced[n.name] != 0:
 			id = k.fenced[n.name]
 			delete(k.fenced, n.name)
-		case st.GetPhase() == pb.NodePhase_NODE_PHASE_FAULTED:
-			id = k.members[n.name]
+		case was != 0 && m.GetRaftId() != was:
+			id = was
 		}
-		if m := state.MemberOf(s, n.name); m != nil {
+		if m != nil {
 			k.members[n.name] = m.GetRaftId()
 		}
-		if id <= k.proven[n.name] {
+		if id <= k.proven[n.name] || id <= k.left[n.name] {
 			continue
 		}
-		k.proven[n.name] = id
-		k.c.count("proven")
-		k.lease(n)
+		if left[n.name] {
+			k.left[n.name] = id
+		} else {
+			k.proven[n.name] = id
+			k.c.count("proven")
+			k.lease(n)
+		}
 		for _, g := range k.c.config.GetGroups() {
 			if n.up && n.host.alive(g.GetName()) && n.excused() <= k.c.now && n.leaseID == id {
 				k.c.fail("N5", "incarnation %d of %s is proven to have stopped, but processes of %s are alive there", id, n.name, g.GetName())

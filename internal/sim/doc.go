@@ -46,8 +46,8 @@
 //	    time after a node wakes
 //	N3  two nodes that have applied the same index hold different states, or an index is applied twice differently
 //	N4  a command that was acknowledged to its caller is not in the state of a node that has applied its index
-//	N5  an incarnation that was evicted and proven to have stopped holds a lease, paused or not, or runs
-//	    something while awake
+//	N5  an incarnation that is proven to have stopped (after its eviction, by the word of the node's next incarnation, or
+//	    because it resigned) holds a lease, paused or not, or runs something while awake; or one that left runs something
 //	N6  a core panics, or stops for a reason that no fault explains
 //
 // And at the end of the second phase:
