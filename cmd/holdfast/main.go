@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-ha/holdfast/internal/arbiter/arbitercmd"
 	"github.com/holdfast-ha/holdfast/internal/cli"
 	"github.com/holdfast-ha/holdfast/internal/lab"
 )
@@ -17,7 +18,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	streams := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: cli.IsTerminal(os.Stderr)}
-	status := cli.Main(ctx, streams, os.Args[1:], append(daemons(), lab.Command())...)
+	status := cli.Main(ctx, streams, os.Args[1:], append(daemons(), arbitercmd.Command(), lab.Command())...)
 	stop()
 	os.Exit(status)
 }

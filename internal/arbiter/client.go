@@ -111,6 +111,17 @@ func (c *Client) Warm(ctx context.Context) error {
 	return err
 }
 
+// Rest closes a connection that nobody waits for at once, instead of after a
+// while. The next request makes a new one.
+func (c *Client) Rest() {
+	c.mu.Lock()
+	k := c.conn
+	c.mu.Unlock()
+	if k != nil {
+		k.rest()
+	}
+}
+
 // SetAuthorities tells the arbiter the cluster's authorities (PEM): the one that
 // has signed this node's certificate, and others that it shall accept too.
 func (c *Client) SetAuthorities(ctx context.Context, authorities []byte) error {

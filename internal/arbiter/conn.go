@@ -46,6 +46,16 @@ func (k *conn) use() {
 	k.mu.Unlock()
 }
 
+// rest closes the connection if nobody waits for an answer.
+func (k *conn) rest() {
+	k.mu.Lock()
+	busy := len(k.waiting) > 0
+	k.mu.Unlock()
+	if !busy {
+		k.fail(errIdle)
+	}
+}
+
 // checkIdle closes a connection that nobody has used (C3).
 func (k *conn) checkIdle() {
 	k.mu.Lock()

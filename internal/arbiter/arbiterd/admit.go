@@ -294,7 +294,7 @@ func (t *table) find(name string) (*cluster, error) {
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("no cluster %q is registered here (holdfast arbiter list shows which are)", name)
+		return nil, &told{fmt.Sprintf("no cluster %q is registered here (holdfast arbiter list shows which are)", name), ErrUnknownCluster}
 	}
 	return found, nil
 }

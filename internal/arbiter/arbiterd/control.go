@@ -113,7 +113,7 @@ func (s *Server) command(c *net.UnixConn) error {
 }
 
 func failure(err error) *arbiterpb.FromControl {
-	return &arbiterpb.FromControl{Body: &arbiterpb.FromControl_Error{Error: err.Error()}}
+	return &arbiterpb.FromControl{UnknownCluster: errors.Is(err, ErrUnknownCluster), Body: &arbiterpb.FromControl_Error{Error: err.Error()}}
 }
 
 func (s *Server) reply(m *arbiterpb.ToControl) (*arbiterpb.FromControl, error) {
@@ -206,8 +206,12 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// ErrNotRunning: nobody serves the directory.
-var ErrNotRunning = errors.New("the arbiter is not running")
+var (
+	// ErrNotRunning: nobody serves the directory.
+	ErrNotRunning = errors.New("the arbiter is not running")
+	// ErrUnknownCluster: no such cluster is registered.
+	ErrUnknownCluster = errors.New("unknown cluster")
+)
 
 // Control sends one command to the arbiter that runs from dir. Each answer goes
 // to take, which says whether it was the last.
@@ -238,6 +242,9 @@ func Control(ctx context.Context, dir string, m *arbiterpb.ToControl, take func(
 			return fmt.Errorf("the arbiter: %w", err)
 		}
 		if e, ok := a.GetBody().(*arbiterpb.FromControl_Error); ok {
+			if a.GetUnknownCluster() {
+				return &told{e.Error, ErrUnknownCluster}
+			}
 			return errors.New(e.Error)
 		}
 		if last, err := take(a); last || err != nil {
@@ -245,6 +252,15 @@ func Control(ctx context.Context, dir string, m *arbiterpb.ToControl, take func(
 		}
 	}
 }
+
+// told is an error in the arbiter's words.
+type told struct {
+	text  string
+	class error
+}
+
+func (t *told) Error() string { return t.text }
+func (t *told) Unwrap() error { return t.class }
 
 // Ask is Control for a command with one answer.
 func Ask(ctx context.Context, dir string, m *arbiterpb.ToControl) (answer *arbiterpb.FromControl, err error) {

@@ -1245,6 +1245,8 @@ func (*ToControl_Backup) isToControl_Body() {}
 // FromControl answers it. Several only for Backup.
 type FromControl struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// With error: there is no such cluster.
+	UnknownCluster bool `protobuf:"varint,8,opt,name=unknown_cluster,json=unknownCluster,proto3" json:"unknown_cluster,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*FromControl_Error
@@ -1286,6 +1288,13 @@ func (x *FromControl) ProtoReflect() protoreflect.Message {
 // Deprecated: Use FromControl.ProtoReflect.Descriptor instead.
 func (*FromControl) Descriptor() ([]byte, []int) {
 	return file_internal_arbiter_arbiterpb_arbiter_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FromControl) GetUnknownCluster() bool {
+	if x != nil {
+		return x.UnknownCluster
+	}
+	return false
 }
 
 func (x *FromControl) GetBody() isFromControl_Body {
@@ -2141,8 +2150,9 @@ const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	"\x06forget\x18\f \x01(\v2\x1b.holdfast.arbiter.v1.ForgetH\x00R\x06forget\x125\n" +
 	"\x06status\x18\r \x01(\v2\x1b.holdfast.arbiter.v1.StatusH\x00R\x06status\x125\n" +
 	"\x06backup\x18\x0e \x01(\v2\x1b.holdfast.arbiter.v1.BackupH\x00R\x06backupB\x06\n" +
-	"\x04body\"\xc3\x02\n" +
-	"\vFromControl\x12\x16\n" +
+	"\x04body\"\xec\x02\n" +
+	"\vFromControl\x12'\n" +
+	"\x0funknown_cluster\x18\b \x01(\bR\x0eunknownCluster\x12\x16\n" +
 	"\x05error\x18\t \x01(\tH\x00R\x05error\x12?\n" +
 	"\n" +
 	"token_made\x18\n" +
