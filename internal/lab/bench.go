@@ -23,8 +23,15 @@ type BenchResult struct {
 	// What the runs measured, for people.
 	What      string        `json:"what"`
 	PeerInact time.Duration `json:"peerinact"`
-	Summary   *Summary      `json:"summary,omitempty"`
-	Runs      []BenchRun    `json:"runs,omitempty"`
+	// The cluster, if it is another one than three nodes without coordination points.
+	Cluster string `json:"cluster,omitempty"`
+	// Of the runs in which the service failed.
+	Summary *Summary `json:"summary,omitempty"`
+	// A test of this bench that measured the like with three nodes without coordination
+	// points, and this test's median as a multiple of that one's.
+	Baseline string     `json:"baseline,omitempty"`
+	Ratio    float64    `json:"ratio,omitempty"`
+	Runs     []BenchRun `json:"runs,omitempty"`
 	// The service's own times, to compare with.
 	OwnStart time.Duration `json:"own_start,omitempty"`
 	OwnStop  time.Duration `json:"own_stop,omitempty"`
@@ -42,6 +49,10 @@ type BenchRun struct {
 	To     string        `json:"to,omitempty"`
 	// The node that failed led the cluster.
 	Leader bool `json:"leader,omitempty"`
+	// The service was not interrupted: its side of the split won.
+	Stayed bool `json:"stayed,omitempty"`
+	// What was not as it should be.
+	Fault string `json:"fault,omitempty"`
 }
 
 // BenchOptions of a failover bench.
@@ -61,10 +72,14 @@ type benchTest struct {
 	run  func(*bench, context.Context) (BenchRun, error)
 	// Replaces run: measures everything itself.
 	all func(*bench, context.Context, *BenchResult) error
+	// The cluster, and the test of three nodes without points to compare with.
+	shape    shape
+	baseline string
 }
 
 // In the order in which they run.
-var benchOrder = []string{"switch", "process", "clusterd", "crash", "leader", "partition", "cold", "idle"}
+var benchOrder = []string{"switch", "process", "clusterd", "crash", "leader", "partition", "cold",
+	"arbiter-crash", "arbiter-partition", "arbiter-split", "disk-crash", "disk-partition", "disk-split", "preferred-split", "idle"}
 
 var benchTests = map[string]benchTest{
 	"crash":     {what: "the active node loses network and power: to the first answer of another", run: (*bench).crash},
@@ -75,6 +90,17 @@ var benchTests = map[string]benchTest{
 	"switch":    {what: "planned move: longest time between two answers", run: (*bench).planned},
 	"cold":      {what: "three nodes boot at once: to the first answer", run: (*bench).cold},
 	"idle":      {what: "guard and clusterd of a node with 200 monitored resources", all: (*bench).idle},
+
+	"arbiter-crash":     {what: "two nodes and an arbiter: as crash", run: (*bench).crash, shape: withArbiter, baseline: "crash"},
+	"arbiter-partition": {what: "two nodes and an arbiter: as partition, from the arbiter too", run: (*bench).partition, shape: withArbiter, baseline: "partition"},
+	"arbiter-split": {what: "two nodes and an arbiter: they don't hear each other, the leader is the other one; to its first answer",
+		run: (*bench).split, shape: withArbiter, baseline: "partition"},
+	"disk-crash":     {what: "two nodes and a lock disk: as crash", run: (*bench).crash, shape: withLockDisk, baseline: "crash"},
+	"disk-partition": {what: "two nodes and a lock disk: as partition, and the disk is lost", run: (*bench).partition, shape: withLockDisk, baseline: "partition"},
+	"disk-split": {what: "two nodes and a lock disk: they don't hear each other, the leader is the other one; to its first answer",
+		run: (*bench).split, shape: withLockDisk, baseline: "partition"},
+	"preferred-split": {what: "four nodes at two sites and an arbiter: split, the service is not at the preferred site; to the first answer from there",
+		run: (*bench).splitPreferred, shape: withPreferred, baseline: "partition"},
 }
 
 // CheckTests returns the tests in the order of their runs, all if none are named.
@@ -87,12 +113,18 @@ func CheckTests(names []string) ([]string, error) {
 			return nil, fmt.Errorf("there is no test %q; there are %s", n, strings.Join(slices.Sorted(maps.Keys(benchTests)), ", "))
 		}
 	}
+	for _, n := range names { // what it is compared with belongs to it
+		if base := benchTests[n].baseline; base != "" {
+			names = append(names, base)
+		}
+	}
 	return slices.DeleteFunc(slices.Clone(benchOrder), func(n string) bool { return !slices.Contains(names, n) }), nil
 }
 
 // bench is one lab with a prober, in which tests run one after the other.
 type bench struct {
 	o      BenchOptions
+	shape  shape
 	lab    *Lab
 	prober *Prober
 	rand   *rand.Rand
@@ -117,9 +149,10 @@ func Failover(ctx context.Context, o BenchOptions, done func(*BenchResult)) erro
 	}
 	b := &bench{o: o, rand: rand.New(rand.NewPCG(1, 2))}
 	defer b.close()
+	var results []*BenchResult
 	for _, name := range tests {
 		test := benchTests[name]
-		r := &BenchResult{Schema: BenchSchema, Test: name, What: test.what, PeerInact: o.PeerInact}
+		r := &BenchResult{Schema: BenchSchema, Test: name, What: test.what, PeerInact: o.PeerInact, Cluster: string(test.shape), Baseline: test.baseline}
 		if r.PeerInact == 0 {
 			r.PeerInact = time.Second
 		}
@@ -131,17 +164,21 @@ func Failover(ctx context.Context, o BenchOptions, done func(*BenchResult)) erro
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		r.compare(results)
+		results = append(results, r)
 		done(r)
 	}
 	return nil
 }
 
-// open makes the lab with the default cluster, if it is not there yet.
-func (b *bench) open(ctx context.Context) error {
-	if b.lab != nil {
+// open makes the lab, if it is not there yet.
+func (b *bench) open(ctx context.Context, s shape) error {
+	if b.lab != nil && b.shape == s {
 		return nil
 	}
-	o := b.o.Options
+	b.close()
+	b.shape = s
+	o := s.options(b.o.Options)
 	o.Attached, o.Progress = true, b.o.Progress
 	o.Tune.PeerInact = b.o.PeerInact
 	l, err := Make(ctx, o)
@@ -152,7 +189,15 @@ func (b *bench) open(ctx context.Context) error {
 	if b.prober, err = l.StartProber(l.Service()); err != nil {
 		return err
 	}
-	return b.settle(ctx)
+	return within(ctx, settleLimit, "starting", func(ctx context.Context) error {
+		if _, err := l.AwaitSettled(ctx); err != nil {
+			return err
+		}
+		if err := l.AddPoints(ctx); err != nil {
+			return err
+		}
+		return b.settle(ctx)
+	})
 }
 
 // close removes the lab; it is made again by the next open.
@@ -181,6 +226,9 @@ func (b *bench) settle(ctx context.Context) error {
 		if _, err := b.lab.AwaitSettled(ctx); err != nil {
 			return err
 		}
+		if err := b.lab.AwaitPoints(ctx); err != nil {
+			return err
+		}
 		_, err := b.prober.AwaitSteady(ctx, 20)
 		return err
 	})
@@ -207,7 +255,7 @@ func (b *bench) active(ctx context.Context) (node, leader string, err error) {
 }
 
 func (b *bench) repeat(ctx context.Context, test benchTest, r *BenchResult) error {
-	if err := b.open(ctx); err != nil {
+	if err := b.open(ctx, test.shape); err != nil {
 		return err
 	}
 	if r.Test == "process" || r.Test == "switch" {
@@ -224,7 +272,15 @@ func (b *bench) repeat(ctx context.Context, test benchTest, r *BenchResult) erro
 		}
 		b.o.Progress(fmt.Sprintf("%s %d of %d: %s", r.Test, i+1, b.o.Runs, millis(run.Time)))
 		r.Runs = append(r.Runs, run)
-		times = append(times, run.Time)
+		if run.Fault != "" {
+			r.Faults = append(r.Faults, run.Fault)
+		}
+		if !run.Stayed {
+			times = append(times, run.Time)
+		}
+	}
+	if len(times) == 0 {
+		return nil // nobody noticed anything
 	}
 	s, err := summarize(times)
 	r.Summary = &s
@@ -285,7 +341,7 @@ func (b *bench) partition(ctx context.Context) (BenchRun, error) {
 	if err != nil {
 		return BenchRun{}, err
 	}
-	o, err := b.outage(ctx, func() (time.Duration, error) { return b.lab.Cut(active) })
+	o, err := b.outage(ctx, func() (time.Duration, error) { return b.cutOff(active) })
 	if err != nil {
 		return BenchRun{}, err
 	}

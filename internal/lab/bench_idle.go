@@ -35,7 +35,7 @@ func (b *bench) idle(ctx context.Context, r *BenchResult) error {
 	o.Options.Tune.Resources = IdleResources
 	mine := &bench{o: o, rand: b.rand}
 	defer mine.close()
-	if err := mine.open(ctx); err != nil {
+	if err := mine.open(ctx, ""); err != nil {
 		return err
 	}
 	// The prober would wake the active node.
@@ -123,7 +123,7 @@ type StressResult struct {
 func Stress(ctx context.Context, o BenchOptions, duration time.Duration, load int) (*BenchResult, error) {
 	b := &bench{o: o}
 	defer b.close()
-	if err := b.open(ctx); err != nil {
+	if err := b.open(ctx, ""); err != nil {
 		return nil, err
 	}
 	st, err := b.lab.AwaitSettled(ctx)

@@ -26,6 +26,11 @@ type Tuning struct {
 	Resources int
 	// Use the binary's own web server even if nginx is installed.
 	OwnWeb bool
+	// Use it and have it record its life.
+	Lives bool
+	// Of the nodes in turn, and which one should win an even split.
+	Sites         []string
+	PreferredSite string
 }
 
 // defaultGroup is the default cluster's group.
@@ -135,13 +140,17 @@ http {
 
 // webServer is nginx where it is installed and nodes have files of their own.
 func webServer(o Options, mode Mode, p *plan, binary string) webService {
-	if path := nginxPath(); path != "" && mode == Namespaces && !o.Tune.OwnWeb {
+	if path := nginxPath(); path != "" && mode == Namespaces && !o.Tune.OwnWeb && !o.Tune.Lives {
 		return webService{program: path, arguments: "-e stderr -c " + filepath.Join(p.Dir, "nginx.conf"), files: map[string]string{
 			"nginx.conf":     fmt.Sprintf(nginxConf, "/run/nginx.pid", p.service()),
 			"nginx-own.conf": fmt.Sprintf(nginxConf, "/run/nginx-own.pid", ownAddr),
 		}}
 	}
-	return webService{program: binary, arguments: "lab " + webCommand + " " + p.service().String()}
+	web := webService{program: binary, arguments: "lab " + webCommand + " " + p.service().String()}
+	if o.Tune.Lives {
+		web.arguments += " " + livesDir(p.Dir)
+	}
+	return web
 }
 
 func nginxPath() string {
@@ -162,10 +171,17 @@ func defaultCluster(o Options, p *plan, web webService) string {
 	if o.Tune.PeerInact > 0 {
 		fmt.Fprintf(&b, "timers: {peerinact: %v}\n", o.Tune.PeerInact)
 	}
+	if o.Tune.PreferredSite != "" {
+		fmt.Fprintf(&b, "preferredFencing: site\npreferredSite: %s\n", o.Tune.PreferredSite)
+	}
 	var names []string
-	for _, n := range p.Nodes {
+	for i, n := range p.Nodes {
 		names = append(names, n.Name)
-		fmt.Fprintf(&b, "---\nkind: Node\nname: %s\nlinks:\n", n.Name)
+		fmt.Fprintf(&b, "---\nkind: Node\nname: %s\n", n.Name)
+		if i < len(o.Tune.Sites) {
+			fmt.Fprintf(&b, "site: %s\n", o.Tune.Sites[i])
+		}
+		fmt.Fprintf(&b, "links:\n")
 		for i, port := range n.Ports {
 			fmt.Fprintf(&b, "- {name: link%d, address: %s}\n", i, port.Address.Addr())
 		}
@@ -206,6 +222,9 @@ func (c *clusterSpec) prepare(ctx context.Context, rec *record) error {
 		if err := os.WriteFile(filepath.Join(p.Dir, name), []byte(text), 0o644); err != nil {
 			return err
 		}
+	}
+	if err := os.Mkdir(livesDir(p.Dir), 0o700); err != nil {
+		return err
 	}
 	file := filepath.Join(p.Dir, "cluster.yaml")
 	if err := os.WriteFile(file, []byte(c.yaml), 0o600); err != nil {

@@ -65,8 +65,8 @@ on loopback addresses.`,
 				}
 				return runProber(args[0], every, timeout, os.Stdin, os.Stdout)
 			}},
-		&cobra.Command{Use: webCommand + " HOST:PORT", Hidden: true, Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error { return runWeb(args[0]) }},
+		&cobra.Command{Use: webCommand + " HOST:PORT [DIR]", Hidden: true, Args: cobra.RangeArgs(1, 2),
+			RunE: func(_ *cobra.Command, args []string) error { return runWeb(args[0], strings.Join(args[1:], "")) }},
 	)
 	return root
 }

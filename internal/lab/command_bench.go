@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -57,7 +60,7 @@ func (c *commandLine) benchFailover() *cobra.Command {
 	cmd.Flags().IntVar(&runs, "runs", 10, "measurements of each test; for the 95th percentile 20 at least")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json (one result a line)")
 	cmd.Flags().DurationVar(&peerInact, "peerinact", 0, "time after which a silent peer is given up (default the cluster's, 1s)")
-	cmd.Flags().StringSliceVar(&tests, "tests", nil, "only these: crash, leader, partition, process, clusterd, switch, cold, idle (default all)")
+	cmd.Flags().StringSliceVar(&tests, "tests", nil, "only these: "+strings.Join(benchOrder, ", ")+" (default all)")
 	return cmd
 }
 
@@ -122,14 +125,18 @@ func benchTable(w io.Writer, results []*BenchResult) error {
 			continue
 		}
 		if !header {
-			fmt.Fprintln(t, "test\tpeerinact\truns\tmin\tmedian\tp95\tmax\tfailed probes\t")
+			fmt.Fprintln(t, "test\tpeerinact\truns\tmin\tmedian\tp95\tmax\tfailed probes\tto three nodes\t")
 			header = true
 		}
 		s, failed := r.Summary, 0
 		for _, run := range r.Runs {
 			failed += run.Failed
 		}
-		fmt.Fprintf(t, "%s\t%v\t%d\t%s\t%s\t%s\t%s\t%d\t\n", r.Test, r.PeerInact, s.N, millis(s.Min), millis(s.Median), millis(s.P95), millis(s.Max), failed)
+		ratio := ""
+		if r.Ratio > 0 {
+			ratio = fmt.Sprintf("%.2f of %s", r.Ratio, r.Baseline)
+		}
+		fmt.Fprintf(t, "%s\t%v\t%d\t%s\t%s\t%s\t%s\t%d\t%s\t\n", r.Test, r.PeerInact, s.N, millis(s.Min), millis(s.Median), millis(s.P95), millis(s.Max), failed, ratio)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -137,6 +144,9 @@ func benchTable(w io.Writer, results []*BenchResult) error {
 	for _, r := range results {
 		if r.OwnStart > 0 {
 			fmt.Fprintf(w, "\n%s: the web server itself starts in %.1f ms and stops in %.1f ms (median of %d)\n", r.Test, float64(r.OwnStart)/1e6, float64(r.OwnStop)/1e6, ownRuns)
+		}
+		if r.Baseline != "" && strings.HasSuffix(r.Test, "split") {
+			fmt.Fprintf(w, "\n%s: %s\n", r.Test, servedAfter(r.Runs))
 		}
 		if len(r.Idle) > 0 {
 			fmt.Fprintf(w, "\nidle, %d monitored resources a node (clusterd and guard):\n", IdleResources)
@@ -159,4 +169,20 @@ func benchTable(w io.Writer, results []*BenchResult) error {
 		}
 	}
 	return nil
+}
+
+// servedAfter says which side of a split served in how many of the runs.
+func servedAfter(runs []BenchRun) string {
+	stayed, to := 0, map[string]int{}
+	for _, r := range runs {
+		if r.Stayed {
+			stayed++
+		}
+		to[r.To]++
+	}
+	var parts []string
+	for _, node := range slices.Sorted(maps.Keys(to)) {
+		parts = append(parts, fmt.Sprintf("%s %d", node, to[node]))
+	}
+	return fmt.Sprintf("of %d runs the service moved in %d and went on undisturbed in %d; served afterwards: %s", len(runs), len(runs)-stayed, stayed, strings.Join(parts, ", "))
 }

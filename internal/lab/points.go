@@ -187,7 +187,7 @@ func (l *Lab) AwaitPoints(ctx context.Context) error {
 }
 
 func (l *Lab) awaitPoints(ctx context.Context, names []string) error {
-	for {
+	for len(names) > 0 {
 		var missing string
 		for _, node := range l.Nodes() {
 			if s, err := l.State(node); err != nil || s != Running || missing != "" {
@@ -211,6 +211,7 @@ func (l *Lab) awaitPoints(ctx context.Context, names []string) error {
 			return fmt.Errorf("%s: %w", missing, err)
 		}
 	}
+	return nil
 }
 
 // usable says what is missing until these points are in use and answer.

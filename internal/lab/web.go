@@ -15,11 +15,17 @@ import (
 )
 
 // runWeb is the demo's web server where no nginx is installed: it answers
-// with the name of the node that it runs on, on addr, until SIGTERM.
-func runWeb(addr string) error {
+// with the name of the node that it runs on, on addr, until SIGTERM. It
+// records its life below lives, unless that is empty.
+func runWeb(addr, lives string) error {
 	name, err := webName()
 	if err != nil {
 		return err
+	}
+	if lives != "" {
+		if err := live(lives, name); err != nil {
+			return err
+		}
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
