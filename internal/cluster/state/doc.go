@@ -15,7 +15,8 @@
 //	S1  epochs are gapless: a view change names the epoch before it, and is refused otherwise
 //	S2  a raft id belongs to one incarnation of one node for ever
 //	S3  a member's vote and its place in the view change by the same entry
-//	S4  a group's place on an evicted node is kept until that incarnation is proven to have stopped
+//	S4  a group's place on an evicted node is kept until that incarnation is proven to have stopped, if only by its own
+//	    node, which names it when it asks to join anew
 //	S5  a plan is taken only by the state that it was made from
 //	S6  a configuration is replaced only by a caller who knew the current one
 //

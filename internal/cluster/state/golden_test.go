@@ -30,7 +30,7 @@ func TestGoldenBytes(t *testing.T) {
 		evict(s, time.Minute, "n3", statement(s, "n1", "n3", time.Second)),
 		{Change: &pb.Command_Stays{Stays: &pb.Stays{Node: "n1", RaftId: 1}}},
 		{Change: &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: 1, Node: "n1", ResignedRaftId: 1}}},
-		{Change: &pb.Command_Join{Join: &pb.Join{Node: "n1", RaftId: 4, GuardIncarnation: 2}}},
+		{Change: &pb.Command_Join{Join: &pb.Join{Node: "n1", RaftId: 4, GuardIncarnation: 2, EndedRaftId: 1}}},
 		{Change: &pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: 1, Node: "n1", RaftId: 4}}},
 		{Change: &pb.Command_Proven{Proven: &pb.Proven{Node: "n1", RaftId: 1, Proof: pb.Proof_PROOF_TIME}}},
 		{Change: &pb.Command_Report{Report: &pb.Report{Node: "n1", RaftId: 1, Groups: []*pb.GroupReport{{Group: "web", Intent: 5, Resources: map[string]*v1.ResourceStatus{

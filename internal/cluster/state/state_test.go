@@ -212,7 +212,13 @@ func TestRejoin(t *testing.T) {
 	refused(t, s, &pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "n3", RaftId: 3}}}, CodeStale)      // S2
 	refused(t, s, &pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "n2", RaftId: 4}}}, CodeConflict)   // still a member
 	refused(t, s, &pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "else", RaftId: 4}}}, CodeNotFound) // nobody's
-	must(t, s, &pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "n3", RaftId: 4, GuardIncarnation: 2}}})
+	for _, ended := range []uint64{0, 2, 4} {                                                                   // not said, or of another incarnation
+		refused(t, s, &pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "n3", RaftId: 4, GuardIncarnation: 2, EndedRaftId: ended}}}, CodeConflict)
+		if s.NodeStatus["n3"].GetFence().GetRaftId() != 3 || s.NextRaftId != 4 {
+			t.Fatal("a refused join has lifted the fence")
+		}
+	}
+	must(t, s, &pb.Command{Change: &pb.Command_Join{Join: &pb.Join{Node: "n3", RaftId: 4, GuardIncarnation: 2, EndedRaftId: 3}}})
 	if s.NodeStatus["n3"].Fence != nil {
 		t.Fatal("a node that joins anew has stopped what ran before")
 	}
@@ -379,7 +385,7 @@ func anyCommand(t *rapid.T, s *pb.State, request uint64) *pb.Command {
 	case 3:
 		c.Change = &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: epoch, Node: node, ResignedRaftId: id % 4}}
 	case 4:
-		c.Change = &pb.Command_Join{Join: &pb.Join{Node: node, RaftId: s.NextRaftId, GuardIncarnation: id}}
+		c.Change = &pb.Command_Join{Join: &pb.Join{Node: node, RaftId: s.NextRaftId, GuardIncarnation: id, EndedRaftId: id}}
 	case 5:
 		c.Change = &pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: epoch, Node: node, RaftId: s.Learners[node].GetRaftId()}}
 	case 6:

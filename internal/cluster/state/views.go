@@ -314,11 +314,14 @@ func (a *applier) join(c *pb.Join) *Refused {
 	if c.GetRaftId() != a.s.NextRaftId {
 		return refuse(CodeStale, "the next raft id is %d, not %d", a.s.NextRaftId, c.GetRaftId())
 	}
+	if f := a.s.NodeStatus[c.GetNode()].GetFence(); f != nil && f.GetRaftId() != c.GetEndedRaftId() {
+		return refuse(CodeConflict, "node %s has not said that its evicted raft id %d has ended", c.GetNode(), f.GetRaftId())
+	}
 	a.s.NextRaftId++
 	a.s.Learners[c.GetNode()] = &pb.Member{Node: c.GetNode(), RaftId: c.GetRaftId(), GuardIncarnation: c.GetGuardIncarnation()}
 	st := a.status(c.GetNode())
 	if st.Fence != nil {
-		// A node asks to join only after its guard has stopped everything.
+		// A node says so, and asks to join, only after its guard has stopped everything.
 		a.stopped(c.GetNode(), pb.Proof_PROOF_GOODBYE)
 	}
 	st.Phase = pb.NodePhase_NODE_PHASE_JOINING

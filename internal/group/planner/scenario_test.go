@@ -110,7 +110,7 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 		b.must(&statepb.Command{Change: &statepb.Command_Proven{Proven: &statepb.Proven{Node: word(0), RaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId(), Proof: statepb.Proof_PROOF_TIME}}})
 	case "join":
 		id := b.s.NextRaftId
-		b.must(&statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{Node: word(0), RaftId: id, GuardIncarnation: 7}}})
+		b.must(&statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{Node: word(0), RaftId: id, GuardIncarnation: 7, EndedRaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId()}}})
 		if word(1) != "learner" {
 			b.must(&statepb.Command{Change: &statepb.Command_Promote{Promote: &statepb.Promote{BaseEpoch: b.s.View.Epoch, Node: word(0), RaftId: id}}})
 		}

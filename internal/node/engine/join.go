@@ -148,7 +148,7 @@ func (e *Engine) admit() *statepb.Command {
 			continue
 		}
 		return &statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{
-			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(),
+			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(), EndedRaftId: e.notStopped(node),
 		}}}
 	}
 	return nil

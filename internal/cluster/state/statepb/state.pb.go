@@ -2943,8 +2943,11 @@ type Join struct {
 	Node             string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	RaftId           uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	GuardIncarnation uint64                 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The incarnation that the joining node says has ended; an evicted one that is not proven to have stopped
+	// is proven by this only if it is that one. 0: none.
+	EndedRaftId   uint64 `protobuf:"varint,4,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Join) Reset() {
@@ -2994,6 +2997,13 @@ func (x *Join) GetRaftId() uint64 {
 func (x *Join) GetGuardIncarnation() uint64 {
 	if x != nil {
 		return x.GuardIncarnation
+	}
+	return 0
+}
+
+func (x *Join) GetEndedRaftId() uint64 {
+	if x != nil {
+		return x.EndedRaftId
 	}
 	return 0
 }
@@ -4982,11 +4992,12 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12(\n" +
-	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"`\n" +
+	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"\x84\x01\n" +
 	"\x04Join\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
-	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\"U\n" +
+	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x12\"\n" +
+	"\rended_raft_id\x18\x04 \x01(\x04R\vendedRaftId\"U\n" +
 	"\aPromote\x12\x1d\n" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +
