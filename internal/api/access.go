@@ -92,6 +92,11 @@ var permissions = map[string]permission{
 
 	"LinkService/List": {guest, someone},
 
+	"QuorumService/Show":     {guest, someone},
+	"QuorumService/Change":   {administrator, cluster},
+	"QuorumService/Watch":    {guest, someone},
+	"QuorumService/TryPoint": {administrator, cluster},
+
 	"GroupService/List":     {guest, someone},
 	"GroupService/Show":     {guest, group},
 	"GroupService/Online":   {operator, group},

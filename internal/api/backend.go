@@ -12,6 +12,7 @@ import (
 // Backend is the node that a handler speaks for. Its methods may be called
 // from many goroutines at once.
 type Backend interface {
+	PointBackend
 	// State returns what this node has applied. The caller only reads it, and
 	// it never changes afterwards.
 	State(ctx context.Context) (*statepb.State, error)
@@ -47,6 +48,8 @@ type Local struct {
 	Peers *guardpb.Peers
 	// Links has counters of each link to each peer.
 	Links []*guardpb.LinkStats
+	// Points are the coordination points as this node sees them.
+	Points []PointStatus
 	// Conditions that this node wants people to know.
 	Conditions []Condition
 	// AppliedIndex of the log.

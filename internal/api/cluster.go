@@ -47,7 +47,7 @@ func (s *clusterServer) Show(ctx context.Context, _ *connect.Request[v1.ShowClus
 		Source: l.source(), Cluster: l.GetCluster(), EffectiveTimers: config.EffectiveTimers(l.GetCluster()), EffectiveSeedNodes: l.seedNodes(),
 		EffectiveEngineDownLimit: durationpb.New(timers.EngineDownLimit(l.GetCluster())),
 		Lease:                    durationpb.New(timers.Lease(inact)), Stop: durationpb.New(timers.Stop(inact)), Margin: durationpb.New(timers.Margin(inact)),
-		Epoch: l.GetView().GetEpoch(), ConfigRevision: l.GetConfigRevision(), Tolerates: uint32(l.tolerates()),
+		Epoch: l.GetView().GetEpoch(), ConfigRevision: l.GetConfigRevision(), Tolerates: uint32(l.tolerance().atOnce),
 	}
 	for _, m := range l.GetView().GetMembers() {
 		resp.Members = append(resp.Members, m.GetNode())
@@ -58,8 +58,9 @@ func (s *clusterServer) Show(ctx context.Context, _ *connect.Request[v1.ShowClus
 
 func (s *clusterServer) Set(ctx context.Context, req *connect.Request[v1.SetClusterRequest]) (*connect.Response[v1.SetClusterResponse], error) {
 	m := req.Msg
-	if m.Heartbeat == nil && m.Peertrouble == nil && m.Peerinact == nil && m.SeedNodes == nil && m.EngineDownLimit == nil {
-		return nil, fail(CodeBadRequest, "", "nothing to set: name heartbeat, peertrouble, peerinact, seed nodes or the engine-down limit")
+	preferred := m.GetPreferredFencing() != v1.PreferredFencing_PREFERRED_FENCING_UNSPECIFIED || m.PreferredSite != nil || m.PreferredFencingDelay != nil
+	if m.Heartbeat == nil && m.Peertrouble == nil && m.Peerinact == nil && m.SeedNodes == nil && m.EngineDownLimit == nil && !preferred {
+		return nil, fail(CodeBadRequest, "", "nothing to set: name heartbeat, peertrouble, peerinact, seed nodes, the engine-down limit, or what preferred fencing shall be")
 	}
 	out, err := s.change(ctx, m.GetBaseRevision(), commit, func(l *look) (*v1.Configuration, []config.Fault) {
 		cfg := state.Configuration(l.State)
@@ -74,6 +75,7 @@ func (s *clusterServer) Set(ctx context.Context, req *connect.Request[v1.SetClus
 		if m.SeedNodes != nil {
 			c.SeedNodes = m.GetSeedNodes()
 		}
+		setPreferred(c, m)
 		if proto.Equal(c.Timers, &v1.Timers{}) {
 			c.Timers = nil
 		}
@@ -83,6 +85,25 @@ func (s *clusterServer) Set(ctx context.Context, req *connect.Request[v1.SetClus
 		return nil, err
 	}
 	return connect.NewResponse(&v1.SetClusterResponse{ConfigRevision: out.GetConfigRevision(), Changes: out.GetChanges(), Notes: out.GetNotes()}), nil
+}
+
+// setPreferred sets which side of a split should win.
+func setPreferred(c *v1.Cluster, m *v1.SetClusterRequest) {
+	if p := m.GetPreferredFencing(); p != v1.PreferredFencing_PREFERRED_FENCING_UNSPECIFIED {
+		c.PreferredFencing = p
+		if p == v1.PreferredFencing_PREFERRED_FENCING_NONE {
+			c.PreferredFencing = v1.PreferredFencing_PREFERRED_FENCING_UNSPECIFIED
+		}
+	}
+	if m.PreferredSite != nil {
+		c.PreferredSite = m.GetPreferredSite()
+	}
+	if d := m.PreferredFencingDelay; d != nil {
+		c.PreferredFencingDelay = d
+		if d.AsDuration() < 0 {
+			c.PreferredFencingDelay = nil
+		}
+	}
 }
 
 // set a setting, or with 0 take it back to its default.

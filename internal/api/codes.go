@@ -25,6 +25,7 @@ const (
 	CodeUnknown       = "HF3002"
 	CodeFailed        = "HF3003"
 	CodeWaitedTooLong = "HF3004"
+	CodePoint         = "HF3005"
 	CodeUnreachable   = "HF4001"
 	CodeNotAllowed    = "HF4002"
 	CodeRole          = "HF4003"
@@ -85,6 +86,7 @@ var Codes = []Code{
 	{CodeUnknown, ExitTimedOut, connect.CodeDeadlineExceeded, "The change was proposed, but it is not known yet whether it was committed.", "`holdfast status` shows whether it came about; repeating it does no harm."},
 	{CodeFailed, ExitError, connect.CodeUnknown, "An operation ended without success.", "`holdfast explain group GROUP` and `holdfast events` tell why."},
 	{CodeWaitedTooLong, ExitTimedOut, connect.CodeDeadlineExceeded, "The operation had not ended when the time to wait was over. It goes on.", "Wait longer with `--timeout`, or look with `holdfast status`."},
+	{CodePoint, ExitRefused, connect.CodeFailedPrecondition, "A coordination point can't be used by all nodes; each reason is listed.", "Mend them (`docs/quorum.md`) and repeat the command. The points stay as they were."},
 	{CodeUnreachable, ExitUnreachable, connect.CodeUnavailable, "No daemon answers at the API address.", "Start it (`systemctl start holdfast`), or name another with `--api` or `HOLDFAST_API`."},
 	{CodeNotAllowed, ExitUnreachable, connect.CodePermissionDenied, "The daemon does not talk to this user or certificate.", "Use root, or have an administrator add this user (`holdfast user add`)."},
 	{CodeRole, ExitRefused, connect.CodePermissionDenied, "The user's role does not allow it.", "`holdfast user whoami` shows the roles; an administrator can give others (`holdfast user add`)."},

@@ -30,6 +30,7 @@ func NewHandler(b Backend, who func(*http.Request) Caller) http.Handler {
 	mux.Handle(v1.NewUserServiceHandler(&userServer{s}, opts...))
 	mux.Handle(v1.NewNodeServiceHandler(&nodeServer{s}, opts...))
 	mux.Handle(v1.NewLinkServiceHandler(&linkServer{s}, opts...))
+	mux.Handle(v1.NewQuorumServiceHandler(&quorumServer{s}, opts...))
 	mux.Handle(v1.NewGroupServiceHandler(&groupServer{s}, opts...))
 	mux.Handle(v1.NewResourceServiceHandler(&resourceServer{s}, opts...))
 	mux.Handle(v1.NewTypeServiceHandler(&typeServer{s}, opts...))
@@ -84,6 +85,14 @@ func (l *look) source() *v1.Source {
 	return src
 }
 
+func noQuorum(local *Local) error {
+	why := ""
+	if local.Lease.Reason != "" {
+		why = ": " + local.Lease.Reason
+	}
+	return fail(CodeNoQuorum, "holdfast link list shows who is missing; or ask a node of the other side", "no quorum: %s can't change anything now%s", local.Node, why)
+}
+
 // submit has a command committed (S1).
 func (s *server) submit(ctx context.Context, c *statepb.Command) error {
 	local, err := s.b.Local(ctx)
@@ -91,11 +100,7 @@ func (s *server) submit(ctx context.Context, c *statepb.Command) error {
 		return answered(err)
 	}
 	if !local.Lease.Held {
-		why := ""
-		if local.Lease.Reason != "" {
-			why = ": " + local.Lease.Reason
-		}
-		return fail(CodeNoQuorum, "holdfast link list shows who is missing; or ask a node of the other side", "no quorum: %s can't change anything now%s", local.Node, why)
+		return noQuorum(local)
 	}
 	ctx, cancel := context.WithTimeout(ctx, submitFor)
 	defer cancel()

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 )
 
 // This file says in words how the cluster is, and what the next failure would do.
@@ -19,7 +18,7 @@ type finding struct {
 
 // judge returns the verdict over what a status shows.
 func (l *look) judge(st *v1.StatusResponse) (v1.Health, string) {
-	found := slices.Concat(l.judgeNodes(st.GetNodes()), l.judgeGroups(st.GetGroups()), judgeLinks(st.GetNodes()))
+	found := slices.Concat(l.judgeNodes(st.GetNodes()), l.judgeGroups(st.GetGroups()), judgeLinks(st.GetNodes()), l.judgePoints())
 	if !l.quorum() {
 		text := "no quorum: " + l.local.Node + " runs nothing and changes nothing"
 		if l.local.Lease.Reason != "" {
@@ -185,19 +184,15 @@ func (l *look) outlook(nodes []*v1.NodeInfo) string {
 		return "the next link failure would lose " + strings.Join(last, ", ")
 	case members == 1:
 		return "this one node is all there is"
-	case members == 2:
+	case l.tolerance().atOnce == 0:
 		return "the next node failure stops all groups: the other one can't tell who is left"
-	case l.tolerates() == 1:
+	case members == 2:
+		return "either node may fail"
+	case l.tolerance().atOnce == 1:
 		return "any one node may fail"
 	default:
-		return fmt.Sprintf("any %d nodes may fail at once", l.tolerates())
+		return fmt.Sprintf("any %d nodes may fail at once", l.tolerance().atOnce)
 	}
-}
-
-// tolerates is how many members may fail at once.
-func (l *look) tolerates() int {
-	n := len(l.GetView().GetMembers())
-	return n - state.Majority(n)
 }
 
 func nextFailure(n *v1.NodeInfo) string {
@@ -255,6 +250,7 @@ func (l *look) conditions(nodes []*v1.NodeInfo) (out []*v1.Condition) {
 			warn("group-frozen", "", "nothing is done about group %s: it is frozen (holdfast group unfreeze %s)", g.GetName(), g.GetName())
 		}
 	}
+	out = append(out, l.quorumConditions()...)
 	if l.local.Peers != nil && !l.local.Peers.GetSeeded() {
 		warn("not-seeded", l.local.Node, "groups are not started before %d nodes have been seen together", l.seedNodes())
 	}

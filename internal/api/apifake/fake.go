@@ -32,6 +32,12 @@ type Node struct {
 	Now int64
 	// Submitted, if set, is called after each command that was applied.
 	Submitted func(*statepb.Command)
+	// Unprepared points, by name: why they make no place.
+	Unprepared map[string]error
+	// Trials of points that do not end well, by "node/point".
+	Trials map[string]Trial
+	// Tried so far, as "node/point".
+	Tried []string
 }
 
 var _ api.Backend = (*Node)(nil)

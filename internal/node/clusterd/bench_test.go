@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/logstore"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/witness"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
@@ -121,6 +122,8 @@ func (e fakeEngine) Take() engine.Out {
 func (e fakeEngine) State() *statepb.State { return e.b.state }
 func (e fakeEngine) AppliedIndex() uint64  { return 7 }
 func (e fakeEngine) Leader() string        { return "n2" }
+
+func (e fakeEngine) PointStatus() []witness.PointStatus { return nil }
 
 type fakeDisk struct{ b *bench }
 

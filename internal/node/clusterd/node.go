@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/logstore"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/witness"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 	"github.com/holdfast-ha/holdfast/internal/node/guardclient"
@@ -27,6 +28,7 @@ type (
 		State() *statepb.State
 		AppliedIndex() uint64
 		Leader() string
+		PointStatus() []witness.PointStatus
 	}
 	disk interface {
 		Save(logstore.Batch) error

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/arbiter"
@@ -25,6 +26,8 @@ type point interface {
 // goroutine that asks.
 type points struct {
 	open map[string]point
+	// How long the last answer of each took.
+	took map[string]time.Duration
 	// Ends what is under way at points that are no longer wanted.
 	cancel context.CancelFunc
 	ctx    context.Context
@@ -38,7 +41,7 @@ const maxAsking = 64
 func (n *node) usePoints(p *engine.Points) {
 	n.closePoints()
 	ctx, cancel := context.WithCancel(context.Background())
-	n.points = points{open: map[string]point{}, ctx: ctx, cancel: cancel}
+	n.points = points{open: map[string]point{}, took: map[string]time.Duration{}, ctx: ctx, cancel: cancel}
 	for _, cp := range p.Points {
 		one, err := n.openPoint(cp, p)
 		if err != nil {
@@ -78,13 +81,18 @@ func (n *node) askPoint(r engine.ToPoint) {
 		n.background(func() {
 			ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 			defer cancel()
+			began := time.Now()
 			reply, err := p.Do(ctx, r.Request)
+			took := time.Since(began)
 			answer.Reply = reply
 			if err != nil {
 				answer.Reply, answer.Err = nil, err.Error()
 			}
 			n.post(func() {
 				n.asking--
+				if answer.Reply != nil && n.points.took != nil {
+					n.points.took[r.Point] = took
+				}
 				n.step(answer)
 			})
 		})
