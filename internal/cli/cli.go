@@ -83,7 +83,7 @@ another: the path of a unix socket, or https://HOST:PORT with --client-dir.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage("%v", err).hint(c) })
 	root.AddCommand(
 		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.groupCommand(), a.resourceCommand(), a.typeCommand(),
-		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
+		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
 		a.versionCommand(),
 	)
 	root.AddCommand(more...)

@@ -35,7 +35,8 @@ func (a *app) clusterCommand() *cobra.Command {
 			return a.show("cluster/1", m, func(w io.Writer) { writeCluster(w, m) })
 		}),
 	})
-	return grouped(&cobra.Command{Use: "cluster", Short: "The cluster as a whole"}, a.clusterInitCommand(), show, a.clusterSetCommand(), a.clusterClientCommand())
+	return grouped(&cobra.Command{Use: "cluster", Short: "The cluster as a whole"},
+		append(a.lifeCommands(), a.clusterInitCommand(), show, a.clusterSetCommand(), a.clusterClientCommand())...)
 }
 
 func writeCluster(w io.Writer, m *v1.ShowClusterResponse) {
@@ -70,8 +71,8 @@ func (a *app) clusterInitCommand() *cobra.Command {
 		Use: "init -f FILE --out DIR", Short: "Make a new cluster: one state directory per node", Args: args(0, 0),
 		Long: `Make a new cluster from a complete configuration. DIR/NODE becomes the state
 directory of that node (/var/lib/holdfast there): copy it over a safe path, for
-it has the node's key and the cluster's secret. DIR/` + authorityDir + ` signs certificates:
-keep it away from the nodes.`,
+it has the node's key and the cluster's secrets. DIR/` + authorityDir + ` is the authority that
+signs certificates, for you to keep; the nodes have it too.`,
 		Example: "  holdfast cluster init -f cluster.yaml --out new\n  scp -r new/n1 n1:/var/lib/holdfast",
 		RunE: func(*cobra.Command, []string) error {
 			if out == "" {
@@ -129,7 +130,10 @@ func writeNew(plan *identity.Plan, out string) error {
 func (a *app) clusterClientCommand() *cobra.Command {
 	var authority, out string
 	c := &cobra.Command{
-		Use: "client NAME --authority DIR --out DIR", Short: "Make a client certificate for the API over https", Args: args(1, 1),
+		Use: "client NAME --authority DIR --out DIR", Short: "Make a client certificate for the API over https, without asking the cluster", Args: args(1, 1),
+		Long: `Make a client certificate with the authority that cluster init made, without
+asking the cluster. It says who somebody is; what that user may do, holdfast user
+add says. holdfast user cert does the same through the cluster.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if authority == "" || out == "" {
 				return usage("name the authority's directory with --authority, and a new directory for the certificate with --out")

@@ -33,6 +33,7 @@ const (
 type client struct {
 	address    string
 	cluster    v1.ClusterServiceClient
+	users      v1.UserServiceClient
 	nodes      v1.NodeServiceClient
 	links      v1.LinkServiceClient
 	groups     v1.GroupServiceClient
@@ -56,6 +57,7 @@ func (a *app) dial() (*client, error) {
 	return &client{
 		address:    address,
 		cluster:    v1.NewClusterServiceClient(h, base),
+		users:      v1.NewUserServiceClient(h, base),
 		nodes:      v1.NewNodeServiceClient(h, base),
 		links:      v1.NewLinkServiceClient(h, base),
 		groups:     v1.NewGroupServiceClient(h, base),
@@ -130,7 +132,7 @@ func (c *client) failed(err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return &failure{code: api.CodeNotAllowed, message: fmt.Sprintf("the daemon at %s does not talk to this user", c.address), next: "run the command as root"}
+		return &failure{code: api.CodeNotAllowed, message: fmt.Sprintf("the daemon at %s does not talk to this user", c.address), next: "run the command as root, or have an administrator add this user: holdfast user add"}
 	case e.Code() == connect.CodeCanceled:
 		return context.Canceled
 	case e.Code() == connect.CodeDeadlineExceeded:

@@ -40,6 +40,8 @@ type Plan struct {
 	secret   []byte
 	nodes    []*v1.Node
 	pairs    map[string]pair
+	raftIDs  map[string]uint64
+	lineage  string
 	snapshot *raftpb.Snapshot
 }
 
@@ -67,10 +69,11 @@ func Init(spec Spec) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the cluster's authority: %w", err)
 	}
-	p := &Plan{Configuration: cfg, Authority: a, secret: secrets[16:], nodes: cfg.Nodes, pairs: map[string]pair{}}
+	p := &Plan{Configuration: cfg, Authority: a, secret: secrets[16:], nodes: cfg.Nodes, pairs: map[string]pair{}, raftIDs: map[string]uint64{}}
 	conf := &raftpb.ConfState{AutoLeave: new(false)}
 	for i, n := range cfg.Nodes {
 		conf.Voters = append(conf.Voters, uint64(i)+1)
+		p.raftIDs[n.GetName()] = uint64(i) + 1
 		if p.pairs[n.GetName()], err = a.issue(Principal{Kind: KindNode, Name: n.GetName()}); err != nil {
 			return nil, fmt.Errorf("make the certificate of node %s: %w", n.GetName(), err)
 		}
@@ -146,12 +149,12 @@ func (p *Plan) WriteNodeDirs(out string) error {
 
 // WriteNodeDir writes the state directory of one node to dir, which must not exist.
 func (p *Plan) WriteNodeDir(node, dir string) error {
-	i := slices.Index(p.Nodes(), node)
-	if i < 0 {
-		return fmt.Errorf("the cluster has no node %q", node)
+	raftID := p.raftIDs[node]
+	if raftID == 0 {
+		return fmt.Errorf("node %q is not among those that this cluster begins with", node)
 	}
 	c := p.Configuration.GetCluster()
-	id, err := json.MarshalIndent(file{Format: format, Node: node, ClusterName: c.GetName(), ClusterUUID: c.GetUuid()}, "", "  ")
+	id, err := json.MarshalIndent(file{Format: format, Node: node, ClusterName: c.GetName(), ClusterUUID: c.GetUuid(), Lineage: p.lineage}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -170,7 +173,7 @@ func (p *Plan) WriteNodeDir(node, dir string) error {
 	}
 	err = writeDir(dir, files, func(tmp string) error {
 		return logstore.Create(filepath.Join(tmp, FileLog), logstore.Owner{ClusterUUID: c.GetUuid(), Node: node}, logstore.Saved{
-			RaftID:    uint64(i) + 1,
+			RaftID:    raftID,
 			HardState: &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(1))},
 			Snapshot:  p.snapshot,
 		})
