@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -225,43 +226,57 @@ func positions(m *raftpb.Message) *raftpb.Message {
 
 func epochBytes(epoch uint64) []byte { return binary.BigEndian.AppendUint64(nil, epoch) }
 
-// lookWhoIsNeeded: the members whose logs follow this leader's are a majority
-// of the voters, or the points are needed.
+// lookWhoIsNeeded: where the nodes whose logs follow this leader's are no majority
+// of the voters, the points are needed. By raft's configuration, which may
+// still be joint when the view has changed.
 func (e *Engine) lookWhoIsNeeded() {
 	p := &e.points
-	if !e.IsLeader() || state.WitnessID(e.s) == 0 {
+	if !e.IsLeader() {
 		p.needed = false
 		clear(p.behind)
 		return
 	}
-	last := e.raft.Status().LastIndex
-	live := 0
-	for _, m := range e.s.GetView().GetMembers() {
-		id := m.GetRaftId()
-		if id == e.RaftID() {
-			live++
-			continue
-		}
-		match, _, _ := e.raft.Match(id)
-		was, lagging := p.behind[id]
-		switch {
-		case match >= last:
-			delete(p.behind, id)
-		case !lagging || match > was.match:
-			p.behind[id] = behind{match, e.now}
-		}
-		_, suspected := e.guard.statements[m.GetNode()]
-		if b, lagging := p.behind[id]; !suspected && (!lagging || e.now < b.since+state.Peerinact(e.s)) {
-			live++
-		}
-	}
-	needed := live < state.Majority(state.Voters(e.s))
-	if needed && !p.needed {
-		e.logf("engine: the coordination points take part in commits: only %d of %d members follow", live, len(e.s.GetView().GetMembers()))
-		p.needed = true
+	conf := e.raft.ConfState()
+	now, before := e.pointsDecide(conf.GetVoters()), e.pointsDecide(conf.GetVotersOutgoing())
+	was := p.needed
+	if p.needed = now || before; p.needed && !was {
+		e.logf("engine: the coordination points take part in commits: too few members follow")
 		e.raft.Nudge()
 	}
-	p.needed = needed
+}
+
+// pointsDecide: they are among the voters, and the others that follow are no majority.
+func (e *Engine) pointsDecide(voters []uint64) bool {
+	if !slices.Contains(voters, e.points.register) {
+		return false
+	}
+	live := 0
+	for _, id := range voters {
+		if id == e.RaftID() || id != e.points.register && e.follows(id) {
+			live++
+		}
+	}
+	return live < state.Majority(len(voters))
+}
+
+// follows says, on a leader, whether a voter's log keeps up.
+func (e *Engine) follows(id uint64) bool {
+	p := &e.points
+	match, _, _ := e.raft.Match(id)
+	was, lagging := p.behind[id]
+	switch {
+	case match >= e.raft.Status().LastIndex:
+		delete(p.behind, id)
+	case !lagging || match > was.match:
+		p.behind[id] = behind{match, e.now}
+	}
+	if name := e.nameOf(id); name != "" {
+		if _, suspected := e.guard.statements[name]; suspected {
+			return false
+		}
+	}
+	b, lagging := p.behind[id]
+	return !lagging || e.now < b.since+state.Peerinact(e.s)
 }
 
 // witnessWanted: guard asks for the points' acknowledgement.
