@@ -158,13 +158,13 @@ func (c *pointChange) check() error {
 			bad(name, "", "is neither an arbiter nor a lock disk", "give a token of an arbiter, or the path of a formatted lock disk")
 		}
 	}
-	for _, name := range c.req.GetRemove() {
-		// One that is gone already is no fault where something takes its place: the command may be repeated.
-		if !have[name] && len(adds) == 0 {
-			bad(name, "", "there is no such coordination point", protoyaml.DidYouMean(name, slices.Collect(maps.Keys(have)), "coordination points"))
-		}
-	}
 	if len(faults) == 0 {
+		// One that is gone already is no fault where something takes its place: the command may be repeated.
+		for _, name := range c.req.GetRemove() {
+			if !have[name] && len(adds) == 0 {
+				return fail(CodeNotFound, protoyaml.DidYouMean(name, slices.Collect(maps.Keys(have)), "coordination points"), "there is no coordination point %s", name)
+			}
+		}
 		return nil
 	}
 	return failWith(&v1.ErrorDetail{Code: CodeBadRequest, Faults: faults}, fmt.Sprintf("%s; nothing was changed", count(len(faults), "fault")))

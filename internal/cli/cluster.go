@@ -59,7 +59,8 @@ func writeCluster(w io.Writer, m *v1.ShowClusterResponse) {
 		[]string{"peertrouble", span(e.GetPeertrouble()), set(t.GetPeertrouble() != nil)},
 		[]string{"peerinact", span(e.GetPeerinact()), set(t.GetPeerinact() != nil)},
 		[]string{"seed-nodes", fmt.Sprint(m.GetEffectiveSeedNodes()), set(c.GetSeedNodes() != 0)},
-		[]string{"engine-down-limit", span(m.GetEffectiveEngineDownLimit()), set(c.GetEngineDownLimit() != nil)})
+		[]string{"engine-down-limit", span(m.GetEffectiveEngineDownLimit()), set(c.GetEngineDownLimit() != nil)},
+		[]string{"preferred-fencing", preferredName(c), set(c.GetPreferredFencing() != 0)})
 	fmt.Fprintf(w, "\nA node that nobody acknowledges ends its lease after %s and has stopped its groups after %s more;\n"+
 		"the others start them elsewhere after %s.\n", span(m.GetLease()), span(m.GetStop()), span(e.GetPeerinact()))
 }
@@ -177,6 +178,7 @@ func (a *app) clusterSetCommand() *cobra.Command {
 	var heartbeat, trouble, inact, engine setting
 	var seed string
 	var base uint64
+	preferred := &preferredFlags{}
 	c := a.withOutput(&cobra.Command{
 		Use: "set", Short: "Change settings of the cluster, at run time and on all nodes", Args: args(0, 0),
 		Example: "  holdfast cluster set --peerinact 300ms\n  holdfast cluster set --heartbeat default",
@@ -188,6 +190,9 @@ func (a *app) clusterSetCommand() *cobra.Command {
 					return usage("--seed-nodes %s: write a number of nodes, or default", seed)
 				}
 				q.SeedNodes = &n
+			}
+			if err := preferred.into(q); err != nil {
+				return err
 			}
 			m, err := call(ctx, c, c.cluster.Set, q)
 			if err != nil {
@@ -210,6 +215,7 @@ func (a *app) clusterSetCommand() *cobra.Command {
 	f.Var(&inact, "peerinact", "silence after which a link is down; "+protoyaml.Duration(200*time.Millisecond)+" to 1m")
 	f.Var(&engine, "engine-down-limit", "a node whose engine is down for longer stops its groups")
 	f.StringVar(&seed, "seed-nodes", "", "start groups only once so many nodes have been seen together")
+	preferred.flags(c)
 	f.Uint64Var(&base, "base-revision", 0, "refuse if the configuration is not at this revision any more")
 	return c
 }

@@ -36,6 +36,7 @@ type client struct {
 	users      v1.UserServiceClient
 	nodes      v1.NodeServiceClient
 	links      v1.LinkServiceClient
+	quorum     v1.QuorumServiceClient
 	groups     v1.GroupServiceClient
 	resources  v1.ResourceServiceClient
 	types      v1.TypeServiceClient
@@ -60,6 +61,7 @@ func (a *app) dial() (*client, error) {
 		users:      v1.NewUserServiceClient(h, base),
 		nodes:      v1.NewNodeServiceClient(h, base),
 		links:      v1.NewLinkServiceClient(h, base),
+		quorum:     v1.NewQuorumServiceClient(h, base),
 		groups:     v1.NewGroupServiceClient(h, base),
 		resources:  v1.NewResourceServiceClient(h, base),
 		types:      v1.NewTypeServiceClient(h, base),

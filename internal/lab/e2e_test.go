@@ -80,6 +80,7 @@ func newSite(t *testing.T, o Options) *site {
 		t.Fatal(err)
 	}
 	s.settle()
+	s.must(l.AddPoints(ctx))
 	return s
 }
 
