@@ -16,6 +16,7 @@ type Options struct {
 	Links     int
 	Groups    int
 	Points    int // coordination points: 0, 1 or 3
+	LockDisks int // so many of them are lock disks, the others arbiters
 	Peerinact time.Duration
 	Drift     int64         // clocks are up to so many ppm wrong
 	DiskSync  time.Duration // usual time of a sync
@@ -65,6 +66,7 @@ func Swarm(seed uint64) Options {
 	}
 	r2 := newRand(seed, "points")
 	if o.Points = pick(r2, 0, 1, 1, 3); o.Points > 0 {
+		o.LockDisks = r2.IntN(o.Points + 1)
 		for _, k := range pointKinds {
 			if r2.IntN(2) == 0 {
 				used = append(used, k)

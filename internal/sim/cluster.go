@@ -25,10 +25,10 @@ type cluster struct {
 	nodes  []*node
 	byName map[string]*node
 	// Coordination points.
-	arbiters []*arbiter
-	config   *v1.Configuration // as it was at the start
-	check    *checker
-	failed   *Failure
+	points []*point
+	config *v1.Configuration // as it was at the start
+	check  *checker
+	failed *Failure
 
 	undos       int
 	pendingUndo map[int]func()

@@ -26,9 +26,9 @@
 //	disk N hang for D          syncs do not come back
 //	disk N full for D          syncs fail
 //	disk N lose                a synced write is lost: with the next crash the whole log is gone
-//	arbiter-down A for D       a coordination point is not there
-//	arbiter-slow A for D       it takes half of peerinact to answer
-//	unreach N A for D          nothing passes between a node and a coordination point
+//	point-down P for D         a coordination point is not there
+//	point-slow P for D         it takes half of peerinact to answer
+//	unreach N P for D          nothing passes between a node and a coordination point
 //	die R N                    a process of a resource ends by itself
 //	agents N KIND [R] for D    entry points go wrong: flaky=P, or one of the kinds in behaviours
 //

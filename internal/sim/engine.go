@@ -75,6 +75,9 @@ func (n *node) carryOut() {
 	for _, f := range out.ToGuard {
 		n.toGuard(f)
 	}
+	if out.Points != nil {
+		n.newHands()
+	}
 	for _, r := range out.ToPoints {
 		n.askPoint(r)
 	}

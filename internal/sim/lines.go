@@ -38,7 +38,7 @@ func (c *cluster) do(line string) error {
 		return nil
 	case "crash", "boot", "kill", "pause", "disk", "die", "agents", "start":
 		return c.doNode(verb, args, length, undo)
-	case "arbiter-down", "arbiter-slow", "unreach":
+	case "point-down", "point-slow", "unreach":
 		return c.doPoint(verb, args, undo)
 	case "cut", "flap", "split", "net":
 		return c.doNet(verb, args, length, undo)

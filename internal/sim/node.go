@@ -55,6 +55,7 @@ type node struct {
 	exiting      bool
 	link         *socket // between the two
 	fallback     *simEvent
+	hands        map[string]*hand // on lock disks
 
 	// N2: until then processes here may be stale.
 	wokeUntil time.Duration

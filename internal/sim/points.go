@@ -15,18 +15,27 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
 
-// An arbiter is a coordination point: the core of the server, with what it
-// keeps on disk. Its clock is the world's.
+// A point is a coordination point as nodes reach it, or don't.
+type point struct {
+	c    *cluster
+	r    *rand.Rand
+	name string
+	up   bool
+	runs int   // how often it was started
+	cut  []int // by node: how many faults cut it off
+	slow time.Duration
+
+	// One of the two.
+	arbiter *arbiter
+	disk    *lockDisk
+}
+
+// An arbiter is the core of the server, with what it keeps on disk. Its clock is
+// the world's.
 type arbiter struct {
-	c     *cluster
-	r     *rand.Rand
-	name  string
-	up    bool
-	runs  int // how often it was started
-	kept  *witnesspb.Kept
-	point *witness.Point
-	cut   []int // by node: how many faults cut it off
-	slow  time.Duration
+	*point
+	kept *witnesspb.Kept
+	core *witness.Point
 	// When the disk is done with what was written before.
 	diskFree time.Duration
 }
@@ -40,37 +49,49 @@ func (c *cluster) addPoints(s *pb.State) {
 	w := &pb.Witness{RaftId: s.NextRaftId}
 	s.NextRaftId++
 	for i := range c.o.Points {
-		a := &arbiter{c: c, r: newRand(c.o.Seed, fmt.Sprintf("arbiter %d", i)), name: fmt.Sprintf("a%d", i+1), cut: make([]int, c.o.Nodes)}
-		a.start()
-		c.arbiters = append(c.arbiters, a)
-		w.Points = append(w.Points, &v1.CoordinationPoint{Name: a.name, Kind: &v1.CoordinationPoint_Arbiter{Arbiter: &v1.ArbiterPoint{Address: a.name}}})
+		p := &point{c: c, r: newRand(c.o.Seed, fmt.Sprintf("arbiter %d", i)), name: pointName(i), cut: make([]int, c.o.Nodes)}
+		cp := &v1.CoordinationPoint{Name: p.name}
+		if i < c.o.LockDisks {
+			p.disk = newLockDisk(p)
+			cp.Kind = &v1.CoordinationPoint_LockDisk{LockDisk: &v1.LockDiskPoint{Path: "/dev/" + p.name, Disk: p.disk.id.String()}}
+		} else {
+			p.arbiter = &arbiter{point: p}
+			cp.Kind = &v1.CoordinationPoint_Arbiter{Arbiter: &v1.ArbiterPoint{Address: p.name}}
+		}
+		p.start()
+		c.points = append(c.points, p)
+		w.Points = append(w.Points, cp)
 	}
 	w.Votes = state.WitnessVotes(w.Points, len(s.GetView().GetMembers()))
 	s.Witness = w
 }
 
-func (c *cluster) arbiter(name string) *arbiter {
-	for _, a := range c.arbiters {
-		if a.name == name {
-			return a
+func pointName(i int) string { return fmt.Sprintf("p%d", i+1) }
+
+func (c *cluster) point(name string) *point {
+	for _, p := range c.points {
+		if p.name == name {
+			return p
 		}
 	}
 	return nil
 }
 
-func (a *arbiter) start() {
-	if a.up {
+func (p *point) start() {
+	if p.up {
 		return
 	}
-	a.up = true
-	a.runs++
-	a.point = witness.NewPoint(a.c.now)
+	p.up = true
+	p.runs++
+	if p.arbiter != nil {
+		p.arbiter.core = witness.NewPoint(p.c.now)
+	}
 }
 
-func (a *arbiter) stop() { a.up = false }
+func (p *point) stop() { p.up = false }
 
-// latency of one way between a node and an arbiter.
-func (a *arbiter) latency() time.Duration {
+// latency of one way between a node and a point.
+func (a *point) latency() time.Duration {
 	if a.c.calm {
 		return time.Millisecond
 	}
@@ -81,8 +102,8 @@ func (a *arbiter) latency() time.Duration {
 	return d + a.slow
 }
 
-// reach says whether a packet between a node and this arbiter arrives.
-func (a *arbiter) reach(n *node) bool { return a.cut[n.index] == 0 }
+// reach says whether anything between a node and this point arrives.
+func (a *point) reach(n *node) bool { return a.cut[n.index] == 0 }
 
 // askPoint carries a request out for the engine that runs on n now.
 func (n *node) askPoint(r engine.ToPoint) {
@@ -96,11 +117,18 @@ func (n *node) askPoint(r engine.ToPoint) {
 		}
 	}
 	n.c.after(r.Timeout, func() { answer(nil, "no answer") })
-	a := n.c.arbiter(r.Point)
-	if a == nil || !a.reach(n) {
+	request := proto.CloneOf(r.Request)
+	at := n.c.point(r.Point)
+	switch {
+	case at == nil:
+		return
+	case at.disk != nil:
+		n.hand(at.disk).ask(request, answer)
+		return
+	case !at.reach(n):
 		return
 	}
-	request := proto.CloneOf(r.Request)
+	a := at.arbiter
 	n.c.after(a.latency(), func() {
 		if !a.up || !a.reach(n) {
 			return
@@ -124,7 +152,7 @@ func (a *arbiter) do(r *witnesspb.Request, reply func(*witnesspb.Reply)) {
 		if !a.up || a.runs != run {
 			return
 		}
-		next, answer := a.point.Do(a.c.now, a.kept, r)
+		next, answer := a.core.Do(a.c.now, a.kept, r)
 		if refused := answer.GetRefused(); refused != nil {
 			a.c.count("point.refused." + refused.GetReason().String())
 		}
@@ -151,15 +179,15 @@ func (c *cluster) doPoint(verb string, args []string, undo func(func())) error {
 	if len(args) == 0 {
 		return fmt.Errorf("%s: which coordination point?", verb)
 	}
-	a := c.arbiter(args[len(args)-1])
+	a := c.point(args[len(args)-1])
 	if a == nil {
 		return fmt.Errorf("no coordination point %q", args[len(args)-1])
 	}
 	switch verb {
-	case "arbiter-down":
+	case "point-down":
 		a.stop()
 		undo(a.start)
-	case "arbiter-slow":
+	case "point-slow":
 		d := c.o.Peerinact / 2
 		a.slow += d
 		undo(func() { a.slow -= d })
@@ -176,23 +204,23 @@ func (c *cluster) doPoint(verb string, args []string, undo func(func())) error {
 
 // pointKinds of faults; drawn beside the others, so that a seed's other faults stay what they are.
 var pointKinds = []kind{
-	{"arbiter-down", 3, func(o *Options, r *rand.Rand) []string {
-		return one("arbiter-down %s for %s", anArbiter(o, r), aWhile(o, r))
+	{"point-down", 3, func(o *Options, r *rand.Rand) []string {
+		return one("point-down %s for %s", aPoint(o, r), aWhile(o, r))
 	}},
-	{"arbiter-slow", 1, func(o *Options, r *rand.Rand) []string {
-		return one("arbiter-slow %s for %s", anArbiter(o, r), aWhile(o, r))
+	{"point-slow", 1, func(o *Options, r *rand.Rand) []string {
+		return one("point-slow %s for %s", aPoint(o, r), aWhile(o, r))
 	}},
 	{"unreach", 3, func(o *Options, r *rand.Rand) []string {
-		return one("unreach %s %s for %s", aNode(o, r), anArbiter(o, r), aWhile(o, r))
+		return one("unreach %s %s for %s", aNode(o, r), aPoint(o, r), aWhile(o, r))
 	}},
 	{"island", 3, func(o *Options, r *rand.Rand) []string { // a node alone in the world
 		n, d := aNode(o, r), aWhile(o, r)
 		lines := one("cut %s for %s", n, d)
 		for i := range o.Points {
-			lines = append(lines, fmt.Sprintf("unreach %s a%d for %s", n, i+1, d))
+			lines = append(lines, fmt.Sprintf("unreach %s %s for %s", n, pointName(i), d))
 		}
 		return lines
 	}},
 }
 
-func anArbiter(o *Options, r *rand.Rand) string { return fmt.Sprintf("a%d", 1+r.IntN(o.Points)) }
+func aPoint(o *Options, r *rand.Rand) string { return pointName(r.IntN(o.Points)) }

@@ -34,7 +34,7 @@ func Run(o Options, verbose io.Writer) (r Result) {
 		}
 		r = Result{Options: o, Failure: c.failed, Excused: r.Excused, Cover: c.cover, Virtual: c.now, Hash: c.hash, Tail: c.tail(200)}
 	}()
-	c.tell("--", "seed %d: %d nodes, %d links, %d groups, %d coordination points, peerinact %v, clocks ±%d ppm, sync %v", o.Seed, o.Nodes, o.Links, o.Groups, o.Points, o.Peerinact, o.Drift, o.DiskSync)
+	c.tell("--", "seed %d: %d nodes, %d links, %d groups, %d coordination points (%d lock disks), peerinact %v, clocks ±%d ppm, sync %v", o.Seed, o.Nodes, o.Links, o.Groups, o.Points, o.LockDisks, o.Peerinact, o.Drift, o.DiskSync)
 	for _, f := range o.Schedule {
 		c.at(f.At, func() {
 			verb, _, _ := strings.Cut(f.Line, " ")
@@ -218,6 +218,7 @@ var mustSee = []string{
 	"call.online", "call.offline", "call.clean", "call.hung", "call.misbehaved",
 	"lease.ended", "stale.processes", "goodbye",
 	"fault.crash", "fault.boot", "fault.kill", "fault.pause", "fault.cut", "fault.flap", "fault.split", "fault.net", "fault.disk",
+	"fault.point-down", "fault.unreach", "point.asked", "point.refused.REASON_SUSPECTED", "lockdisk.asked", "lockdisk.late",
 	"fault.die", "fault.agents", "fault.stop", "fault.silence", "fault.set",
 }
 
