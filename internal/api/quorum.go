@@ -84,7 +84,7 @@ func (s *quorumServer) Change(ctx context.Context, req *connect.Request[v1.Chang
 		return connect.NewResponse(resp), nil
 	case w.GetWanted() != nil:
 		return nil, fail(CodeConflict, "follow it with: holdfast quorum show", "the coordination points are being changed to %s; wait until that is done", pointNames(w.GetWanted().GetPoints()))
-	case c.done(w.GetPoints()):
+	case c.done(w.GetPoints()) && !c.abstaining():
 		resp.Points, resp.Unchanged = w.GetPoints(), true
 		return connect.NewResponse(resp), nil
 	}
@@ -240,6 +240,14 @@ func (c *pointChange) done(points []*v1.CoordinationPoint) bool {
 	return len(want) == len(points)
 }
 
+// abstaining: a point of the request is in use already and abstains, so that it has to be added anew.
+func (c *pointChange) abstaining() bool {
+	return slices.ContainsFunc(c.req.GetAdd(), func(spec *v1.PointSpec) bool {
+		st := c.pointStatus(spec.GetName())
+		return st != nil && st.Abstains && slices.Contains(c.req.GetRemove(), spec.GetName())
+	})
+}
+
 // checkResult of the change: names, and how many there would be.
 func (c *pointChange) checkResult() error {
 	kept := c.kept()
@@ -294,6 +302,15 @@ func (s *quorumServer) prepare(ctx context.Context, c *pointChange) (points []*v
 	for i, err := range errs {
 		if err != nil {
 			faults = append(faults, &v1.Fault{Path: protoyaml.Object("point", c.req.GetAdd()[i].GetName()).String(), Problem: err.Error()})
+		}
+	}
+	for _, p := range points {
+		// Whoever tried it would get in the way of those who use it.
+		for _, used := range c.GetWitness().GetPoints() {
+			if d := p.GetLockDisk().GetDisk(); d != "" && d == used.GetLockDisk().GetDisk() {
+				faults = append(faults, &v1.Fault{Path: protoyaml.Object("point", p.GetName()).String(), Problem: fmt.Sprintf("it is the disk of %s, which is in use", used.GetName()),
+					Fix: "if it shall be used anew, take it out and format it first"})
+			}
 		}
 	}
 	if len(faults) == 0 {

@@ -120,6 +120,16 @@ func TestChangePoints(t *testing.T) {
 	if r := change(&v1.ChangeQuorumRequest{Remove: []string{"arb1"}, Add: []*v1.PointSpec{arbiterSpec("arb1", 9)}}); !r.GetUnchanged() {
 		t.Errorf("replaced again by the same: %v", r)
 	}
+	// One that abstains is added anew, by the same arbiter and under its name.
+	n.Change(func(_ *statepb.State, l *api.Local) {
+		l.Points = []api.PointStatus{{Name: "arb1", Known: true, Abstains: true}}
+	})
+	if r := change(&v1.ChangeQuorumRequest{Remove: []string{"arb1"}, Add: []*v1.PointSpec{arbiterSpec("arb1", 9)}}); r.GetUnchanged() || wantedNames(t, n) != "arb2 disk1 arb1" {
+		t.Errorf("added anew: %v", r)
+	}
+	if err := n.SetPoints(); err != nil {
+		t.Fatal(err)
+	}
 	change(&v1.ChangeQuorumRequest{Remove: []string{"arb1", "arb2"}})
 	if got := wantedNames(t, n); got != "disk1" {
 		t.Fatalf("wanted: %s", got)
@@ -156,6 +166,8 @@ func TestBadChangesOfPoints(t *testing.T) {
 			says: "this would make 2 coordination points (b, c)"},
 		"the same arbiter": {have: []*v1.PointSpec{arbiterSpec("a", 1)}, ask: &v1.ChangeQuorumRequest{Add: []*v1.PointSpec{arbiterSpec("b", 1), arbiterSpec("c", 3)}}, code: api.CodePoint,
 			faults: []string{"points: a and b are the same arbiter 01000000000000000000000000000000: points must fail independently"}},
+		"the same disk": {have: []*v1.PointSpec{diskSpec("a", "/dev/sdb")}, ask: &v1.ChangeQuorumRequest{Remove: []string{"a"}, Add: []*v1.PointSpec{diskSpec("b", "/dev/sdb")}}, code: api.CodePoint,
+			faults: []string{"point b: it is the disk of a, which is in use; if it shall be used anew, take it out and format it first"}},
 		"a cut token": {ask: cut, code: api.CodeBadRequest},
 		"everything": {ask: &v1.ChangeQuorumRequest{Add: []*v1.PointSpec{
 			{Name: "a b", Kind: &v1.PointSpec_LockDisk{LockDisk: &v1.LockDiskSpec{Path: "lock", Paths: map[string]string{"n9": "/dev/sdb", "n2": "sdc"}}}}, {Name: "x"}, diskSpec("x", "/dev/sdd")}},

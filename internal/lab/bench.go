@@ -25,7 +25,7 @@ type BenchResult struct {
 	PeerInact time.Duration `json:"peerinact"`
 	// The cluster, if it is another one than three nodes without coordination points.
 	Cluster string `json:"cluster,omitempty"`
-	// Of the runs in which the service failed.
+	// Of the runs in which the service failed; of a split, moved.
 	Summary *Summary `json:"summary,omitempty"`
 	// A test of this bench that measured the like with three nodes without coordination
 	// points, and this test's median as a multiple of that one's.
@@ -49,7 +49,7 @@ type BenchRun struct {
 	To     string        `json:"to,omitempty"`
 	// The node that failed led the cluster.
 	Leader bool `json:"leader,omitempty"`
-	// The service was not interrupted: its side of the split won.
+	// The service's side of the split won, and it went on.
 	Stayed bool `json:"stayed,omitempty"`
 	// What was not as it should be.
 	Fault string `json:"fault,omitempty"`

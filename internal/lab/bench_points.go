@@ -101,7 +101,7 @@ func (b *bench) splitPreferred(ctx context.Context) (BenchRun, error) {
 	return run, err
 }
 
-// stayTime without a failed probe after a split: the service's side has won.
+// stayTime after a split, if it still answers then: the service's side has won.
 const stayTime = 5 * time.Second
 
 // sides splits the nodes and finds who serves afterwards.
@@ -111,14 +111,13 @@ func (b *bench) sides(ctx context.Context, a, z []string, active, leader string)
 	if err != nil {
 		return run, err
 	}
-	wait := stayTime + 3*max(b.o.PeerInact, time.Second)
 	err = within(ctx, outageLimit, "recovery", func(ctx context.Context) error {
 		probes, err := b.prober.Await(ctx, at-gapLead, func(probes []Probe) bool {
-			o, ok := outageOf(probes, at)
+			o, ok := movedTo(probes, at, a)
 			run.Time, run.Failed, run.To = o.Recovery, o.Failed, o.Node
-			return ok && monotonic()-at-o.Recovery > steadyTime || o.Failed == 0 && monotonic()-at > wait
+			return ok && monotonic()-at-o.Recovery > steadyTime || monotonic()-at > stayTime && steady(probes, 50)
 		})
-		if err == nil && run.Failed == 0 {
+		if err == nil && run.To == "" {
 			run.Stayed, run.To = true, probes[len(probes)-1].Node
 		}
 		return err

@@ -184,5 +184,5 @@ func servedAfter(runs []BenchRun) string {
 	for _, node := range slices.Sorted(maps.Keys(to)) {
 		parts = append(parts, fmt.Sprintf("%s %d", node, to[node]))
 	}
-	return fmt.Sprintf("of %d runs the service moved in %d and went on undisturbed in %d; served afterwards: %s", len(runs), len(runs)-stayed, stayed, strings.Join(parts, ", "))
+	return fmt.Sprintf("of %d runs the service moved in %d and stayed in %d; served afterwards: %s", len(runs), len(runs)-stayed, stayed, strings.Join(parts, ", "))
 }

@@ -23,6 +23,41 @@ type Outage struct {
 	Node string
 }
 
+// movedTo measures how a service moved from some nodes to others: the outage
+// ends with the first answer from elsewhere. A side that lost may answer for a
+// while after the fault, and its single probes may fail for other reasons.
+func movedTo(probes []Probe, fault time.Duration, from []string) (o Outage, ok bool) {
+	recovered := time.Duration(math.MaxInt64)
+	for _, p := range probes {
+		switch {
+		case p.Begin < fault:
+		case !p.Good():
+			o.Failed++
+		case !slices.Contains(from, p.Node) && p.End < recovered:
+			recovered, o.Node, ok = p.End, p.Node, true
+		}
+	}
+	if ok {
+		o.Recovery, o.Gap = recovered-fault, longestGap(probes)
+	}
+	return o, ok
+}
+
+// AwaitMove waits until the service answers from elsewhere than the given nodes, and
+// has done so for settle.
+func (p *Prober) AwaitMove(ctx context.Context, fault time.Duration, from []string, settle time.Duration) (Outage, error) {
+	var o Outage
+	_, err := p.Await(ctx, fault-gapLead, func(probes []Probe) bool {
+		var ok bool
+		o, ok = movedTo(probes, fault, from)
+		return ok && monotonic()-fault-o.Recovery > settle
+	})
+	if err != nil {
+		err = fmt.Errorf("the service does not answer elsewhere than on %v, %d probes failed: %w", from, o.Failed, err)
+	}
+	return o, err
+}
+
 // before the fault so many probes count for the gap.
 const gapLead = 500 * time.Millisecond
 

@@ -49,6 +49,23 @@ func TestOutageOf(t *testing.T) {
 	}
 }
 
+func TestMovedTo(t *testing.T) {
+	p := probes(90, 91, "a", 105, 355, "", 110, 111, "a", 200, 202, "c", 310, 560, "", 700, 707, "b", 702, 705, "b")
+	for _, c := range []struct {
+		from []string
+		want Outage
+		ok   bool
+	}{
+		{[]string{"a", "c"}, Outage{Recovery: 605 * ms, Gap: 503 * ms, Failed: 2, Node: "b"}, true},
+		{[]string{"a"}, Outage{Recovery: 102 * ms, Gap: 503 * ms, Failed: 2, Node: "c"}, true},
+		{[]string{"a", "b", "c"}, Outage{Failed: 2}, false},
+	} {
+		if got, ok := movedTo(p, 100*ms, c.from); got != c.want || ok != c.ok {
+			t.Errorf("from %v: %+v %v, not %+v", c.from, got, ok, c.want)
+		}
+	}
+}
+
 func TestSummarize(t *testing.T) {
 	if _, err := summarize(nil); err == nil {
 		t.Error("a summary of nothing")
