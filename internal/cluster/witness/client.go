@@ -206,13 +206,13 @@ func (c *Client) Suspect(now time.Duration, about string, raftID, stays uint64) 
 	c.run(now)
 }
 
-// Withhold holds everything back until then, except for looks: the other side
-// of a split is to be first. The last call counts; a time that has passed ends it.
-// What was under way is given up; messages wait, renewals do not.
+// Withhold holds messages and suspicions back until then: the other side of a
+// split is to be first. The last call counts; a time that has passed ends it.
+// What was under way is given up, and waits. Renewals go on: without them the
+// services of a side whose other side has died would stop for nothing.
 func (c *Client) Withhold(now, until time.Duration) {
 	c.withheldTil = until
 	if now < until {
-		c.wanted, c.renewal = nil, nil
 		if r := c.round; r != nil {
 			c.round = nil
 			for _, m := range r.messages {
@@ -254,9 +254,9 @@ func (c *Client) run(now time.Duration) {
 	for _, p := range c.points {
 		c.expire(now, p)
 	}
+	c.runRenewal(now)
 	if now >= c.withheldTil {
 		c.runRound(now)
-		c.runRenewal(now)
 		for _, about := range slices.Sorted(maps.Keys(c.suspicions)) {
 			c.runSuspicion(now, c.suspicions[about])
 		}
