@@ -62,7 +62,8 @@ type Client struct {
 	queue   []*raftpb.Message
 	round   *round
 	held    *promise
-	counter uint64 // highest ballot counter used or met
+	chosen  *witnesspb.Ballot // under which this client's last change was chosen
+	counter uint64            // highest ballot counter used or met
 	rounds  uint64
 
 	renewal     *renewal

@@ -368,3 +368,26 @@ func TestViews(t *testing.T) {
 		t.Errorf("committed ones need no room: %v, answered %v", next, resp)
 	}
 }
+
+// A lock disk shows what somebody wrote and was then refused. To answer by it
+// would let two candidates have the vote of one term: n2 wrote its vote under
+// ballot 1 and was refused, and so was n1 under ballot 2; each finds its own.
+func TestWhatADiskShowsMayNotBeChosen(t *testing.T) {
+	h := newHand(t, PointInfo{"d", LockDisk})
+	vote := &raftpb.Message{Type: raftpb.MsgVote.Enum(), From: new(uint64(1)), To: new(uint64(9)), Term: new(uint64(2))}
+	h.c.Step(0, vote)
+	h.take()
+	mine := &witnesspb.Register{Term: 2, Vote: 1}
+	h.answer(0, "d", &witnesspb.Reply{Body: &witnesspb.Reply_Promised{Promised: &witnesspb.Promised{
+		Accepted: &witnesspb.Ballot{Counter: 2, Proposer: 1}, Value: mine,
+	}}})
+	if len(h.got.Responses) != 0 {
+		t.Fatalf("answered %v by a value that nobody may have chosen", h.got.Responses)
+	}
+	if q := h.answer(0, "d", &witnesspb.Reply{Body: &witnesspb.Reply_Accepted{Accepted: &witnesspb.Accepted{}}}); q.GetAccept() == nil {
+		t.Fatalf("asked %v, want the value accepted anew", q)
+	}
+	if len(h.got.Responses) != 1 || h.got.Responses[0].GetReject() {
+		t.Fatalf("answered %v", h.got.Responses)
+	}
+}

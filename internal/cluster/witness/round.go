@@ -19,8 +19,9 @@ type round struct {
 	ask       *ask
 	ballot    *witnesspb.Ballot
 	accepting bool
-	// Of the change that is being accepted.
-	change change
+	// The change that is being accepted, and under which ballot.
+	change  change
+	accepts *witnesspb.Ballot
 }
 
 // promise of a majority to this client that stands unless somebody else has
@@ -111,7 +112,7 @@ func (c *Client) prepare(b *witnesspb.Ballot) {
 
 func (c *Client) accept(b *witnesspb.Ballot, ch change) {
 	r := c.round
-	r.change, r.accepting = ch, true
+	r.change, r.accepting, r.accepts = ch, true, b
 	r.ballot = c.ballot() // promised next
 	r.ask = c.newAsk(forRegister, &witnesspb.Request{Body: &witnesspb.Request_Accept{Accept: &witnesspb.Accept{Ballot: b, Value: ch.value, Next: r.ballot}}})
 }
@@ -153,9 +154,10 @@ func (c *Client) prepared() {
 			newest = p
 		}
 	}
-	chosen := r.ask.count(func(reply *witnesspb.Reply) bool {
-		return promised(reply) && Compare(reply.GetPromised().GetAccepted(), newest.GetAccepted()) == 0
-	}) >= c.majority()
+	// That a majority shows one ballot does not prove that its value was chosen: a
+	// lock disk shows what was written, also if it was refused afterwards. Only
+	// who got a majority's word for it knows.
+	chosen := c.chosen != nil && Compare(newest.GetAccepted(), c.chosen) == 0
 	ch := c.apply(newest.GetValue(), r.messages)
 	// What was merely found at one point may be lost again: an answer by it
 	// would speak of a state that never was (W4). A pre-vote binds nobody.
@@ -169,6 +171,9 @@ func (c *Client) prepared() {
 
 // finish the round: its change is chosen, or it changed nothing.
 func (c *Client) finish(ch change) {
+	if c.round.accepting {
+		c.chosen = c.round.accepts
+	}
 	c.held = &promise{ballot: c.round.ballot, value: ch.value}
 	c.out.Responses = append(c.out.Responses, ch.answers...)
 	c.round = nil

@@ -494,7 +494,7 @@ func TestContention(t *testing.T) {
 			}
 			w.run(w.now + time.Millisecond)
 		}
-		if w.seen["lost"]*50 > w.seen["answered"] || w.seen["answered"] < 300 {
+		if w.seen["lost"]*25 > w.seen["answered"] || w.seen["answered"] < 300 {
 			t.Errorf("seed %d: %d rounds were answered, %d lost", seed, w.seen["answered"], w.seen["lost"])
 		}
 	}
