@@ -5,7 +5,7 @@ SEEDS ?= 200
 SEED ?=
 RUNS ?= 5
 
-.PHONY: build demo test bench sim generate lint
+.PHONY: build demo test model bench sim generate lint
 
 build: ## bin/holdfast
 	$(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
@@ -18,6 +18,9 @@ test: ## everything that must hold; as root nothing may be skipped
 
 lint: ## the quick half of test: gofmt, vet, staticcheck, the rules of internal/archtest
 	$(GO) run ./internal/testrun -only rules,vet,staticcheck
+
+model: ## protocol models: every state, and that broken variants are found out (about a minute)
+	$(GO) run ./internal/testrun -only needs,models
 
 bench: build ## Go benchmarks, and a short failover measurement in a lab
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -5,6 +5,7 @@
 //	vet          go vet
 //	staticcheck  the tool of this module
 //	tests        all packages with the race detector
+//	models       the protocol models of models/, all their states, and that broken variants are found out
 //	alone        packages whose tests run real clusters and measure time: one at a time, nothing beside them
 //	sim          fresh seeds of the simulator for a fixed time, on all cores
 //
@@ -33,9 +34,10 @@ var alone = map[string]string{
 // plain are packages that gain nothing from the race detector, which makes
 // them several times slower.
 var plain = map[string]string{
-	"internal/sim":      "one goroutine by design (rule A2 of internal/archtest)",
-	"internal/protogen": "waits for compilers",
-	"internal/archtest": "reads files; ran as its own step",
+	"internal/sim":             "one goroutine by design (rule A2 of internal/archtest)",
+	"internal/cluster/witness": "one goroutine by design, like the simulator",
+	"internal/protogen":        "waits for compilers",
+	"internal/archtest":        "reads files; ran as its own step",
 }
 
 type step struct {
@@ -56,6 +58,7 @@ func main() {
 		{"vet", command("go", "vet", "./...")},
 		{"staticcheck", command("go", "tool", "staticcheck", "./...")},
 		{"tests", tests},
+		{"models", models},
 		{"alone", func(ctx context.Context) error {
 			return goTest(ctx, append([]string{"-count=1", "-p=1", "-timeout=15m"}, existing(alone)...)...)
 		}},
@@ -65,7 +68,7 @@ func main() {
 		want := strings.Split(*only, ",")
 		for _, name := range want {
 			if !slices.ContainsFunc(steps, func(s step) bool { return s.name == name }) {
-				fmt.Fprintf(os.Stderr, "testrun: no step %q; there are needs, rules, vet, staticcheck, tests, alone and sim\n", name)
+				fmt.Fprintf(os.Stderr, "testrun: no step %q; there are needs, rules, vet, staticcheck, tests, models, alone and sim\n", name)
 				os.Exit(2)
 			}
 		}

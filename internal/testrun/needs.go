@@ -10,7 +10,8 @@ import (
 
 // programs that tests run, and the Debian package of each.
 var programs = []struct{ program, pkg string }{
-	{"gcc", "gcc libc6-dev"}, // the race detector links with it
+	{"gcc", "gcc libc6-dev"}, // the race detector links with it, and models are compiled
+	{"spin", "spin"},
 	{"ip", "iproute2"},
 	{"arping", "iputils-arping"},
 	{"ping", "iputils-ping"},

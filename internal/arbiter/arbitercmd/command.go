@@ -42,7 +42,7 @@ An arbiter decides which half of a split cluster goes on. It runs outside of the
 clusters that it serves, best at a site of its own. One process serves thousands.`,
 		Example: `  holdfast arbiter init --listen :` + arbiter.DefaultPort + ` --address arbiter.example.com:` + arbiter.DefaultPort + `
   holdfast arbiter serve
-  holdfast arbiter token --name shop      # then, on a node: holdfast quorum add --token TOKEN
+  holdfast arbiter token --name shop      # then, on a node: holdfast quorum add NAME --arbiter-token TOKEN
   holdfast arbiter list`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
