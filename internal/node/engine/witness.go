@@ -185,6 +185,9 @@ func (e *Engine) toWitness(m *raftpb.Message) {
 	switch t := m.GetType(); t {
 	case raftpb.MsgPreVote, raftpb.MsgVote:
 	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
+		if !p.needed && p.client != nil {
+			e.lookWhoIsNeeded() // this node may have begun to lead just now
+		}
 		if !p.needed {
 			if t != raftpb.MsgHeartbeat {
 				e.raft.Dropped(m)
@@ -330,7 +333,7 @@ func (e *Engine) pointsHearAgain(node string) bool {
 // suspects: the time for which the points have not acknowledged counts from then.
 func (e *Engine) askStatements() {
 	p := &e.points
-	if !e.IsLeader() || state.WitnessID(e.s) == 0 || e.appliedTerm != e.raft.Status().Term {
+	if !e.IsLeader() || state.WitnessID(e.s) == 0 {
 		clear(p.asked)
 		return
 	}
