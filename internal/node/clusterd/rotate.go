@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
@@ -222,17 +223,8 @@ func (n *node) guardHasKeys(d *guardpb.Done) bool {
 // command that is to name it: an unnamed one is overwritten or forgotten.
 func (b *backend) MakeSecret(ctx context.Context, what statepb.Rotate_What, generation uint64) (*statepb.Secret, error) {
 	n := b.n
-	var busy bool
-	if err := b.ask(ctx, func() {
-		if busy = n.life.busy || n.life.making > 0; !busy {
-			n.life.busy = true
-			n.life.making++
-		}
-	}); err != nil {
+	if err := b.takeTurn(ctx); err != nil {
 		return nil, err
-	}
-	if busy {
-		return nil, &api.Refusal{Code: api.CodeConflict, Message: "keys or certificates are being changed at this moment: try again"}
 	}
 	secret, err := n.makeSecret(what, generation)
 	aerr := b.ask(context.WithoutCancel(ctx), func() {
@@ -245,6 +237,34 @@ func (b *backend) MakeSecret(ctx context.Context, what statepb.Rotate_What, gene
 	n.forgetLater(ctx)
 	return secret, errors.Join(err, aerr)
 }
+
+// takeTurn waits until no file is being changed by this node.
+func (b *backend) takeTurn(ctx context.Context) error {
+	limit := time.After(turnLimit)
+	for {
+		var busy bool
+		if err := b.ask(ctx, func() {
+			if busy = b.n.life.busy || b.n.life.making > 0; !busy {
+				b.n.life.busy = true
+				b.n.life.making++
+			}
+		}); err != nil || !busy {
+			return err
+		}
+		select {
+		case <-time.After(turnPause):
+		case <-limit:
+			return &api.Refusal{Code: api.CodeConflict, Message: "keys or certificates are being changed at this moment: try again"}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const (
+	turnPause = 20 * time.Millisecond
+	turnLimit = 5 * time.Second
+)
 
 func (n *node) forgetLater(ctx context.Context) {
 	context.AfterFunc(ctx, func() {
