@@ -42,10 +42,16 @@ func (n *node) rotateOn(s *statepb.State) {
 		round := s.GetCertificateRound()
 		step = func() (func(), error) { return func() { n.life.round = round }, n.id.Renew() }
 	}
+	if step == nil && fetch == nil && n.life.tell {
+		arbiters := n.arbiters()
+		step = func() (func(), error) {
+			return func() { n.life.tell = false }, tellAuthorities(arbiters, n.id.AuthoritiesPEM())
+		}
+	}
 	if fetch != nil {
 		nodes := state.SortedKeys(s.GetNodes())
-		for i := range nodes { // another one each time: not all have it
-			n.life.asked++
+		n.life.asked++ // another one each time: not all have it
+		for i := range nodes {
 			node := nodes[(i+n.life.asked)%len(nodes)]
 			if node != n.id.Node && n.peers.Send(node, &peerpb.Message{Body: &peerpb.Message_SecretRequest{SecretRequest: fetch}}) {
 				break
@@ -124,13 +130,25 @@ func (n *node) authorityStep(r *statepb.Rotation) (step func() (func(), error), 
 	}
 	switch {
 	case signer < current && (kept(current) || signs(current)):
-		return func() (func(), error) { return nil, n.id.UseAuthority() }, nil
+		arbiters := n.arbiters()
+		return func() (func(), error) {
+			// Afterwards they would take none of this node's certificates.
+			if err := tellAuthorities(arbiters, n.id.AuthoritiesPEM()); err != nil {
+				return nil, err
+			}
+			return nil, n.id.UseAuthority()
+		}, nil
 	case signer < current:
 		return nil, ask(current)
 	case next != 0 && (newest < next || !kept(next)):
 		return nil, ask(next)
 	case r.GetPhase() == statepb.RotationPhase_ROTATION_PHASE_UNSPECIFIED && n.life.making == 0 && n.id.Trusts() > 1:
-		return func() (func(), error) { return n.peers.Recheck, n.id.ForgetAuthorities() }, nil
+		return func() (func(), error) {
+			return func() {
+				n.life.tell = true
+				n.peers.Recheck()
+			}, n.id.ForgetAuthorities()
+		}, nil
 	}
 	return nil, nil
 }
