@@ -86,6 +86,8 @@ var floors = []floor{
 		why: "labs run the daemons and the CLI as they are", inside: true},
 	{packages: []string{"internal/sim", "internal/sim/..."},
 		why: "the simulator runs every core; nothing runs the simulator", inside: true},
+	{packages: []string{"internal/vmtest", "internal/vmtest/..."},
+		why: "virtual machines run the tests of other packages as they are"},
 	{packages: []string{"cmd/holdfast"},
 		why: "the one binary holds everything"},
 }
