@@ -5,7 +5,7 @@ SEEDS ?= 200
 SEED ?=
 RUNS ?= 5
 
-.PHONY: build demo test model bench sim generate lint
+.PHONY: build demo test test-vm model bench sim generate lint
 
 build: ## bin/holdfast
 	$(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
@@ -15,6 +15,9 @@ demo: build ## three nodes on this machine, a web service, a crash, the move; le
 
 test: ## everything that must hold; as root nothing may be skipped
 	$(GO) run ./internal/testrun
+
+test-vm: ## what needs a kernel of its own: reservations, resets by a watchdog; in QEMU, at most 10 minutes
+	$(GO) run ./internal/vmtest
 
 lint: ## the quick half of test: gofmt, vet, staticcheck, the rules of internal/archtest
 	$(GO) run ./internal/testrun -only rules,vet,staticcheck

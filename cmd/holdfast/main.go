@@ -13,12 +13,13 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbitercmd"
 	"github.com/holdfast-ha/holdfast/internal/cli"
 	"github.com/holdfast-ha/holdfast/internal/lab"
+	"github.com/holdfast-ha/holdfast/internal/lockdiskcmd"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	streams := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: cli.IsTerminal(os.Stderr)}
-	status := cli.Main(ctx, streams, os.Args[1:], append(daemons(), arbitercmd.Command(), lab.Command())...)
+	status := cli.Main(ctx, streams, os.Args[1:], append(daemons(), arbitercmd.Command(), lockdiskcmd.Command(), lab.Command())...)
 	stop()
 	os.Exit(status)
 }

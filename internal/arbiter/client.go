@@ -33,6 +33,8 @@ type Client struct {
 	// Until then datagrams are not tried: they don't get through.
 	noDatagrams time.Time
 	lookNumber  uint64
+	lookEvery   time.Duration
+	looked      looked
 	closed      bool
 }
 
@@ -72,7 +74,20 @@ func Dial(point *v1.ArbiterPoint, identity *tls.Config) *Client {
 // Do asks. An error means that there was no answer; what the arbiter refuses by
 // the register's rules is an answer. SeenSequence of the request is raised to
 // what this client has seen.
+//
+// A look may be answered from memory, with ages of now: an arbiter of many
+// clusters asks to be looked at less often (C4). Ask goes there always.
 func (c *Client) Do(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error) {
+	if _, look := r.GetBody().(*witnesspb.Request_Look); look {
+		if reply := c.remembered(r); reply != nil {
+			return reply, nil
+		}
+	}
+	return c.Ask(ctx, r)
+}
+
+// Ask is Do without memory.
+func (c *Client) Ask(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error) {
 	if c.wrong != nil {
 		return nil, c.wrong
 	}
@@ -90,12 +105,13 @@ func (c *Client) Do(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply
 	} else {
 		reply, err = c.request(ctx, r, true)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
+		c.looked = looked{} // whether it is there has become a question
 		return nil, err
 	}
-	c.mu.Lock()
 	c.seen = max(c.seen, reply.GetSequence())
-	c.mu.Unlock()
 	return reply, nil
 }
 
@@ -182,6 +198,9 @@ func (c *Client) ask(ctx context.Context, m *arbiterpb.ToArbiter, use bool) (*ar
 		defer cancel()
 	}
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, c.unreachable(fmt.Errorf("not asked: %w", err))
+		}
 		k, fresh, err := c.connection(ctx)
 		if err != nil {
 			return nil, err
@@ -290,6 +309,7 @@ func (c *Client) welcomed(w *arbiterpb.Welcome, from net.Addr) error {
 		c.mu.Lock()
 		c.pass = &pass{[PassKeySize]byte(p.GetKey()), p.GetExpires(), address}
 		c.mu.Unlock()
+		c.setLookEvery(p.GetLookEvery())
 	}
 	return nil
 }

@@ -5,12 +5,14 @@
 // A [Client] carries requests to one arbiter and answers back. It decides
 // nothing. [Register] makes an arbiter know a cluster.
 //
-//	C1  nothing is asked, and no answer believed, before the server has proven
-//	    the key and named the instance that the cluster's configuration says
+//	C1  nothing is asked before the server has proven the key that the cluster's
+//	    configuration says, and no answer is believed before it has named the instance
 //	C2  an answer belongs to the request that it is given for
 //	C3  an idle client holds no connection. It looks by datagram, with a pass
 //	    that it was given over a connection, and over a connection where no
 //	    datagram gets through
+//	C4  a look is answered from memory only within the time that the arbiter has
+//	    asked for, and not after anything else has failed
 //
 // The caller bounds each request by its context; a request that got no answer
 // may have been carried out, at any later time too, as any message may.

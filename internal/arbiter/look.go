@@ -24,14 +24,15 @@ import (
 //	2   version  1  1                2   version 1  1
 //	3   kind     1  1                3   kind    1  2: a reply follows, 3: ask over a connection
 //	4   cluster 16                   4   nonce  24
-//	20  expires  8  little-endian    28  sealed     Reply (kind 3: nothing) and tag of 16 bytes
+//	20  expires  8  little-endian    28  sealed     seconds (2, little-endian), Reply (kind 3: none), tag of 16 bytes
 //	28  length   1  of the name
 //	29  node
 //	..  nonce   24
-//	..  sealed      sequence (8 bytes, little-endian), Request, and tag of 16 bytes
+//	..  sealed      number (8 bytes, little-endian), Request, and tag of 16 bytes
 //
 // Associated data are the bytes before the nonce; those of an answer are
-// followed by the look's nonce (C2).
+// followed by the look's nonce (C2). The number grows with each look of a node.
+// The seconds say how often the arbiter wants to be looked at.
 const (
 	lookVersion = 1
 	kindLook    = 1
@@ -71,7 +72,7 @@ type LookHeader struct {
 }
 
 // SealLook makes a datagram. nonce must be random.
-func SealLook(key [PassKeySize]byte, cluster [16]byte, expires int64, node string, nonce [nonceSize]byte, sequence uint64, r *witnesspb.Request) ([]byte, error) {
+func SealLook(key [PassKeySize]byte, cluster [16]byte, expires int64, node string, nonce [nonceSize]byte, number uint64, r *witnesspb.Request) ([]byte, error) {
 	if len(node) > NameMax {
 		return nil, fmt.Errorf("%w: the node's name is too long", ErrLook)
 	}
@@ -83,7 +84,7 @@ func SealLook(key [PassKeySize]byte, cluster [16]byte, expires int64, node strin
 	b = append(b, node...)
 	header := len(b)
 	b = append(b, nonce[:]...)
-	plain := binary.LittleEndian.AppendUint64(make([]byte, 0, 256), sequence)
+	plain := binary.LittleEndian.AppendUint64(make([]byte, 0, 256), number)
 	plain, err := proto.MarshalOptions{}.MarshalAppend(plain, r)
 	if err != nil {
 		return nil, err
@@ -111,10 +112,11 @@ func ParseLook(b []byte) (LookHeader, error) {
 	return h, nil
 }
 
-// OpenLook reads the sealed part of a datagram with this header into r.
-func OpenLook(key [PassKeySize]byte, h LookHeader, b []byte, r *witnesspb.Request) (sequence uint64, err error) {
-	var scratch [LookMax]byte
-	plain, err := aead(key).Open(scratch[:0], b[h.size:h.size+nonceSize], b[h.size+nonceSize:], b[:h.size])
+// OpenLook reads the sealed part of a datagram with this header into r. The
+// sealed bytes are overwritten.
+func OpenLook(key [PassKeySize]byte, h LookHeader, b []byte, r *witnesspb.Request) (number uint64, err error) {
+	sealed := b[h.size+nonceSize:]
+	plain, err := aead(key).Open(sealed[:0], b[h.size:h.size+nonceSize], sealed, b[:h.size])
 	if err != nil {
 		return 0, ErrLook
 	}
@@ -130,46 +132,48 @@ func LookNonce(h LookHeader, b []byte) (n [nonceSize]byte) {
 	return n
 }
 
-// AppendAnswer to the look with the given nonce to dst. A reply that is too long becomes
-// the advice to ask over a connection.
-func AppendAnswer(dst []byte, key [PassKeySize]byte, look, nonce [nonceSize]byte, r *witnesspb.Reply) []byte {
-	var plainBuf [LookMax]byte
-	kind, plain := byte(kindAnswer), plainBuf[:0]
-	p, err := proto.MarshalOptions{}.MarshalAppend(plain, r)
-	if err == nil && 4+nonceSize+len(p)+tagSize <= LookMax {
-		plain = p
-	} else {
-		kind = kindConnect
-	}
+// AppendAnswer to the look with the given nonce to dst. A reply that is too long
+// becomes the advice to ask over a connection. every is how often the node
+// shall look, in seconds.
+func AppendAnswer(dst []byte, key [PassKeySize]byte, look, nonce [nonceSize]byte, every uint16, r *witnesspb.Reply) []byte {
 	start := len(dst)
-	dst = append(dst, 'H', 'l', lookVersion, kind)
+	dst = append(dst, 'H', 'l', lookVersion, kindAnswer)
 	dst = append(dst, nonce[:]...)
-	return aead(key).Seal(dst, nonce[:], plain, answerData(dst[start:start+4], look))
+	plain := len(dst)
+	dst = binary.LittleEndian.AppendUint16(dst, every)
+	whole, err := proto.MarshalOptions{}.MarshalAppend(dst, r)
+	if err == nil && len(whole)-start+tagSize <= LookMax {
+		dst = whole
+	} else {
+		dst[start+3] = kindConnect
+	}
+	sealed := aead(key).Seal(dst[plain:plain], nonce[:], dst[plain:], answerData(dst[start:start+4], look))
+	return append(dst[:plain], sealed...) // in place, unless the tag needed more room
 }
 
-// errConnect: the reply does not fit into a datagram.
-var errConnect = errors.New("arbiter: the reply is too long for a datagram")
+// ErrConnect: the reply does not fit into a datagram.
+var ErrConnect = errors.New("arbiter: the reply is too long for a datagram")
 
-// openAnswer to the look with the given nonce.
-func openAnswer(key [PassKeySize]byte, look [nonceSize]byte, b []byte) (*witnesspb.Reply, error) {
-	if len(b) > LookMax || len(b) < 4+nonceSize+tagSize || b[0] != 'H' || b[1] != 'l' || b[2] != lookVersion {
-		return nil, ErrLook
+// OpenAnswer to the look with the given nonce.
+func OpenAnswer(key [PassKeySize]byte, look [nonceSize]byte, b []byte) (every uint16, r *witnesspb.Reply, err error) {
+	if len(b) > LookMax || len(b) < 4+nonceSize+2+tagSize || b[0] != 'H' || b[1] != 'l' || b[2] != lookVersion {
+		return 0, nil, ErrLook
 	}
 	plain, err := aead(key).Open(nil, b[4:4+nonceSize], b[4+nonceSize:], answerData(b[:4], look))
 	if err != nil {
-		return nil, ErrLook
+		return 0, nil, ErrLook
 	}
-	r := new(witnesspb.Reply)
 	switch b[3] {
 	case kindConnect:
-		return nil, errConnect
+		return 0, nil, ErrConnect
 	case kindAnswer:
-		if err := proto.Unmarshal(plain, r); err != nil {
-			return nil, ErrLook
+		r = new(witnesspb.Reply)
+		if err := proto.Unmarshal(plain[2:], r); err != nil {
+			return 0, nil, ErrLook
 		}
-		return r, nil
+		return binary.LittleEndian.Uint16(plain), r, nil
 	}
-	return nil, ErrLook
+	return 0, nil, ErrLook
 }
 
 func answerData(header []byte, look [nonceSize]byte) []byte {

@@ -7,6 +7,9 @@ import (
 	"net"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 )
 
@@ -14,11 +17,65 @@ import (
 // where a connection did.
 const datagramPause = 10 * time.Minute
 
+const (
+	// lookSlack: who asks every 10 s shall not be put off because of a moment.
+	lookSlack = time.Second
+	// lookEveryMax bounds what an arbiter may ask for.
+	lookEveryMax = 5 * time.Minute
+)
+
 // errNoDatagram: look over a connection instead.
 var errNoDatagram = errors.New("arbiter: no look by datagram")
 
+// looked is the newest look.
+type looked struct {
+	at       time.Time
+	register uint64
+	every    time.Duration
+	reply    *witnesspb.Reply
+}
+
+// remembered look, with ages of now, if the arbiter does not want to be looked
+// at more often (C4); nil: look.
+func (c *Client) remembered(r *witnesspb.Request) *witnesspb.Reply {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.looked
+	passed := time.Since(l.at)
+	if l.reply == nil || l.register != r.GetRegister() || c.seen > l.reply.GetSequence() || passed >= l.every-lookSlack {
+		return nil
+	}
+	reply := proto.CloneOf(l.reply)
+	for _, s := range reply.GetLooked().GetSeen() {
+		s.Age = durationpb.New(s.GetAge().AsDuration() + passed)
+	}
+	return reply
+}
+
+// remember a look.
+func (c *Client) remember(r *witnesspb.Request, reply *witnesspb.Reply) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked = looked{}
+	if reply.GetLooked() != nil {
+		c.looked = looked{time.Now(), r.GetRegister(), c.lookEvery, proto.CloneOf(reply)}
+	}
+}
+
+func (c *Client) setLookEvery(seconds uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lookEvery = min(time.Duration(seconds)*time.Second, lookEveryMax)
+}
+
 // look by datagram where that is possible, else over a connection (C3).
 func (c *Client) look(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error) {
+	reply, err := c.lookNow(ctx, r)
+	c.remember(r, reply) // also that there was none
+	return reply, err
+}
+
+func (c *Client) lookNow(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error) {
 	c.mu.Lock()
 	connected := c.conn != nil
 	blocked := time.Now().Before(c.noDatagrams)
@@ -80,8 +137,11 @@ func (c *Client) lookBy(ctx context.Context, p *pass, r *witnesspb.Request) (*wi
 				return nil, err // refused: nobody listens
 			}
 			for _, nonce := range nonces[:i+1] {
-				reply, err := openAnswer(p.key, nonce, answer[:n])
-				if err == nil || errors.Is(err, errConnect) {
+				every, reply, err := OpenAnswer(p.key, nonce, answer[:n])
+				if err == nil {
+					c.setLookEvery(uint32(every))
+				}
+				if err == nil || errors.Is(err, ErrConnect) {
 					return reply, err
 				}
 			}

@@ -102,6 +102,9 @@ func call[Q, R any](ctx context.Context, c *client, f func(context.Context, *con
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	r, err := f(ctx, connect.NewRequest(q))
+	if connect.CodeOf(err) == connect.CodeCanceled && ctx.Err() == nil { // not by us
+		return nil, &failure{code: api.CodeNotAllowed, message: fmt.Sprintf("the daemon at %s has closed the connection", c.address), next: "its log says why; it may refuse this certificate"}
+	}
 	if err != nil {
 		return nil, c.failed(err)
 	}

@@ -1,11 +1,13 @@
 package lab
 
 import (
-	"fmt"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
 // Bounds after a fault within which the losing side's processes are gone, with
@@ -81,13 +83,16 @@ func (s *site) takeover(what string, losers []string, bound time.Duration, fault
 	return o.Node
 }
 
-// undisturbed watches for a while that the service goes on where it is.
-func (s *site) undisturbed(what string, d time.Duration) {
+// undisturbed watches that the service goes on where it is, during something
+// that takes its time.
+func (s *site) undisturbed(what string, something func()) {
 	s.t.Helper()
 	active := s.steady()
 	s.prober.Take()
 	at := monotonic()
-	probes, err := s.prober.Await(s.ctx, at, func([]Probe) bool { return monotonic()-at > d })
+	something()
+	until := monotonic()
+	probes, err := s.prober.Await(s.ctx, at, func(p []Probe) bool { return len(p) > 0 && p[len(p)-1].Begin > until })
 	s.must(err)
 	for _, p := range probes {
 		if p.Node != active {
@@ -96,6 +101,17 @@ func (s *site) undisturbed(what string, d time.Duration) {
 		}
 	}
 }
+
+// rejoins heals or starts what was lost, which must not be noticed either.
+func (s *site) rejoins(what string, again func() error) {
+	s.t.Helper()
+	s.undisturbed(what, func() {
+		s.must(again())
+		s.whole()
+	})
+}
+
+func (s *site) pause(d time.Duration) { s.must(pause(s.ctx, d)) }
 
 // onFollower moves the service to the node that does not lead.
 func (s *site) onFollower() (active, leader string) {
@@ -117,7 +133,16 @@ func (s *site) losses() {
 	s.t.Helper()
 	active := s.whole()
 	s.takeover("power", []string{active}, goneAtOnce, func() (time.Duration, error) { return s.Kill(active) })
-	s.must(s.Start(active))
+	s.rejoins("a node has power again", func() error { return s.Start(active) })
+
+	// The other one is missed by nobody.
+	other := active
+	s.undisturbed("the idle node has no power", func() {
+		_, err := s.Kill(other)
+		s.must(err)
+		s.pause(3 * time.Second)
+	})
+	s.rejoins("the idle node has power again", func() error { return s.Start(other) })
 
 	active = s.whole()
 	s.takeover("everything", []string{active}, goneByLease, func() (time.Duration, error) {
@@ -129,16 +154,14 @@ func (s *site) losses() {
 		}
 		return at, err
 	})
-	s.must(s.Heal(active))
+	s.rejoins("a node has everything again", func() error { return s.Heal(active) })
 
-	s.whole()
 	active, leader := s.onFollower()
 	s.takeover("the link between the nodes", []string{active}, goneBySuspicion, func() (time.Duration, error) {
 		return s.Split([]string{active}, []string{leader}, false)
 	})
-	s.undisturbed("while the nodes are apart", time.Second)
-	s.must(s.Heal(active))
-	s.whole()
+	s.undisturbed("the nodes are apart", func() { s.pause(time.Second) })
+	s.rejoins("the nodes are together", func() error { return s.Heal(active) })
 }
 
 func TestTwoNodesAndArbiter(t *testing.T) {
@@ -146,16 +169,26 @@ func TestTwoNodesAndArbiter(t *testing.T) {
 	s.losses()
 
 	// Without the arbiter nothing stops while the nodes agree.
+	s.lostPoint("a1", func() error { _, err := s.Kill("a1"); return err }, func() error { return s.Start("a1") })
+}
+
+// lostPoint loses the only coordination point, then a node, and then finds the point again.
+func (s *site) lostPoint(point string, lose, find func() error) {
+	s.t.Helper()
 	epoch := s.status().Epoch
-	_, err := s.Kill("a1")
-	s.must(err)
-	s.undisturbed("the arbiter was killed", 3*time.Second)
-	st := s.status()
-	if st.Epoch != epoch {
-		t.Errorf("the view changed: epoch %d, then %d", epoch, st.Epoch)
-	}
-	if !strings.Contains(fmt.Sprint(st), "a1") {
-		t.Errorf("the status does not tell of a1: %v", st)
+	s.undisturbed(point+" is lost", func() {
+		s.must(lose())
+		s.pause(2 * time.Second)
+		_, err := s.AwaitStatus(s.ctx, func(st *v1.StatusResponse) string {
+			if !slices.ContainsFunc(st.Conditions, func(c *v1.Condition) bool { return strings.Contains(c.String(), point) }) {
+				return "the status does not tell of " + point
+			}
+			return ""
+		})
+		s.must(err)
+	})
+	if now := s.status().Epoch; now != epoch {
+		s.t.Errorf("%s was lost and the view changed: epoch %d, then %d", point, epoch, now)
 	}
 	// One node of two, and nobody to ask: it can't know, and stops.
 	active := s.steady()
@@ -163,50 +196,32 @@ func TestTwoNodesAndArbiter(t *testing.T) {
 	fault, err := s.Kill(other)
 	s.must(err)
 	gone := s.awaitGone(active, fault)
-	t.Logf("stopped %v after the other node was lost too", gone-fault)
-	s.saysWhy(active, "a1")
-	// With the arbiter it can know.
-	s.must(s.Start("a1"))
+	s.t.Logf("%s and a node are lost: stopped after %v", point, gone-fault)
+	s.says(active, "coordination point", "status")
+	s.says(active, "no quorum", "explain", "group", defaultGroup)
+	s.says(active, point, "quorum", "show")
+	// With the point it can know.
+	s.must(find())
 	if now := s.steady(); now != active {
-		t.Errorf("after the arbiter's return %s serves, not %s", now, active)
+		s.t.Errorf("after the return of %s %s serves, not %s", point, now, active)
 	}
-	s.must(s.Start(other))
-	s.whole()
+	s.rejoins("the node is back too", func() error { return s.Start(other) })
 }
 
-// saysWhy checks that status and explain of a node that had to stop name what is missing.
-func (s *site) saysWhy(node, what string) {
+// says checks that a command says something, whatever its exit status.
+func (s *site) says(node, what string, command ...string) {
 	s.t.Helper()
-	for _, c := range [][]string{{"status"}, {"explain", "group", defaultGroup}, {"quorum", "show"}} {
-		cmd, err := s.Lab.cli(s.ctx, node, c...)
-		s.must(err)
-		out, _ := cmd.CombinedOutput() // no quorum has an exit status of its own
-		if !strings.Contains(string(out), "quorum") || !strings.Contains(string(out), what) {
-			s.t.Errorf("holdfast %s does not name quorum and %s:\n%s", strings.Join(c, " "), what, out)
-		}
+	cmd, err := s.Lab.cli(s.ctx, node, command...)
+	s.must(err)
+	if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), what) {
+		s.t.Errorf("holdfast %s does not say %q:\n%s", strings.Join(command, " "), what, out)
 	}
 }
 
 func TestTwoNodesAndLockDisk(t *testing.T) {
 	s := newPointSite(t, Options{Nodes: 2, LockDisks: 1})
 	s.losses()
-
-	// Without the disk nothing stops while the nodes agree.
-	_, err := s.CutDisk("d1", s.Nodes()...)
-	s.must(err)
-	s.undisturbed("the lock disk was lost", 3*time.Second)
-	active := s.steady()
-	other := s.others(active)[0]
-	fault, err := s.Kill(other)
-	s.must(err)
-	s.awaitGone(active, fault)
-	s.saysWhy(active, "d1")
-	s.must(s.HealDisk("d1"))
-	if now := s.steady(); now != active {
-		t.Errorf("after the disk's return %s serves, not %s", now, active)
-	}
-	s.must(s.Start(other))
-	s.whole()
+	s.lostPoint("d1", func() error { _, err := s.CutDisk("d1", s.Nodes()...); return err }, func() error { return s.HealDisk("d1") })
 }
 
 // Two of three points suffice.
@@ -216,15 +231,11 @@ func TestTwoNodesAndThreePoints(t *testing.T) {
 	_, err := s.Kill("a2")
 	s.must(err)
 	now := s.takeover("power and one point", []string{active}, goneAtOnce, func() (time.Duration, error) { return s.Kill(active) })
-	s.must(s.Start(active))
-	s.must(s.Start("a2"))
-	s.whole()
+	s.rejoins("both are back", func() error { return errors.Join(s.Start(active), s.Start("a2")) })
 	_, err = s.CutDisk("d1", s.Nodes()...)
 	s.must(err)
-	s.takeover("the link and the lock disk", []string{now}, goneByLease, func() (time.Duration, error) { return s.Cut(now) })
-	s.must(s.Heal(now))
-	s.must(s.HealDisk("d1"))
-	s.whole()
+	s.takeover("everything and the lock disk", []string{now}, goneByLease, func() (time.Duration, error) { return s.Cut(now) })
+	s.rejoins("both are healed", func() error { return errors.Join(s.Heal(now), s.HealDisk("d1")) })
 }
 
 // Two sites of two nodes: the preferred one wins, wherever the service and the leader are.
@@ -235,18 +246,14 @@ func TestSplitWithPreferredSite(t *testing.T) {
 		t.Fatalf("%s serves first", active)
 	}
 	split := func() (time.Duration, error) { return s.Split(east, west, false) }
+	heal := func() error { return errors.Join(s.Heal("n1"), s.Heal("n2")) }
 	s.takeover("the link between the sites", east, goneBySuspicion, split)
-	heal := func() {
-		for _, n := range east {
-			s.must(s.Heal(n))
-		}
-	}
-	heal()
-	s.whole()
+	s.rejoins("the sites are together", heal)
 	// Now the service is where it should stay.
-	_, err := split()
-	s.must(err)
-	s.undisturbed("the sites are apart", 3*time.Second)
-	heal()
-	s.whole()
+	s.undisturbed("the sites are apart", func() {
+		_, err := split()
+		s.must(err)
+		s.pause(3 * time.Second)
+	})
+	s.rejoins("the sites are together again", heal)
 }

@@ -179,6 +179,9 @@ var kinds = []kind{
 	{"disk-full", 1, func(o *Options, r *rand.Rand) []string { return one("disk %s full for %s", aNode(o, r), aWhile(o, r)) }},
 	{"disk-lose", 1, func(o *Options, r *rand.Rand) []string {
 		n := aNode(o, r)
+		if r.IntN(2) == 0 {
+			return one("disk %s erase", n)
+		}
 		return []string{"disk " + n + " lose", fmt.Sprintf("crash %s for %s", n, aWhile(o, r))}
 	}},
 	{"die", 4, func(o *Options, r *rand.Rand) []string {

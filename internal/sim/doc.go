@@ -26,6 +26,7 @@
 //	disk N hang for D          syncs do not come back
 //	disk N full for D          syncs fail
 //	disk N lose                a synced write is lost: with the next crash the whole log is gone
+//	disk N erase               the log is gone under clusterd, which ends; the machine and its guard run on
 //	point-down P for D         a coordination point is not there
 //	point-slow P for D         it takes half of peerinact to answer
 //	unreach N P for D          nothing passes between a node and a coordination point

@@ -138,11 +138,13 @@ func (n *node) diskFault(args []string, undo func(func())) error {
 		d.full = true
 		undo(d.recover)
 	case "lose":
-		return n.loseDisk()
+		return n.loseDisk(n.crash)
+	case "erase":
+		return n.loseDisk(func() error { return n.killEngine("its log is gone") })
 	case "ok":
 		d.recover()
 	default:
-		return fmt.Errorf("disk: slow=D, hang, full, lose or ok")
+		return fmt.Errorf("disk: slow=D, hang, full, lose, erase or ok")
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
@@ -136,15 +137,17 @@ func (n *node) crash() error {
 	return nil
 }
 
-// loseDisk: the next start finds an identity, but no log.
-func (n *node) loseDisk() error {
+// loseDisk: what is started after end finds an identity, but no log.
+func (n *node) loseDisk(end func() error) error {
 	newest := n.c.check.newest
-	if n.c.check.diskLost > 0 || len(newest.GetView().GetMembers()) < 3 {
-		return fmt.Errorf("only an administrator could help then")
+	if newest == nil || state.MemberOf(newest, n.name) != nil {
+		if n.c.check.diskLost > 0 || len(newest.GetView().GetMembers()) < 3 {
+			return fmt.Errorf("only an administrator could help then")
+		}
+		n.c.check.diskLost++
 	}
-	n.c.check.diskLost++
 	if n.up {
-		_ = n.crash()
+		_ = end() // it may have ended by itself
 	}
 	n.tell("the log is lost")
 	*n.store = store{}

@@ -18,6 +18,8 @@ var programs = []struct{ program, pkg string }{
 	{"nginx", "nginx-light"},
 	{"ps", "procps"},
 	{"curl", "curl"},
+	{"fence_dummy", "fence-agents"},
+	{"qemu-system-x86_64", "qemu-system-x86"}, // of make test-vm
 }
 
 // needs makes sure that programs are there. Without root it only says what is

@@ -7,8 +7,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 )
@@ -41,11 +39,12 @@ func rows(list [][]string) string {
 	return b.String()
 }
 
-func ago(t *timestamppb.Timestamp, now time.Time) string {
-	if t == nil {
+// ago of a moment in Unix milliseconds, 0: never.
+func ago(ms int64, now time.Time) string {
+	if ms == 0 {
 		return ""
 	}
-	return short(now.Sub(t.AsTime())) + " ago"
+	return short(now.Sub(time.UnixMilli(ms))) + " ago"
 }
 
 func short(d time.Duration) string {
@@ -74,7 +73,7 @@ func size(n uint64) string {
 func state(m *arbiterpb.Cluster) string {
 	k := m.GetKept()
 	switch {
-	case m.GetForgotten() != nil:
+	case m.GetForgotten() != 0:
 		return "forgotten"
 	case k.GetAbstains() && k.GetSequence() > 1:
 		return "abstains"
@@ -167,5 +166,5 @@ func statusTable(s *arbiterpb.ArbiterStatus, now time.Time) string {
 		[2]string{"Listens on", s.GetListen()}, [2]string{"Address", s.GetAddress()}, [2]string{"Version", s.GetVersion()},
 		[2]string{"Started", ago(s.GetStarted(), now)}, [2]string{"Clusters", number(s.GetClusters())},
 		[2]string{"Abstaining", number(s.GetAbstaining())}, [2]string{"Forgotten", number(s.GetForgotten())},
-		[2]string{"Connections", number(s.GetConnections())}, [2]string{"Open tokens", number(s.GetTokens())}, [2]string{"Store", size(s.GetSize())})
+		[2]string{"Connections", number(s.GetConnections())}, [2]string{"Requests", number(s.GetRequests())}, [2]string{"Looked at", "every " + number(uint64(s.GetLookEvery())) + " s"}, [2]string{"Open tokens", number(s.GetTokens())}, [2]string{"Store", size(s.GetSize())})
 }

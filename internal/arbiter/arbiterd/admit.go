@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/holdfast-ha/holdfast/internal/arbiter"
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpb"
@@ -22,8 +21,9 @@ import (
 const (
 	clusterNameMax = 255
 	tokenLifeMax   = 30 * 24 * time.Hour
-	// Unused tokens at a time; expired ones go when a new one is made.
-	tokensMax = 100_000
+	// tokensMax are kept at a time; expired ones go when a new one is made.
+	tokensMax  = 100_000
+	sweepEvery = time.Minute
 )
 
 // commit one change and wait for it.
@@ -68,23 +68,15 @@ func (t *table) makeToken(name, address string, valid time.Duration) (arbiter.To
 
 	t.admin.Lock()
 	defer t.admin.Unlock()
-	var expired [][]byte
-	count := 0
-	if err := t.store.view(func(tt *tables) error {
-		return tt.eachToken(func(h []byte, m *arbiterpb.Token) error {
-			if count++; now.After(m.GetExpires().AsTime()) {
-				expired = append(expired, bytes.Clone(h))
-			}
-			return nil
-		})
-	}); err != nil {
+	expired, err := t.expiredTokens(now)
+	if err != nil {
 		return arbiter.Token{}, err
 	}
-	if count-len(expired) >= tokensMax {
-		return arbiter.Token{}, fmt.Errorf("%d tokens are valid already: wait until some have expired", count)
+	if t.tokens >= tokensMax {
+		return arbiter.Token{}, fmt.Errorf("%d tokens are kept already: wait until some have expired", t.tokens)
 	}
 	hash := sha256.Sum256(tok.Secret[:])
-	m := &arbiterpb.Token{Made: timestamppb.New(now), Expires: timestamppb.New(tok.Expires), Name: name}
+	m := &arbiterpb.Token{Made: now.UnixMilli(), Expires: tok.Expires.UnixMilli(), Name: name}
 	if err := t.commit(func(tt *tables) error {
 		for _, h := range expired {
 			if err := tt.deleteToken(h); err != nil {
@@ -95,8 +87,29 @@ func (t *table) makeToken(name, address string, valid time.Duration) (arbiter.To
 	}); err != nil {
 		return arbiter.Token{}, err
 	}
+	t.tokens++
 	t.log.Info("arbiter: token made", "name", name, "expires", tok.Expires)
 	return tok, nil
+}
+
+// expiredTokens are looked for now and then: many may be made in a row. The
+// admin lock is held.
+func (t *table) expiredTokens(now time.Time) (expired [][]byte, err error) {
+	if now.Sub(t.swept) < sweepEvery {
+		return nil, nil
+	}
+	t.tokens, t.swept = 0, now
+	err = t.store.view(func(tt *tables) error {
+		return tt.eachToken(func(h []byte, m *arbiterpb.Token) error {
+			if now.UnixMilli() > m.GetExpires() {
+				expired = append(expired, bytes.Clone(h))
+			} else {
+				t.tokens++
+			}
+			return nil
+		})
+	})
+	return expired, err
 }
 
 // register a cluster whose node h has shown the certificate shown.
@@ -142,7 +155,7 @@ func (t *table) register(shown *x509.Certificate, h holder, r *arbiterpb.Registe
 	if again {
 		return nil
 	}
-	if old != nil && old.GetForgotten() == nil && !sharesAuthority(old.GetAuthorities(), shown, h, t) {
+	if old != nil && old.GetForgotten() == 0 && !sharesAuthority(old.GetAuthorities(), shown, h, t) {
 		t.log.Warn("arbiter: registration refused", "cluster", uuid(id), "name", r.GetName(), "node", h.node, "reason", "another authority")
 		return refuse(arbiterpb.Refusal_CODE_AUTHORITY, "cluster %s is registered with another authority; if its authority was lost, have the arbiter's administrator forget the cluster (holdfast arbiter forget) and register it again", uuid(id))
 	}
@@ -155,14 +168,14 @@ func (t *table) checkToken(token *arbiterpb.Token, id uuid, old *arbiterpb.Regis
 	switch {
 	case token == nil:
 		return false, refuse(arbiterpb.Refusal_CODE_TOKEN, "it is not known here: it has expired, or is of another arbiter; %s", next)
-	case time.Now().After(token.GetExpires().AsTime()):
-		return false, refuse(arbiterpb.Refusal_CODE_TOKEN, "it has expired at %s; %s", token.GetExpires().AsTime().Format(time.RFC3339), next)
-	case token.GetUsed() != nil:
+	case time.Now().UnixMilli() > token.GetExpires():
+		return false, refuse(arbiterpb.Refusal_CODE_TOKEN, "it has expired at %s; %s", when(token.GetExpires()), next)
+	case token.GetUsed() != 0:
 		// The answer may have been lost: nothing is left to do.
-		if token.GetUsedBy() == id.String() && old != nil && old.GetForgotten() == nil && sameAuthorities(old.GetAuthorities(), r.GetAuthorities()) {
+		if token.GetUsedBy() == id.String() && old != nil && old.GetForgotten() == 0 && sameAuthorities(old.GetAuthorities(), r.GetAuthorities()) {
 			return true, nil
 		}
-		return false, refuse(arbiterpb.Refusal_CODE_TOKEN, "it was used at %s; %s", token.GetUsed().AsTime().Format(time.RFC3339), next)
+		return false, refuse(arbiterpb.Refusal_CODE_TOKEN, "it was used at %s; %s", when(token.GetUsed()), next)
 	case token.GetName() != "" && token.GetName() != r.GetName():
 		return false, refuse(arbiterpb.Refusal_CODE_TOKEN, "it is for a cluster named %q, not %q", token.GetName(), r.GetName())
 	}
@@ -191,7 +204,7 @@ func (t *table) admit(id uuid, h holder, hash []byte, token *arbiterpb.Token, ol
 	case c == nil:
 		c = &cluster{id: id}
 		kept = unasked(&witnesspb.Kept{Format: witness.Format}, r.GetRegister())
-	case old.GetForgotten() != nil:
+	case old.GetForgotten() != 0:
 		c.mu.Lock()
 		have, err := t.load(c)
 		c.mu.Unlock()
@@ -201,11 +214,11 @@ func (t *table) admit(id uuid, h holder, hash []byte, token *arbiterpb.Token, ol
 		}
 		if r.GetRegister() <= have.GetRegister() {
 			return refuse(arbiterpb.Refusal_CODE_FORGOTTEN, "cluster %s was forgotten at %s, when register %d was in use: it can be registered only for a higher one, and %d was stated",
-				id, old.GetForgotten().AsTime().Format(time.RFC3339), have.GetRegister(), r.GetRegister())
+				id, when(old.GetForgotten()), have.GetRegister(), r.GetRegister())
 		}
 		kept = unasked(have, r.GetRegister())
 	}
-	now := timestamppb.Now()
+	now := time.Now().UnixMilli()
 	reg := &arbiterpb.Registration{Name: r.GetName(), Authorities: r.GetAuthorities(), Registered: now, By: h.node}
 	token = proto.CloneOf(token)
 	token.Used, token.UsedBy = now, id.String()
@@ -252,7 +265,7 @@ func (t *table) setAuthorities(shown *x509.Certificate, h holder, der [][]byte) 
 	t.admin.Lock()
 	defer t.admin.Unlock()
 	var reg *arbiterpb.Registration
-	if err := t.store.view(func(tt *tables) (err error) { reg, err = tt.registration(h.cluster); return err }); err != nil || reg == nil || reg.GetForgotten() != nil {
+	if err := t.store.view(func(tt *tables) (err error) { reg, err = tt.registration(h.cluster); return err }); err != nil || reg == nil || reg.GetForgotten() != 0 {
 		return refuse(arbiterpb.Refusal_CODE_NOT_REGISTERED, "cluster %s is not registered here any more", h.cluster)
 	}
 	if sameAuthorities(reg.GetAuthorities(), der) {
@@ -322,12 +335,13 @@ func (t *table) forget(name string) (*arbiterpb.Forgotten, error) {
 	rest := &witnesspb.Kept{Format: witness.Format, Sequence: kept.GetSequence() + 1, Register: kept.GetRegister(), Suspicions: kept.GetSuspicions(), Abstains: true}
 	c.kept = rest
 	conns := c.conns
+	t.lookers.Add(-int64(len(c.lookers)))
 	c.conns, c.lookers = nil, nil
 	answer := &arbiterpb.Forgotten{Uuid: c.id.String(), Name: c.name, Register: rest.GetRegister()}
 	done := make(chan struct{})
 	t.committer.put(change{
 		apply: func(tt *tables) error {
-			return errors.Join(tt.putKept(c.id, rest), tt.putRegistration(c.id, &arbiterpb.Registration{Name: answer.GetName(), Forgotten: timestamppb.Now()}))
+			return errors.Join(tt.putKept(c.id, rest), tt.putRegistration(c.id, &arbiterpb.Registration{Name: answer.GetName(), Forgotten: time.Now().UnixMilli()}))
 		},
 		done: func() { close(done) },
 	})
@@ -341,3 +355,5 @@ func (t *table) forget(name string) (*arbiterpb.Forgotten, error) {
 	t.log.Warn("arbiter: cluster forgotten", "cluster", c.id, "name", answer.GetName(), "register", rest.GetRegister())
 	return answer, nil
 }
+
+func when(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// frameLimit for a frame that has begun, and for what is written.
-	frameLimit = 10 * time.Second
 	// idleLimit of a connection over which nothing is asked. Clients close earlier.
 	idleLimit = 5 * time.Minute
 	// firstFrameMax bounds the frames of somebody who is not known yet.
@@ -82,7 +80,7 @@ func (s *Server) greet(raw net.Conn) *conn {
 		k.refuse(why)
 		return nil
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(frameLimit))
+	_ = c.SetWriteDeadline(time.Now().Add(s.o.FrameLimit))
 	if err := wire.WriteFrame(c, &arbiterpb.FromArbiter{Body: &arbiterpb.FromArbiter_Welcome{Welcome: w}}); err != nil {
 		s.refused(from, "handshake", err)
 		_ = raw.Close()
@@ -122,7 +120,7 @@ func (k *conn) meet(h *arbiterpb.Hello) (*arbiterpb.Welcome, *arbiterpb.Refusal)
 		k.s.log.Error("arbiter: registration of a cluster can't be read", "cluster", who.cluster, "error", err)
 		return nil, refuse(arbiterpb.Refusal_CODE_BUSY, "the arbiter can't read its store: see its log")
 	}
-	if reg.GetForgotten() != nil {
+	if reg.GetForgotten() != 0 {
 		return w, nil // it may be registered again
 	}
 	authorities, why := parseAuthorities(who.cluster, reg.GetAuthorities())
@@ -140,7 +138,7 @@ func (k *conn) meet(h *arbiterpb.Hello) (*arbiterpb.Welcome, *arbiterpb.Refusal)
 	w.Registered = true
 	expires := time.Now().Truncate(time.Hour).Add(passLife).Unix()
 	key := arbiter.PassKey(self.GetPassSecret(), who.cluster, who.node, expires)
-	w.Pass = &arbiterpb.Pass{Key: key[:], Expires: expires}
+	w.Pass = &arbiterpb.Pass{Key: key[:], Expires: expires, LookEvery: uint32(k.s.table.lookEvery())}
 	return w, nil
 }
 
@@ -225,7 +223,7 @@ func (k *conn) next() error {
 	if _, err := k.r.Peek(1); err != nil {
 		return err
 	}
-	_ = k.tls.SetReadDeadline(time.Now().Add(frameLimit))
+	_ = k.tls.SetReadDeadline(time.Now().Add(k.s.o.FrameLimit))
 	m := new(arbiterpb.ToArbiter)
 	if err := wire.ReadFrame(k.r, m, arbiter.FrameMax); err != nil {
 		return err
@@ -235,7 +233,7 @@ func (k *conn) next() error {
 	select {
 	case k.slots <- struct{}{}:
 	default:
-		timer := time.NewTimer(frameLimit)
+		timer := time.NewTimer(k.s.o.FrameLimit)
 		defer timer.Stop()
 		select {
 		case k.slots <- struct{}{}:
@@ -294,7 +292,9 @@ func (k *conn) request(id uint64, r *witnesspb.Request) {
 		answer(bad)
 		return
 	}
-	k.s.table.do(k.cluster, r, answer)
+	if reply := k.s.table.do(k.cluster, r, answer); reply != nil {
+		answer(reply)
+	}
 }
 
 // answer a request that holds a slot. It never waits (A6).
@@ -332,7 +332,7 @@ func (k *conn) write() {
 			return
 		}
 		k.mu.Unlock()
-		_ = k.tls.SetWriteDeadline(time.Now().Add(frameLimit))
+		_ = k.tls.SetWriteDeadline(time.Now().Add(k.s.o.FrameLimit))
 		if _, err := k.tls.Write(b); err != nil {
 			k.close()
 			return

@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/holdfast-ha/holdfast/internal/arbiter"
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpb"
@@ -94,13 +93,14 @@ func allowed(c *net.UnixConn) error {
 }
 
 func (s *Server) command(c *net.UnixConn) error {
-	if err := allowed(c); err != nil {
-		_ = wire.WriteFrame(c, failure(err))
-		return err
-	}
+	stranger := allowed(c)
 	m := new(arbiterpb.ToControl)
 	if err := wire.ReadFrame(bufio.NewReader(c), m, controlMax); err != nil {
-		return err
+		return errors.Join(stranger, err)
+	}
+	if stranger != nil {
+		_ = wire.WriteFrame(c, failure(stranger))
+		return stranger
 	}
 	if m.GetBackup() != nil {
 		return s.backup(c)
@@ -123,7 +123,7 @@ func (s *Server) reply(m *arbiterpb.ToControl) (*arbiterpb.FromControl, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &arbiterpb.FromControl{Body: &arbiterpb.FromControl_TokenMade{TokenMade: &arbiterpb.TokenMade{Token: t.String(), Expires: timestamppb.New(t.Expires)}}}, nil
+		return &arbiterpb.FromControl{Body: &arbiterpb.FromControl_TokenMade{TokenMade: &arbiterpb.TokenMade{Token: t.String(), Expires: t.Expires.UnixMilli()}}}, nil
 	case *arbiterpb.ToControl_List:
 		l, err := s.list(b.List.GetClusters())
 		return &arbiterpb.FromControl{Body: &arbiterpb.FromControl_Clusters{Clusters: l}}, err
@@ -181,7 +181,7 @@ func (t *table) remember(m *arbiterpb.Cluster) {
 	defer c.mu.Unlock()
 	m.Connections = uint32(len(c.conns))
 	if !c.asked.IsZero() {
-		m.LastAsked = timestamppb.New(c.asked)
+		m.LastAsked = c.asked.UnixMilli()
 	}
 	if c.point != nil {
 		m.Seen = c.point.Seen(t.now(), c.kept)

@@ -18,8 +18,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/holdfast-ha/holdfast/internal/arbiter"
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
@@ -63,7 +61,7 @@ func Make(i Init) (Made, error) {
 	if err := makeDir(i.Dir); err != nil {
 		return Made{}, err
 	}
-	self := &arbiterpb.Self{Listen: i.Listen, Address: i.Address, Made: timestamppb.Now(), Instance: newInstance(), PassSecret: random(32)}
+	self := &arbiterpb.Self{Listen: i.Listen, Address: i.Address, Made: time.Now().UnixMilli(), Instance: newInstance(), PassSecret: random(32)}
 	if err := makeKey(self); err != nil {
 		return Made{}, err
 	}

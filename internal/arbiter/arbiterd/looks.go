@@ -25,6 +25,11 @@ const (
 	gatherFrom = 100
 	// receiveBuffer of the socket in bytes holds what comes while looks are gathered.
 	receiveBuffer = 8 << 20
+	// looksPerSecond that an arbiter wants to answer, by asking nodes to look less
+	// often: every lookEveryMin to lookEveryMax seconds.
+	looksPerSecond = 300
+	lookEveryMin   = 10
+	lookEveryMax   = 300
 	// passAhead bounds how far in the future a pass may end, clocks included.
 	passAhead = passLife + 2*time.Hour
 )
@@ -155,25 +160,24 @@ func (l *looks) answer(dst []byte, m *ipv6.Message) []byte {
 	if !look || checkAsker(c, node, r) != nil {
 		return drop("malformed")
 	}
-	if !c.newLook(node, h.Expires, key, number, now.Unix()) {
+	if !s.table.newLook(c, node, h.Expires, key, number, now.Unix()) {
 		return drop("repeated")
 	}
 	s.metrics.looks.WithLabelValues("ok").Inc()
 	nonce := arbiter.LookNonce(h, b)
+	addr, control := m.Addr.(*net.UDPAddr), m.OOB[:m.NN]
 	// Most answers are there at once; one that waits for the disk is sent later.
-	here := true
-	later, addr, control := []byte(nil), m.Addr, []byte(nil)
-	s.table.do(c, r, func(reply *witnesspb.Reply) {
+	reply := s.table.do(c, r, func(reply *witnesspb.Reply) {
 		s.metrics.answered(r, reply, time.Since(now))
-		if here {
-			dst = arbiter.AppendAnswer(dst, key, nonce, l.nonce(), reply)
-			return
-		}
-		later = arbiter.AppendAnswer(nil, key, nonce, [24]byte(random(24)), reply)
-		_, _, _ = l.conn.WriteMsgUDP(later, control, addr.(*net.UDPAddr))
+		b := arbiter.AppendAnswer(nil, key, nonce, [24]byte(random(24)), s.table.lookEvery(), reply)
+		_, _, _ = l.conn.WriteMsgUDP(b, replyControl(control), addr) // lost, it is asked for again
 	})
-	here = false
-	return dst
+	if reply == nil {
+		m.OOB = make([]byte, len(m.OOB)) // the committer keeps these
+		return dst
+	}
+	s.metrics.answered(r, reply, time.Since(now))
+	return arbiter.AppendAnswer(dst, key, nonce, l.nonce(), s.table.lookEvery(), reply)
 }
 
 // nonce from a stock, for the reading goroutine only.
@@ -198,7 +202,7 @@ func (c *cluster) passKey(secret []byte, h arbiter.LookHeader) [arbiter.PassKeyS
 }
 
 // newLook: this one has not been seen before.
-func (c *cluster) newLook(node string, expires int64, key [arbiter.PassKeySize]byte, number uint64, now int64) bool {
+func (t *table) newLook(c *cluster, node string, expires int64, key [arbiter.PassKeySize]byte, number uint64, now int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lookers[node]
@@ -214,6 +218,10 @@ func (c *cluster) newLook(node string, expires int64, key [arbiter.PassKeySize]b
 				}
 			}
 			delete(c.lookers, oldest)
+			t.lookers.Add(-1)
+		}
+		if l == nil {
+			t.lookers.Add(1)
 		}
 		if c.lookers == nil {
 			c.lookers = map[string]*looker{}
@@ -226,6 +234,12 @@ func (c *cluster) newLook(node string, expires int64, key [arbiter.PassKeySize]b
 	}
 	l.number, l.at = number, now
 	return true
+}
+
+// lookEvery so many seconds a node shall look, so that all of them together are
+// no more than looksPerSecond.
+func (t *table) lookEvery() uint16 {
+	return uint16(min(max(lookEveryMin, t.lookers.Load()/looksPerSecond), lookEveryMax))
 }
 
 // replyControl makes the control message of an answer from that of its look:

@@ -1,6 +1,7 @@
 package arbiterd
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ type metrics struct {
 	commits     prometheus.Counter
 	changes     prometheus.Counter
 	batch       prometheus.Histogram
+	total       atomic.Uint64 // requests
 }
 
 func newMetrics() *metrics {
@@ -66,6 +68,7 @@ func (m *metrics) committed(changes int) {
 }
 
 func (m *metrics) answered(r *witnesspb.Request, reply *witnesspb.Reply, took time.Duration) {
+	m.total.Add(1)
 	kind := kindOf(r)
 	m.requests.WithLabelValues(kind, resultOf(reply)).Inc()
 	m.latency.WithLabelValues(kind).Observe(took.Seconds())

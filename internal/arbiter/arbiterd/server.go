@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
@@ -34,6 +33,8 @@ type Options struct {
 	Log     *slog.Logger
 	// ConnectionsMax, 0: 4096. When they are used up, the one that was idle longest goes.
 	ConnectionsMax int
+	// FrameLimit for reading a frame that has begun, and for writing answers. 0: 10 s.
+	FrameLimit time.Duration
 }
 
 // Server of one arbiter.
@@ -67,6 +68,7 @@ type Server struct {
 
 const (
 	defaultConnectionsMax = 4096
+	defaultFrameLimit     = 10 * time.Second
 	handshakeLimit        = 10 * time.Second
 	// Handshakes at a time, of all and of one address.
 	greetingMax   = 1024
@@ -82,6 +84,9 @@ func Open(o Options) (_ *Server, err error) {
 	}
 	if o.ConnectionsMax == 0 {
 		o.ConnectionsMax = defaultConnectionsMax
+	}
+	if o.FrameLimit == 0 {
+		o.FrameLimit = defaultFrameLimit
 	}
 	if err := makeDir(o.Dir); err != nil {
 		return nil, err
@@ -351,12 +356,13 @@ func (s *Server) status() (*arbiterpb.ArbiterStatus, error) {
 	}
 	st := &arbiterpb.ArbiterStatus{
 		Instance: self.GetInstance(), KeyFingerprint: fp, Listen: s.Addr().String(), Address: self.GetAddress(),
-		Started: timestamppb.New(s.started), Connections: uint64(s.open()), Size: uint64(s.store.size()), Runs: self.GetRuns(), Version: s.o.Version,
+		Started: s.started.UnixMilli(), Connections: uint64(s.open()), Size: uint64(s.store.size()), Runs: self.GetRuns(), Version: s.o.Version,
+		Requests: s.metrics.total.Load(), LookEvery: uint32(s.table.lookEvery()),
 	}
 	err = s.store.view(func(t *tables) error {
 		err := t.each(func(_ uuid, r *arbiterpb.Registration, k *witnesspb.Kept, _ int) error {
 			switch {
-			case r.GetForgotten() != nil:
+			case r.GetForgotten() != 0:
 				st.Forgotten++
 			default:
 				st.Clusters++
@@ -371,7 +377,7 @@ func (s *Server) status() (*arbiterpb.ArbiterStatus, error) {
 			return err
 		}
 		return t.eachToken(func(_ []byte, m *arbiterpb.Token) error {
-			if m.GetUsed() == nil && time.Now().Before(m.GetExpires().AsTime()) {
+			if m.GetUsed() == 0 && time.Now().UnixMilli() <= m.GetExpires() {
 				st.Tokens++
 			}
 			return nil

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,11 @@ type table struct {
 	now   func() time.Duration
 	start time.Duration
 
-	admin sync.Mutex // one registration, token or removal at a time
+	admin  sync.Mutex // one registration, token or removal at a time
+	tokens int        // kept, as of swept and those made since
+	swept  time.Time
+
+	lookers atomic.Int64 // nodes that look by datagram
 
 	mu       sync.RWMutex
 	clusters map[uuid]*cluster
@@ -57,7 +62,7 @@ func newTable(s *store, c *committer, log *slog.Logger, m *metrics, now func() t
 	t := &table{store: s, committer: c, log: log, metrics: m, now: now, start: now(), clusters: map[uuid]*cluster{}}
 	err := s.view(func(tt *tables) error {
 		return tt.each(func(id uuid, r *arbiterpb.Registration, _ *witnesspb.Kept, _ int) error {
-			t.clusters[id] = &cluster{id: id, name: r.GetName(), forgotten: r.GetForgotten() != nil}
+			t.clusters[id] = &cluster{id: id, name: r.GetName(), forgotten: r.GetForgotten() != 0}
 			return nil
 		})
 	})
@@ -71,28 +76,23 @@ func (t *table) cluster(id uuid) *cluster {
 	return t.clusters[id]
 }
 
-// do decides a request of a node of cluster c (A2), and calls answer when the
-// reply may leave (A1): at once, or from the committer.
-func (t *table) do(c *cluster, r *witnesspb.Request, answer func(*witnesspb.Reply)) {
+// do decides a request of a node of cluster c (A2). The reply is returned if it
+// may leave at once; nil: the committer gives it to later, once it may (A1).
+func (t *table) do(c *cluster, r *witnesspb.Request, later func(*witnesspb.Reply)) *witnesspb.Reply {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.forgotten {
-		c.mu.Unlock()
-		answer(refused(witnesspb.Refused_REASON_WRONG_CLUSTER, "this arbiter was told to forget the cluster: replace the coordination point"))
-		return
+		return refused(witnesspb.Refused_REASON_WRONG_CLUSTER, "this arbiter was told to forget the cluster: replace the coordination point")
 	}
 	before, err := t.load(c)
 	if err != nil {
-		c.mu.Unlock()
 		t.log.Error("arbiter: what is kept of a cluster can't be read", "cluster", c.id, "error", err)
-		answer(refused(witnesspb.Refused_REASON_DAMAGED, "what the arbiter keeps of this cluster can't be read: see its log"))
-		return
+		return refused(witnesspb.Refused_REASON_DAMAGED, "what the arbiter keeps of this cluster can't be read: see its log")
 	}
 	c.asked = time.Now()
 	next, reply := c.point.Do(t.now(), before, r)
 	if next == nil && c.undurable == 0 {
-		c.mu.Unlock()
-		answer(reply)
-		return
+		return reply
 	}
 	ch := change{done: func() {
 		c.mu.Lock()
@@ -101,7 +101,7 @@ func (t *table) do(c *cluster, r *witnesspb.Request, answer func(*witnesspb.Repl
 		if next != nil {
 			t.tell(c, before, next, r)
 		}
-		answer(reply)
+		later(reply)
 	}}
 	if next != nil {
 		c.kept = next
@@ -109,7 +109,7 @@ func (t *table) do(c *cluster, r *witnesspb.Request, answer func(*witnesspb.Repl
 	}
 	c.undurable++
 	t.committer.put(ch) // before the lock goes: changes stand in the order of decisions
-	c.mu.Unlock()
+	return nil
 }
 
 // load what is kept of c. Its lock is held.

@@ -14,7 +14,6 @@ import (
 	witnesspb "github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -772,7 +771,9 @@ type Pass struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Seconds since 1970.
-	Expires       int64 `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires int64 `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	// How often to look, in seconds: the arbiter shares out what it can bear.
+	LookEvery     uint32 `protobuf:"varint,3,opt,name=look_every,json=lookEvery,proto3" json:"look_every,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +822,13 @@ func (x *Pass) GetExpires() int64 {
 	return 0
 }
 
+func (x *Pass) GetLookEvery() uint32 {
+	if x != nil {
+		return x.LookEvery
+	}
+	return 0
+}
+
 // What is kept: bucket "arbiter", key "self".
 type Self struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -832,8 +840,8 @@ type Self struct {
 	Listen  string `protobuf:"bytes,4,opt,name=listen,proto3" json:"listen,omitempty"`
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
 	// Of the keys of passes.
-	PassSecret []byte                 `protobuf:"bytes,6,opt,name=pass_secret,json=passSecret,proto3" json:"pass_secret,omitempty"`
-	Made       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=made,proto3" json:"made,omitempty"`
+	PassSecret []byte `protobuf:"bytes,6,opt,name=pass_secret,json=passSecret,proto3" json:"pass_secret,omitempty"`
+	Made       int64  `protobuf:"varint,7,opt,name=made,proto3" json:"made,omitempty"`
 	// Inode and time of birth (nanoseconds; 0: not known to the file system) of
 	// the file that this was written to: a copy has others.
 	Inode uint64 `protobuf:"varint,8,opt,name=inode,proto3" json:"inode,omitempty"`
@@ -918,11 +926,11 @@ func (x *Self) GetPassSecret() []byte {
 	return nil
 }
 
-func (x *Self) GetMade() *timestamppb.Timestamp {
+func (x *Self) GetMade() int64 {
 	if x != nil {
 		return x.Made
 	}
-	return nil
+	return 0
 }
 
 func (x *Self) GetInode() uint64 {
@@ -958,11 +966,11 @@ type Registration struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Authorities [][]byte               `protobuf:"bytes,2,rep,name=authorities,proto3" json:"authorities,omitempty"`
-	Registered  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=registered,proto3" json:"registered,omitempty"`
+	Registered  int64                  `protobuf:"varint,3,opt,name=registered,proto3" json:"registered,omitempty"`
 	// Node whose certificate was shown.
 	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
-	// Set: the cluster was forgotten then. Its register number and sequence stay kept.
-	Forgotten     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// Not 0: the cluster was forgotten then. Its register number and sequence stay kept.
+	Forgotten     int64 `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1011,11 +1019,11 @@ func (x *Registration) GetAuthorities() [][]byte {
 	return nil
 }
 
-func (x *Registration) GetRegistered() *timestamppb.Timestamp {
+func (x *Registration) GetRegistered() int64 {
 	if x != nil {
 		return x.Registered
 	}
-	return nil
+	return 0
 }
 
 func (x *Registration) GetBy() string {
@@ -1025,23 +1033,23 @@ func (x *Registration) GetBy() string {
 	return ""
 }
 
-func (x *Registration) GetForgotten() *timestamppb.Timestamp {
+func (x *Registration) GetForgotten() int64 {
 	if x != nil {
 		return x.Forgotten
 	}
-	return nil
+	return 0
 }
 
 // Bucket "tokens", key: SHA-256 of the secret.
 type Token struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Made    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=made,proto3" json:"made,omitempty"`
-	Expires *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Made    int64                  `protobuf:"varint,1,opt,name=made,proto3" json:"made,omitempty"`
+	Expires int64                  `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"`
 	// Only for a cluster of this name. Empty: any.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	// Set: it was used then, by this cluster.
-	Used          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=used,proto3" json:"used,omitempty"`
-	UsedBy        string                 `protobuf:"bytes,5,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	// Not 0: it was used then, by this cluster.
+	Used          int64  `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	UsedBy        string `protobuf:"bytes,5,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1076,18 +1084,18 @@ func (*Token) Descriptor() ([]byte, []int) {
 	return file_internal_arbiter_arbiterpb_arbiter_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *Token) GetMade() *timestamppb.Timestamp {
+func (x *Token) GetMade() int64 {
 	if x != nil {
 		return x.Made
 	}
-	return nil
+	return 0
 }
 
-func (x *Token) GetExpires() *timestamppb.Timestamp {
+func (x *Token) GetExpires() int64 {
 	if x != nil {
 		return x.Expires
 	}
-	return nil
+	return 0
 }
 
 func (x *Token) GetName() string {
@@ -1097,11 +1105,11 @@ func (x *Token) GetName() string {
 	return ""
 }
 
-func (x *Token) GetUsed() *timestamppb.Timestamp {
+func (x *Token) GetUsed() int64 {
 	if x != nil {
 		return x.Used
 	}
-	return nil
+	return 0
 }
 
 func (x *Token) GetUsedBy() string {
@@ -1463,7 +1471,7 @@ func (x *MakeToken) GetAddress() string {
 type TokenMade struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires       int64                  `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1505,11 +1513,11 @@ func (x *TokenMade) GetToken() string {
 	return ""
 }
 
-func (x *TokenMade) GetExpires() *timestamppb.Timestamp {
+func (x *TokenMade) GetExpires() int64 {
 	if x != nil {
 		return x.Expires
 	}
-	return nil
+	return 0
 }
 
 // List the clusters that are named, by name or uuid; all if none are.
@@ -1606,18 +1614,18 @@ type Cluster struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Uuid         string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	Name         string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Registered   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=registered,proto3" json:"registered,omitempty"`
+	Registered   int64                  `protobuf:"varint,3,opt,name=registered,proto3" json:"registered,omitempty"`
 	RegisteredBy string                 `protobuf:"bytes,4,opt,name=registered_by,json=registeredBy,proto3" json:"registered_by,omitempty"`
-	Forgotten    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	Forgotten    int64                  `protobuf:"varint,5,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	// SHA-256 of the authorities' certificates.
 	Authorities []string          `protobuf:"bytes,6,rep,name=authorities,proto3" json:"authorities,omitempty"`
 	Kept        *witnesspb.Kept   `protobuf:"bytes,7,opt,name=kept,proto3" json:"kept,omitempty"`
 	Seen        []*witnesspb.Seen `protobuf:"bytes,8,rep,name=seen,proto3" json:"seen,omitempty"`
 	// Bytes in the store.
 	Size uint64 `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
-	// Since the arbiter runs; unset: never.
-	LastAsked     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_asked,json=lastAsked,proto3" json:"last_asked,omitempty"`
-	Connections   uint32                 `protobuf:"varint,11,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Since the arbiter runs.
+	LastAsked     int64  `protobuf:"varint,10,opt,name=last_asked,json=lastAsked,proto3" json:"last_asked,omitempty"`
+	Connections   uint32 `protobuf:"varint,11,opt,name=connections,proto3" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1666,11 +1674,11 @@ func (x *Cluster) GetName() string {
 	return ""
 }
 
-func (x *Cluster) GetRegistered() *timestamppb.Timestamp {
+func (x *Cluster) GetRegistered() int64 {
 	if x != nil {
 		return x.Registered
 	}
-	return nil
+	return 0
 }
 
 func (x *Cluster) GetRegisteredBy() string {
@@ -1680,11 +1688,11 @@ func (x *Cluster) GetRegisteredBy() string {
 	return ""
 }
 
-func (x *Cluster) GetForgotten() *timestamppb.Timestamp {
+func (x *Cluster) GetForgotten() int64 {
 	if x != nil {
 		return x.Forgotten
 	}
-	return nil
+	return 0
 }
 
 func (x *Cluster) GetAuthorities() []string {
@@ -1715,11 +1723,11 @@ func (x *Cluster) GetSize() uint64 {
 	return 0
 }
 
-func (x *Cluster) GetLastAsked() *timestamppb.Timestamp {
+func (x *Cluster) GetLastAsked() int64 {
 	if x != nil {
 		return x.LastAsked
 	}
-	return nil
+	return 0
 }
 
 func (x *Cluster) GetConnections() uint32 {
@@ -1876,16 +1884,20 @@ type ArbiterStatus struct {
 	KeyFingerprint string                 `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
 	Listen         string                 `protobuf:"bytes,3,opt,name=listen,proto3" json:"listen,omitempty"`
 	Address        string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
-	Started        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
+	Started        int64                  `protobuf:"varint,5,opt,name=started,proto3" json:"started,omitempty"`
 	Clusters       uint64                 `protobuf:"varint,6,opt,name=clusters,proto3" json:"clusters,omitempty"`
 	Forgotten      uint64                 `protobuf:"varint,7,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	Abstaining     uint64                 `protobuf:"varint,8,opt,name=abstaining,proto3" json:"abstaining,omitempty"`
 	Connections    uint64                 `protobuf:"varint,9,opt,name=connections,proto3" json:"connections,omitempty"`
 	Tokens         uint64                 `protobuf:"varint,10,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Bytes of the store.
-	Size          uint64 `protobuf:"varint,11,opt,name=size,proto3" json:"size,omitempty"`
-	Runs          uint64 `protobuf:"varint,12,opt,name=runs,proto3" json:"runs,omitempty"`
-	Version       string `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
+	Size    uint64 `protobuf:"varint,11,opt,name=size,proto3" json:"size,omitempty"`
+	Runs    uint64 `protobuf:"varint,12,opt,name=runs,proto3" json:"runs,omitempty"`
+	Version string `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
+	// Answered since it runs, looks among them.
+	Requests uint64 `protobuf:"varint,14,opt,name=requests,proto3" json:"requests,omitempty"`
+	// How often nodes are asked to look, in seconds.
+	LookEvery     uint32 `protobuf:"varint,15,opt,name=look_every,json=lookEvery,proto3" json:"look_every,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1948,11 +1960,11 @@ func (x *ArbiterStatus) GetAddress() string {
 	return ""
 }
 
-func (x *ArbiterStatus) GetStarted() *timestamppb.Timestamp {
+func (x *ArbiterStatus) GetStarted() int64 {
 	if x != nil {
 		return x.Started
 	}
-	return nil
+	return 0
 }
 
 func (x *ArbiterStatus) GetClusters() uint64 {
@@ -2011,6 +2023,20 @@ func (x *ArbiterStatus) GetVersion() string {
 	return ""
 }
 
+func (x *ArbiterStatus) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *ArbiterStatus) GetLookEvery() uint32 {
+	if x != nil {
+		return x.LookEvery
+	}
+	return 0
+}
+
 type Backup struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2051,7 +2077,7 @@ var File_internal_arbiter_arbiterpb_arbiter_proto protoreflect.FileDescriptor
 
 const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	"\n" +
-	"(internal/arbiter/arbiterpb/arbiter.proto\x12\x13holdfast.arbiter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a0internal/cluster/witness/witnesspb/witness.proto\"\x9e\x02\n" +
+	"(internal/arbiter/arbiterpb/arbiter.proto\x12\x13holdfast.arbiter.v1\x1a0internal/cluster/witness/witnesspb/witness.proto\"\x9e\x02\n" +
 	"\tToArbiter\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x122\n" +
 	"\x05hello\x18\n" +
@@ -2110,10 +2136,12 @@ const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	"Registered\"2\n" +
 	"\x0eSetAuthorities\x12 \n" +
 	"\vauthorities\x18\x01 \x03(\fR\vauthorities\"\x10\n" +
-	"\x0eAuthoritiesSet\"2\n" +
+	"\x0eAuthoritiesSet\"Q\n" +
 	"\x04Pass\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
-	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\xa9\x02\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\x12\x1d\n" +
+	"\n" +
+	"look_every\x18\x03 \x01(\rR\tlookEvery\"\x8d\x02\n" +
 	"\x04Self\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x10\n" +
@@ -2121,26 +2149,26 @@ const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	"\x06listen\x18\x04 \x01(\tR\x06listen\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x1f\n" +
 	"\vpass_secret\x18\x06 \x01(\fR\n" +
-	"passSecret\x12.\n" +
-	"\x04made\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04made\x12\x14\n" +
+	"passSecret\x12\x12\n" +
+	"\x04made\x18\a \x01(\x03R\x04made\x12\x14\n" +
 	"\x05inode\x18\b \x01(\x04R\x05inode\x12\x12\n" +
 	"\x04born\x18\t \x01(\x03R\x04born\x12\x12\n" +
 	"\x04runs\x18\n" +
 	" \x01(\x04R\x04runs\x12\x10\n" +
-	"\x03was\x18\v \x03(\tR\x03was\"\xca\x01\n" +
+	"\x03was\x18\v \x03(\tR\x03was\"\x92\x01\n" +
 	"\fRegistration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
-	"\vauthorities\x18\x02 \x03(\fR\vauthorities\x12:\n" +
+	"\vauthorities\x18\x02 \x03(\fR\vauthorities\x12\x1e\n" +
 	"\n" +
-	"registered\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"registered\x18\x03 \x01(\x03R\n" +
 	"registered\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\x128\n" +
-	"\tforgotten\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tforgotten\"\xca\x01\n" +
-	"\x05Token\x12.\n" +
-	"\x04made\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04made\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\x12.\n" +
-	"\x04used\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04used\x12\x17\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x1c\n" +
+	"\tforgotten\x18\x05 \x01(\x03R\tforgotten\"v\n" +
+	"\x05Token\x12\x12\n" +
+	"\x04made\x18\x01 \x01(\x03R\x04made\x12\x18\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x03R\x04used\x12\x17\n" +
 	"\aused_by\x18\x05 \x01(\tR\x06usedBy\"\xaa\x02\n" +
 	"\tToControl\x12?\n" +
 	"\n" +
@@ -2165,29 +2193,29 @@ const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	"\tMakeToken\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
 	"\rvalid_seconds\x18\x02 \x01(\x03R\fvalidSeconds\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\"W\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\";\n" +
 	"\tTokenMade\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\"\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x18\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\"\n" +
 	"\x04List\x12\x1a\n" +
 	"\bclusters\x18\x01 \x03(\tR\bclusters\"D\n" +
 	"\bClusters\x128\n" +
-	"\bclusters\x18\x01 \x03(\v2\x1c.holdfast.arbiter.v1.ClusterR\bclusters\"\xbd\x03\n" +
+	"\bclusters\x18\x01 \x03(\v2\x1c.holdfast.arbiter.v1.ClusterR\bclusters\"\xe9\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12:\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
-	"registered\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"registered\x18\x03 \x01(\x03R\n" +
 	"registered\x12#\n" +
-	"\rregistered_by\x18\x04 \x01(\tR\fregisteredBy\x128\n" +
-	"\tforgotten\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tforgotten\x12 \n" +
+	"\rregistered_by\x18\x04 \x01(\tR\fregisteredBy\x12\x1c\n" +
+	"\tforgotten\x18\x05 \x01(\x03R\tforgotten\x12 \n" +
 	"\vauthorities\x18\x06 \x03(\tR\vauthorities\x12-\n" +
 	"\x04kept\x18\a \x01(\v2\x19.holdfast.witness.v1.KeptR\x04kept\x12-\n" +
 	"\x04seen\x18\b \x03(\v2\x19.holdfast.witness.v1.SeenR\x04seen\x12\x12\n" +
-	"\x04size\x18\t \x01(\x04R\x04size\x129\n" +
+	"\x04size\x18\t \x01(\x04R\x04size\x12\x1d\n" +
 	"\n" +
 	"last_asked\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tlastAsked\x12 \n" +
+	" \x01(\x03R\tlastAsked\x12 \n" +
 	"\vconnections\x18\v \x01(\rR\vconnections\"\"\n" +
 	"\x06Forget\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"O\n" +
@@ -2195,13 +2223,13 @@ const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\bregister\x18\x03 \x01(\x04R\bregister\"\b\n" +
-	"\x06Status\"\x92\x03\n" +
+	"\x06Status\"\xb1\x03\n" +
 	"\rArbiterStatus\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12'\n" +
 	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\x12\x16\n" +
 	"\x06listen\x18\x03 \x01(\tR\x06listen\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\x124\n" +
-	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1a\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x18\n" +
+	"\astarted\x18\x05 \x01(\x03R\astarted\x12\x1a\n" +
 	"\bclusters\x18\x06 \x01(\x04R\bclusters\x12\x1c\n" +
 	"\tforgotten\x18\a \x01(\x04R\tforgotten\x12\x1e\n" +
 	"\n" +
@@ -2212,7 +2240,10 @@ const file_internal_arbiter_arbiterpb_arbiter_proto_rawDesc = "" +
 	" \x01(\x04R\x06tokens\x12\x12\n" +
 	"\x04size\x18\v \x01(\x04R\x04size\x12\x12\n" +
 	"\x04runs\x18\f \x01(\x04R\x04runs\x12\x18\n" +
-	"\aversion\x18\r \x01(\tR\aversion\"\b\n" +
+	"\aversion\x18\r \x01(\tR\aversion\x12\x1a\n" +
+	"\brequests\x18\x0e \x01(\x04R\brequests\x12\x1d\n" +
+	"\n" +
+	"look_every\x18\x0f \x01(\rR\tlookEvery\"\b\n" +
 	"\x06BackupB<Z:github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpbb\x06proto3"
 
 var (
@@ -2230,37 +2261,36 @@ func file_internal_arbiter_arbiterpb_arbiter_proto_rawDescGZIP() []byte {
 var file_internal_arbiter_arbiterpb_arbiter_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_internal_arbiter_arbiterpb_arbiter_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_internal_arbiter_arbiterpb_arbiter_proto_goTypes = []any{
-	(Refusal_Code)(0),             // 0: holdfast.arbiter.v1.Refusal.Code
-	(*ToArbiter)(nil),             // 1: holdfast.arbiter.v1.ToArbiter
-	(*FromArbiter)(nil),           // 2: holdfast.arbiter.v1.FromArbiter
-	(*Hello)(nil),                 // 3: holdfast.arbiter.v1.Hello
-	(*Welcome)(nil),               // 4: holdfast.arbiter.v1.Welcome
-	(*Refusal)(nil),               // 5: holdfast.arbiter.v1.Refusal
-	(*Register)(nil),              // 6: holdfast.arbiter.v1.Register
-	(*Registered)(nil),            // 7: holdfast.arbiter.v1.Registered
-	(*SetAuthorities)(nil),        // 8: holdfast.arbiter.v1.SetAuthorities
-	(*AuthoritiesSet)(nil),        // 9: holdfast.arbiter.v1.AuthoritiesSet
-	(*Pass)(nil),                  // 10: holdfast.arbiter.v1.Pass
-	(*Self)(nil),                  // 11: holdfast.arbiter.v1.Self
-	(*Registration)(nil),          // 12: holdfast.arbiter.v1.Registration
-	(*Token)(nil),                 // 13: holdfast.arbiter.v1.Token
-	(*ToControl)(nil),             // 14: holdfast.arbiter.v1.ToControl
-	(*FromControl)(nil),           // 15: holdfast.arbiter.v1.FromControl
-	(*MakeToken)(nil),             // 16: holdfast.arbiter.v1.MakeToken
-	(*TokenMade)(nil),             // 17: holdfast.arbiter.v1.TokenMade
-	(*List)(nil),                  // 18: holdfast.arbiter.v1.List
-	(*Clusters)(nil),              // 19: holdfast.arbiter.v1.Clusters
-	(*Cluster)(nil),               // 20: holdfast.arbiter.v1.Cluster
-	(*Forget)(nil),                // 21: holdfast.arbiter.v1.Forget
-	(*Forgotten)(nil),             // 22: holdfast.arbiter.v1.Forgotten
-	(*Status)(nil),                // 23: holdfast.arbiter.v1.Status
-	(*ArbiterStatus)(nil),         // 24: holdfast.arbiter.v1.ArbiterStatus
-	(*Backup)(nil),                // 25: holdfast.arbiter.v1.Backup
-	(*witnesspb.Request)(nil),     // 26: holdfast.witness.v1.Request
-	(*witnesspb.Reply)(nil),       // 27: holdfast.witness.v1.Reply
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*witnesspb.Kept)(nil),        // 29: holdfast.witness.v1.Kept
-	(*witnesspb.Seen)(nil),        // 30: holdfast.witness.v1.Seen
+	(Refusal_Code)(0),         // 0: holdfast.arbiter.v1.Refusal.Code
+	(*ToArbiter)(nil),         // 1: holdfast.arbiter.v1.ToArbiter
+	(*FromArbiter)(nil),       // 2: holdfast.arbiter.v1.FromArbiter
+	(*Hello)(nil),             // 3: holdfast.arbiter.v1.Hello
+	(*Welcome)(nil),           // 4: holdfast.arbiter.v1.Welcome
+	(*Refusal)(nil),           // 5: holdfast.arbiter.v1.Refusal
+	(*Register)(nil),          // 6: holdfast.arbiter.v1.Register
+	(*Registered)(nil),        // 7: holdfast.arbiter.v1.Registered
+	(*SetAuthorities)(nil),    // 8: holdfast.arbiter.v1.SetAuthorities
+	(*AuthoritiesSet)(nil),    // 9: holdfast.arbiter.v1.AuthoritiesSet
+	(*Pass)(nil),              // 10: holdfast.arbiter.v1.Pass
+	(*Self)(nil),              // 11: holdfast.arbiter.v1.Self
+	(*Registration)(nil),      // 12: holdfast.arbiter.v1.Registration
+	(*Token)(nil),             // 13: holdfast.arbiter.v1.Token
+	(*ToControl)(nil),         // 14: holdfast.arbiter.v1.ToControl
+	(*FromControl)(nil),       // 15: holdfast.arbiter.v1.FromControl
+	(*MakeToken)(nil),         // 16: holdfast.arbiter.v1.MakeToken
+	(*TokenMade)(nil),         // 17: holdfast.arbiter.v1.TokenMade
+	(*List)(nil),              // 18: holdfast.arbiter.v1.List
+	(*Clusters)(nil),          // 19: holdfast.arbiter.v1.Clusters
+	(*Cluster)(nil),           // 20: holdfast.arbiter.v1.Cluster
+	(*Forget)(nil),            // 21: holdfast.arbiter.v1.Forget
+	(*Forgotten)(nil),         // 22: holdfast.arbiter.v1.Forgotten
+	(*Status)(nil),            // 23: holdfast.arbiter.v1.Status
+	(*ArbiterStatus)(nil),     // 24: holdfast.arbiter.v1.ArbiterStatus
+	(*Backup)(nil),            // 25: holdfast.arbiter.v1.Backup
+	(*witnesspb.Request)(nil), // 26: holdfast.witness.v1.Request
+	(*witnesspb.Reply)(nil),   // 27: holdfast.witness.v1.Reply
+	(*witnesspb.Kept)(nil),    // 28: holdfast.witness.v1.Kept
+	(*witnesspb.Seen)(nil),    // 29: holdfast.witness.v1.Seen
 }
 var file_internal_arbiter_arbiterpb_arbiter_proto_depIdxs = []int32{
 	3,  // 0: holdfast.arbiter.v1.ToArbiter.hello:type_name -> holdfast.arbiter.v1.Hello
@@ -2275,34 +2305,23 @@ var file_internal_arbiter_arbiterpb_arbiter_proto_depIdxs = []int32{
 	10, // 9: holdfast.arbiter.v1.Welcome.pass:type_name -> holdfast.arbiter.v1.Pass
 	5,  // 10: holdfast.arbiter.v1.Welcome.refused:type_name -> holdfast.arbiter.v1.Refusal
 	0,  // 11: holdfast.arbiter.v1.Refusal.code:type_name -> holdfast.arbiter.v1.Refusal.Code
-	28, // 12: holdfast.arbiter.v1.Self.made:type_name -> google.protobuf.Timestamp
-	28, // 13: holdfast.arbiter.v1.Registration.registered:type_name -> google.protobuf.Timestamp
-	28, // 14: holdfast.arbiter.v1.Registration.forgotten:type_name -> google.protobuf.Timestamp
-	28, // 15: holdfast.arbiter.v1.Token.made:type_name -> google.protobuf.Timestamp
-	28, // 16: holdfast.arbiter.v1.Token.expires:type_name -> google.protobuf.Timestamp
-	28, // 17: holdfast.arbiter.v1.Token.used:type_name -> google.protobuf.Timestamp
-	16, // 18: holdfast.arbiter.v1.ToControl.make_token:type_name -> holdfast.arbiter.v1.MakeToken
-	18, // 19: holdfast.arbiter.v1.ToControl.list:type_name -> holdfast.arbiter.v1.List
-	21, // 20: holdfast.arbiter.v1.ToControl.forget:type_name -> holdfast.arbiter.v1.Forget
-	23, // 21: holdfast.arbiter.v1.ToControl.status:type_name -> holdfast.arbiter.v1.Status
-	25, // 22: holdfast.arbiter.v1.ToControl.backup:type_name -> holdfast.arbiter.v1.Backup
-	17, // 23: holdfast.arbiter.v1.FromControl.token_made:type_name -> holdfast.arbiter.v1.TokenMade
-	19, // 24: holdfast.arbiter.v1.FromControl.clusters:type_name -> holdfast.arbiter.v1.Clusters
-	22, // 25: holdfast.arbiter.v1.FromControl.forgotten:type_name -> holdfast.arbiter.v1.Forgotten
-	24, // 26: holdfast.arbiter.v1.FromControl.status:type_name -> holdfast.arbiter.v1.ArbiterStatus
-	28, // 27: holdfast.arbiter.v1.TokenMade.expires:type_name -> google.protobuf.Timestamp
-	20, // 28: holdfast.arbiter.v1.Clusters.clusters:type_name -> holdfast.arbiter.v1.Cluster
-	28, // 29: holdfast.arbiter.v1.Cluster.registered:type_name -> google.protobuf.Timestamp
-	28, // 30: holdfast.arbiter.v1.Cluster.forgotten:type_name -> google.protobuf.Timestamp
-	29, // 31: holdfast.arbiter.v1.Cluster.kept:type_name -> holdfast.witness.v1.Kept
-	30, // 32: holdfast.arbiter.v1.Cluster.seen:type_name -> holdfast.witness.v1.Seen
-	28, // 33: holdfast.arbiter.v1.Cluster.last_asked:type_name -> google.protobuf.Timestamp
-	28, // 34: holdfast.arbiter.v1.ArbiterStatus.started:type_name -> google.protobuf.Timestamp
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	16, // 12: holdfast.arbiter.v1.ToControl.make_token:type_name -> holdfast.arbiter.v1.MakeToken
+	18, // 13: holdfast.arbiter.v1.ToControl.list:type_name -> holdfast.arbiter.v1.List
+	21, // 14: holdfast.arbiter.v1.ToControl.forget:type_name -> holdfast.arbiter.v1.Forget
+	23, // 15: holdfast.arbiter.v1.ToControl.status:type_name -> holdfast.arbiter.v1.Status
+	25, // 16: holdfast.arbiter.v1.ToControl.backup:type_name -> holdfast.arbiter.v1.Backup
+	17, // 17: holdfast.arbiter.v1.FromControl.token_made:type_name -> holdfast.arbiter.v1.TokenMade
+	19, // 18: holdfast.arbiter.v1.FromControl.clusters:type_name -> holdfast.arbiter.v1.Clusters
+	22, // 19: holdfast.arbiter.v1.FromControl.forgotten:type_name -> holdfast.arbiter.v1.Forgotten
+	24, // 20: holdfast.arbiter.v1.FromControl.status:type_name -> holdfast.arbiter.v1.ArbiterStatus
+	20, // 21: holdfast.arbiter.v1.Clusters.clusters:type_name -> holdfast.arbiter.v1.Cluster
+	28, // 22: holdfast.arbiter.v1.Cluster.kept:type_name -> holdfast.witness.v1.Kept
+	29, // 23: holdfast.arbiter.v1.Cluster.seen:type_name -> holdfast.witness.v1.Seen
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_internal_arbiter_arbiterpb_arbiter_proto_init() }

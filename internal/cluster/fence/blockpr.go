@@ -28,11 +28,10 @@ const (
 	flagIgnoreKey = 1
 
 	// Positive results of the calls above, where they are not errno.
-	statusCheckCondition  = 0x02 // SCSI
+	statusCheckCondition  = 0x02 // SCSI: "see the sense data", which the kernel keeps to itself
 	statusConflict        = 0x18 // SCSI, and PR_STS_RESERVATION_CONFLICT
 	statusNVMeConflict    = 0x83
-	statusNVMeInvalidOp   = 0x01
-	statusNVMeInvalidData = 0x02
+	statusNVMeInvalidCode = 0x01
 
 	// attentions is how often a command is repeated that a unit attention has
 	// swallowed: one waits for each path after a preemption.
@@ -122,9 +121,10 @@ func (d *Disk) preempt(request uint, own, victim Key) error {
 	if own == 0 || victim == 0 || own == victim {
 		return fmt.Errorf("fence: %s: key %v can't preempt key %v", d.path, own, victim)
 	}
-	// The kernel's old_key is the one to take away, new_key the own one.
+	// The kernel's old_key goes out as the key of who asks, new_key as the one to take
+	// away, whatever its documentation says: TestVMReservations has tried it.
 	return d.out(fmt.Sprintf("preempt key %v by %v", victim, own), request,
-		unsafe.Pointer(&prPreempt{oldKey: uint64(victim), newKey: uint64(own), kind: uint32(WriteExclusiveRegistrantsOnly)}))
+		unsafe.Pointer(&prPreempt{oldKey: uint64(own), newKey: uint64(victim), kind: uint32(WriteExclusiveRegistrantsOnly)}))
 }
 
 func (d *Disk) Clear(own Key) error {
@@ -196,12 +196,22 @@ func (d *Disk) ioctl(request uint, arg unsafe.Pointer) (status int, errno unix.E
 func (d *Disk) out(what string, request uint, arg unsafe.Pointer) error {
 	for try := 0; ; try++ {
 		status, errno := d.ioctl(request, arg)
-		if errno == 0 && status&0xff == statusCheckCondition && try < attentions {
+		if errno != 0 || !checkCondition(status) {
+			return d.failed(what, status, errno)
+		}
+		if try < attentions {
 			continue // probably a unit attention: it is told once
 		}
-		return d.failed(what, status, errno)
+		err := fmt.Errorf("fence: %s: %s: the device refuses the command (check condition)", d.path, what)
+		if _, rerr := d.ReadKeys(); errors.Is(rerr, ErrNoReservations) {
+			err = fmt.Errorf("%w: %w", err, ErrNoReservations)
+		}
+		return err
 	}
 }
+
+// checkCondition: of the SCSI status and the bytes of the host and the driver above it.
+func checkCondition(status int) bool { return status&0xff00ff == statusCheckCondition }
 
 // failed makes an error of what an ioctl returned.
 func (d *Disk) failed(what string, status int, errno unix.Errno) error {
@@ -217,8 +227,8 @@ func (d *Disk) failed(what string, status int, errno unix.Errno) error {
 		return nil
 	case status&0xff == statusConflict, status&0x7ff == statusNVMeConflict:
 		return wrap(ErrReservationConflict)
-	case status == statusCheckCondition:
-		return wrap(fmt.Errorf("the device refuses the command (check condition): %w", ErrNoReservations))
+	case status&0x7ff == statusNVMeInvalidCode:
+		return wrap(ErrNoReservations)
 	}
 	return wrap(fmt.Errorf("the device answers with status 0x%x", status))
 }

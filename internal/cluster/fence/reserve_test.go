@@ -252,7 +252,7 @@ func TestStatusOfTheKernel(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		is     error
-	}{{0x18, ErrReservationConflict}, {0x83, ErrReservationConflict}, {0x4083, ErrReservationConflict}, {2, ErrNoReservations}} {
+	}{{0x18, ErrReservationConflict}, {0x83, ErrReservationConflict}, {0x4083, ErrReservationConflict}, {0x4001, ErrNoReservations}} {
 		if err := d.failed("try", c.status, 0); !errors.Is(err, c.is) || !strings.HasPrefix(err.Error(), "fence: /dev/sdz: try: ") {
 			t.Errorf("status 0x%x: %v", c.status, err)
 		}

@@ -318,7 +318,7 @@ func (a *applier) join(c *pb.Join) *Refused {
 		return refuse(CodeConflict, "node %s has not said that its evicted raft id %d has ended", c.GetNode(), f.GetRaftId())
 	}
 	a.s.NextRaftId++
-	a.s.Learners[c.GetNode()] = &pb.Member{Node: c.GetNode(), RaftId: c.GetRaftId(), GuardIncarnation: c.GetGuardIncarnation()}
+	a.s.Learners[c.GetNode()] = &pb.Member{Node: c.GetNode(), RaftId: c.GetRaftId(), GuardIncarnation: c.GetGuardIncarnation(), Nonce: c.GetNonce()}
 	st := a.status(c.GetNode())
 	if st.Fence != nil {
 		// A node says so, and asks to join, only after its guard has stopped everything.

@@ -42,6 +42,7 @@ type life struct {
 	round   uint64 // of certificates that this node has carried out
 	refused map[string]uint64
 	asked   int  // of whom a secret was asked last
+	tell    bool // arbiters that an authority is trusted no more
 	making  int  // secrets that are made and not yet named by the log
 	busy    bool // files are being changed
 	wake    time.Duration

@@ -30,6 +30,9 @@ import (
 // apiDial is how long one link to another node's API may take.
 const apiDial = 1500 * time.Millisecond
 
+// tellLimit is how long one arbiter may take to hear of new authorities.
+const tellLimit = 5 * time.Second
+
 // PreparePoint implements api.Backend.
 func (b *backend) PreparePoint(ctx context.Context, spec *v1.PointSpec, register uint64) (*v1.CoordinationPoint, error) {
 	p := &v1.CoordinationPoint{Name: spec.GetName()}
@@ -94,6 +97,36 @@ func (n *node) tryPoint(ctx context.Context, s *statepb.State, q *v1.TryPointReq
 		return lookAt(ctx, c, look)
 	}
 	return &v1.TryPointResponse{Problem: "it is of a kind that this version does not know: upgrade this node"}
+}
+
+// arbiters that this node is connected to, by the name of the point. In the loop.
+func (n *node) arbiters() map[string]*arbiter.Client {
+	all := map[string]*arbiter.Client{}
+	for name, p := range n.points.open {
+		if c, ok := p.(*arbiter.Client); ok {
+			all[name] = c
+		}
+	}
+	return all
+}
+
+// tellAuthorities to arbiters, which judge nodes by them. One that takes
+// nothing from this node any more is none that could be told.
+func tellAuthorities(arbiters map[string]*arbiter.Client, authorities []byte) error {
+	var all []error
+	for _, name := range state.SortedKeys(arbiters) {
+		ctx, cancel := context.WithTimeout(context.Background(), tellLimit)
+		err := arbiters[name].SetAuthorities(ctx, authorities)
+		cancel()
+		lost := false
+		for _, class := range []error{arbiter.ErrCertificate, arbiter.ErrNotRegistered, arbiter.ErrForgotten, arbiter.ErrInstance, arbiter.ErrWrongKey} {
+			lost = lost || errors.Is(err, class)
+		}
+		if err != nil && !lost {
+			all = append(all, fmt.Errorf("coordination point %s does not know the cluster's authorities yet: %w; if it is gone for good: holdfast quorum replace %s NAME", name, err, name))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // lookAt a point that is open.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,25 +42,26 @@ func newArbiter(t *testing.T) *anArbiter {
 	if _, err := arbiterd.Make(arbiterd.Init{Dir: a.dir, Listen: address}); err != nil {
 		t.Fatal(err)
 	}
+	a.start()
+	t.Cleanup(func() { a.stop() })
+	return a
+}
+
+func (a *anArbiter) start() {
+	a.t.Helper()
 	s, err := arbiterd.Open(arbiterd.Options{Dir: a.dir})
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx) }()
-	stopped := false
-	a.stop = func() {
-		if !stopped {
-			stopped = true
-			cancel()
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
+	a.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			a.t.Error(err)
 		}
-	}
-	t.Cleanup(a.stop)
-	return a
+	})
 }
 
 func (a *anArbiter) token() string {
@@ -180,6 +182,56 @@ func TestArbiterIsAddedAndReplaced(t *testing.T) {
 	if done := n1.follow(begun); done.GetVotes() {
 		t.Error("the points vote beside one member")
 	}
+}
+
+// The authority is replaced: arbiters hear of it before nodes show certificates
+// of the new one, and a rotation waits for an arbiter that is away.
+func TestArbiterFollowsTheAuthority(t *testing.T) {
+	ms := cluster(t, nil, "n1", "n2")
+	n1, n2 := ms["n1"], ms["n2"]
+	for _, m := range ms {
+		m.start()
+	}
+	n1.until("a healthy cluster", healthy(2, ""))
+	n2.until("a healthy cluster", healthy(2, ""))
+	a := newArbiter(t)
+	n1.follow(ask(t, n1.quorum().Change, &v1.ChangeQuorumRequest{Add: []*v1.PointSpec{byToken("arb1", a.token())}}))
+	n1.sees("arb1 reachable")
+	n2.sees("arb1 reachable")
+	authority := func(want uint64) {
+		t.Helper()
+		n1.until(fmt.Sprint("authority ", want), func(*v1.StatusResponse) bool {
+			s := ask(t, n1.clusters().Security, &v1.SecurityRequest{})
+			for _, n := range s.GetNodes() {
+				if n.GetAuthority() != want {
+					return false
+				}
+			}
+			return len(s.GetNodes()) == 2 && s.GetAuthority().GetProgress() == ""
+		})
+	}
+	authority(1)
+	a.stop()
+	ask(t, n1.clusters().Rotate, &v1.RotateRequest{What: v1.Rotatable_ROTATABLE_AUTHORITY})
+	for _, m := range ms {
+		m.until("the rotation to wait for the arbiter", func(s *v1.StatusResponse) bool {
+			for _, c := range s.GetConditions() {
+				if c.GetCode() == "rotation-fault" && strings.Contains(c.GetMessage(), "arb1 does not know") {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	a.start()
+	authority(2)
+	// A new connection, on which the arbiter sees the new certificates.
+	a.stop()
+	n1.sees("arb1 away")
+	n2.sees("arb1 away")
+	a.start()
+	n1.sees("arb1 reachable")
+	n2.sees("arb1 reachable")
 }
 
 // Another node than the one that is asked for is not believed, whatever its certificate.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
@@ -41,10 +42,16 @@ func (n *node) rotateOn(s *statepb.State) {
 		round := s.GetCertificateRound()
 		step = func() (func(), error) { return func() { n.life.round = round }, n.id.Renew() }
 	}
+	if step == nil && fetch == nil && n.life.tell {
+		arbiters := n.arbiters()
+		step = func() (func(), error) {
+			return func() { n.life.tell = false }, tellAuthorities(arbiters, n.id.AuthoritiesPEM())
+		}
+	}
 	if fetch != nil {
 		nodes := state.SortedKeys(s.GetNodes())
-		for i := range nodes { // another one each time: not all have it
-			n.life.asked++
+		n.life.asked++ // another one each time: not all have it
+		for i := range nodes {
 			node := nodes[(i+n.life.asked)%len(nodes)]
 			if node != n.id.Node && n.peers.Send(node, &peerpb.Message{Body: &peerpb.Message_SecretRequest{SecretRequest: fetch}}) {
 				break
@@ -123,13 +130,25 @@ func (n *node) authorityStep(r *statepb.Rotation) (step func() (func(), error), 
 	}
 	switch {
 	case signer < current && (kept(current) || signs(current)):
-		return func() (func(), error) { return nil, n.id.UseAuthority() }, nil
+		arbiters := n.arbiters()
+		return func() (func(), error) {
+			// Afterwards they would take none of this node's certificates.
+			if err := tellAuthorities(arbiters, n.id.AuthoritiesPEM()); err != nil {
+				return nil, err
+			}
+			return nil, n.id.UseAuthority()
+		}, nil
 	case signer < current:
 		return nil, ask(current)
 	case next != 0 && (newest < next || !kept(next)):
 		return nil, ask(next)
 	case r.GetPhase() == statepb.RotationPhase_ROTATION_PHASE_UNSPECIFIED && n.life.making == 0 && n.id.Trusts() > 1:
-		return func() (func(), error) { return n.peers.Recheck, n.id.ForgetAuthorities() }, nil
+		return func() (func(), error) {
+			return func() {
+				n.life.tell = true
+				n.peers.Recheck()
+			}, n.id.ForgetAuthorities()
+		}, nil
 	}
 	return nil, nil
 }
@@ -222,17 +241,8 @@ func (n *node) guardHasKeys(d *guardpb.Done) bool {
 // command that is to name it: an unnamed one is overwritten or forgotten.
 func (b *backend) MakeSecret(ctx context.Context, what statepb.Rotate_What, generation uint64) (*statepb.Secret, error) {
 	n := b.n
-	var busy bool
-	if err := b.ask(ctx, func() {
-		if busy = n.life.busy || n.life.making > 0; !busy {
-			n.life.busy = true
-			n.life.making++
-		}
-	}); err != nil {
+	if err := b.takeTurn(ctx); err != nil {
 		return nil, err
-	}
-	if busy {
-		return nil, &api.Refusal{Code: api.CodeConflict, Message: "keys or certificates are being changed at this moment: try again"}
 	}
 	secret, err := n.makeSecret(what, generation)
 	aerr := b.ask(context.WithoutCancel(ctx), func() {
@@ -245,6 +255,34 @@ func (b *backend) MakeSecret(ctx context.Context, what statepb.Rotate_What, gene
 	n.forgetLater(ctx)
 	return secret, errors.Join(err, aerr)
 }
+
+// takeTurn waits until no file is being changed by this node.
+func (b *backend) takeTurn(ctx context.Context) error {
+	limit := time.After(turnLimit)
+	for {
+		var busy bool
+		if err := b.ask(ctx, func() {
+			if busy = b.n.life.busy || b.n.life.making > 0; !busy {
+				b.n.life.busy = true
+				b.n.life.making++
+			}
+		}); err != nil || !busy {
+			return err
+		}
+		select {
+		case <-time.After(turnPause):
+		case <-limit:
+			return &api.Refusal{Code: api.CodeConflict, Message: "keys or certificates are being changed at this moment: try again"}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const (
+	turnPause = 20 * time.Millisecond
+	turnLimit = 5 * time.Second
+)
 
 func (n *node) forgetLater(ctx context.Context) {
 	context.AfterFunc(ctx, func() {

@@ -121,6 +121,8 @@ type machine struct {
 	ended chan error
 	log   logFile
 	disk  string // size of its file system, empty: the machine's
+	// Program of this node, empty: this test's own.
+	program string
 }
 
 // logFile is a file, not a pipe: clusterd may outlive the guard that a test waits for.
@@ -190,6 +192,10 @@ func (m *machine) start() {
 	m.t.Helper()
 	m.guard = exec.Command(os.Args[0])
 	m.guard.Env = append(os.Environ(), asEnv+"=guard", "CLUSTERD_TEST_STATE="+m.state, "CLUSTERD_TEST_RUN="+m.run)
+	if m.program != "" {
+		m.guard = exec.Command(m.program, "guard", "--state-dir", m.state, "--run-dir", m.run)
+		m.guard.Env = append(os.Environ(), "CLUSTERD_TEST_RUN="+m.run)
+	}
 	log, err := os.OpenFile(string(m.log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		m.t.Fatal(err)
@@ -261,7 +267,9 @@ func (m *machine) clusterd() (pids []int) {
 	procs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, p := range procs {
 		env, err := os.ReadFile(p)
-		if err == nil && strings.Contains(string(env), asEnv+"=clusterd\x00") && strings.Contains(string(env), "CLUSTERD_TEST_RUN="+m.run+"\x00") {
+		as, _ := os.ReadFile(filepath.Join(filepath.Dir(p), "cmdline"))
+		isClusterd := strings.Contains(string(env), asEnv+"=clusterd\x00") || strings.Contains(string(as), "\x00clusterd\x00")
+		if err == nil && isClusterd && strings.Contains(string(env), "CLUSTERD_TEST_RUN="+m.run+"\x00") {
 			var pid int
 			if _, err := fmt.Sscanf(p, "/proc/%d/", &pid); err == nil {
 				pids = append(pids, pid)

@@ -26,7 +26,8 @@ type Config struct {
 	Peers []*v1.Node
 	// Logf takes one line per decision. Nil: silent.
 	Logf func(format string, args ...any)
-	// Proposer is a random number that no run of an engine has used before: rounds at coordination points carry it.
+	// Proposer is a random number that no run of an engine has used before: rounds at coordination points and requests to
+	// join carry it.
 	Proposer uint64
 	// Trace takes raft's own lines. Nil: silent.
 	Trace func(format string, args ...any)

@@ -70,7 +70,7 @@ func (e *Engine) joinOn() {
 	if !e.guard.allStopped() || e.stage != idle || e.compacting {
 		return // E3
 	}
-	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended}}})
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended, Nonce: e.proposer}}})
 }
 
 // stillKnown: the leader knows an incarnation of this node that it did not name.
@@ -128,11 +128,17 @@ func (e *Engine) forgetAsked() {
 // answerJoin when the raft id is there.
 func (e *Engine) answerJoin(node string) {
 	m, l := e.outside.asked[node], e.s.GetLearners()[node]
-	if m == nil || l == nil || l.GetGuardIncarnation() != m.GetGuardIncarnation() || l.GetRaftId() == m.GetOldRaftId() {
+	if m == nil || !isOf(l, m) {
 		return
 	}
 	delete(e.outside.asked, node)
-	e.send(node, &peerpb.Message{Body: &peerpb.Message_JoinReply{JoinReply: &peerpb.JoinReply{RaftId: l.GetRaftId(), GuardIncarnation: l.GetGuardIncarnation()}}})
+	e.send(node, &peerpb.Message{Body: &peerpb.Message_JoinReply{JoinReply: &peerpb.JoinReply{RaftId: l.GetRaftId(), GuardIncarnation: l.GetGuardIncarnation(), Nonce: l.GetNonce()}}})
+}
+
+// isOf: the learner is what this request has led to, so that its node has the raft id or still waits for it. One
+// that has lost its log since then asks in another run of its engine, and one that was given it before asks with it.
+func isOf(l *statepb.Member, m *peerpb.JoinRequest) bool {
+	return l != nil && l.GetGuardIncarnation() == m.GetGuardIncarnation() && l.GetNonce() == m.GetNonce() && l.GetRaftId() != m.GetOldRaftId()
 }
 
 // admit the next node that asked, on the leader.
@@ -143,12 +149,12 @@ func (e *Engine) admit() *statepb.Command {
 			delete(e.outside.asked, node) // it has joined since
 			continue
 		}
-		if l := e.s.GetLearners()[node]; l != nil && l.GetGuardIncarnation() == m.GetGuardIncarnation() && l.GetRaftId() != m.GetOldRaftId() {
+		if isOf(e.s.GetLearners()[node], m) {
 			e.answerJoin(node)
 			continue
 		}
 		return &statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{
-			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(), EndedRaftId: e.notStopped(node),
+			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(), EndedRaftId: e.notStopped(node), Nonce: m.GetNonce(),
 		}}}
 	}
 	return nil
@@ -156,7 +162,7 @@ func (e *Engine) admit() *statepb.Command {
 
 // joinReply: begin anew under the new raft id.
 func (e *Engine) joinReply(m *peerpb.JoinReply) {
-	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetRaftId() == e.RaftID() ||
+	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetNonce() != e.proposer || m.GetRaftId() == e.RaftID() ||
 		m.GetRaftId() <= e.outside.ended || !e.guard.allStopped() || e.stage != idle || e.compacting {
 		return
 	}

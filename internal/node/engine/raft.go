@@ -258,6 +258,7 @@ func (e *Engine) apply(ent *raftpb.Entry) {
 	}
 	events := e.s.GetNextEvent()
 	o := state.Apply(e.s, c)
+	e.leaving() // an administrator's wish and the leave that follows may come in one batch
 	if cc != nil {
 		e.lead.confChange = false
 		if o.Refused == nil {

@@ -1126,7 +1126,10 @@ type JoinRequest struct {
 	// The raft id that it had, 0 if none.
 	OldRaftId uint64 `protobuf:"varint,2,opt,name=old_raft_id,json=oldRaftId,proto3" json:"old_raft_id,omitempty"`
 	// The raft id that StillKnown named: it has ended, this node will not use it again. 0: none.
-	EndedRaftId   uint64 `protobuf:"varint,3,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
+	EndedRaftId uint64 `protobuf:"varint,3,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
+	// Differs between the runs of an engine: a node that has lost its log since it joined must not get
+	// the raft id of that log.
+	Nonce         uint64 `protobuf:"varint,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1182,6 +1185,13 @@ func (x *JoinRequest) GetEndedRaftId() uint64 {
 	return 0
 }
 
+func (x *JoinRequest) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
 // StillKnown asks a node that wants to join whether an incarnation that it did
 // not name has ended: its request may be older than that incarnation.
 type StillKnown struct {
@@ -1233,8 +1243,10 @@ type JoinReply struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	RaftId           uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	GuardIncarnation uint64                 `protobuf:"varint,2,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Of the request: the answer to another run of the engine is not taken.
+	Nonce         uint64 `protobuf:"varint,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinReply) Reset() {
@@ -1277,6 +1289,13 @@ func (x *JoinReply) GetRaftId() uint64 {
 func (x *JoinReply) GetGuardIncarnation() uint64 {
 	if x != nil {
 		return x.GuardIncarnation
+	}
+	return 0
+}
+
+func (x *JoinReply) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
 	}
 	return 0
 }
@@ -1488,17 +1507,19 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\arequest\x18\x02 \x01(\x04R\arequest\"@\n" +
 	"\x0eProposalResult\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"~\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\x94\x01\n" +
 	"\vJoinRequest\x12+\n" +
 	"\x11guard_incarnation\x18\x01 \x01(\x04R\x10guardIncarnation\x12\x1e\n" +
 	"\vold_raft_id\x18\x02 \x01(\x04R\toldRaftId\x12\"\n" +
-	"\rended_raft_id\x18\x03 \x01(\x04R\vendedRaftId\"%\n" +
+	"\rended_raft_id\x18\x03 \x01(\x04R\vendedRaftId\x12\x14\n" +
+	"\x05nonce\x18\x04 \x01(\x04R\x05nonce\"%\n" +
 	"\n" +
 	"StillKnown\x12\x17\n" +
-	"\araft_id\x18\x01 \x01(\x04R\x06raftId\"Q\n" +
+	"\araft_id\x18\x01 \x01(\x04R\x06raftId\"g\n" +
 	"\tJoinReply\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12+\n" +
-	"\x11guard_incarnation\x18\x02 \x01(\x04R\x10guardIncarnation\":\n" +
+	"\x11guard_incarnation\x18\x02 \x01(\x04R\x10guardIncarnation\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\x04R\x05nonce\":\n" +
 	"\tNotMember\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"^\n" +

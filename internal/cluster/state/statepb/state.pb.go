@@ -1168,7 +1168,9 @@ type Member struct {
 	GuardIncarnation uint64 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
 	// Time-out of the watchdog that guard has armed: a machine whose guard can't stop what runs is reset so
 	// long after its lease. Unset: none is armed.
-	Watchdog      *durationpb.Duration `protobuf:"bytes,4,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
+	Watchdog *durationpb.Duration `protobuf:"bytes,4,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
+	// Of a learner: the run of its engine that asked to join. Another one has not got this raft id.
+	Nonce         uint64 `protobuf:"varint,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1229,6 +1231,13 @@ func (x *Member) GetWatchdog() *durationpb.Duration {
 		return x.Watchdog
 	}
 	return nil
+}
+
+func (x *Member) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
 }
 
 // NodeStatus is what the cluster knows of a node beyond its configuration.
@@ -2945,7 +2954,9 @@ type Join struct {
 	GuardIncarnation uint64                 `protobuf:"varint,3,opt,name=guard_incarnation,json=guardIncarnation,proto3" json:"guard_incarnation,omitempty"`
 	// The incarnation that the joining node says has ended; an evicted one that is not proven to have stopped
 	// is proven by this only if it is that one. 0: none.
-	EndedRaftId   uint64 `protobuf:"varint,4,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
+	EndedRaftId uint64 `protobuf:"varint,4,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
+	// Of the run of the engine that asked.
+	Nonce         uint64 `protobuf:"varint,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3004,6 +3015,13 @@ func (x *Join) GetGuardIncarnation() uint64 {
 func (x *Join) GetEndedRaftId() uint64 {
 	if x != nil {
 		return x.EndedRaftId
+	}
+	return 0
+}
+
+func (x *Join) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
 	}
 	return 0
 }
@@ -4836,12 +4854,13 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\aapplied\x18\x01 \x03(\x04R\aapplied\"Q\n" +
 	"\x04View\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.holdfast.state.v1.MemberR\amembers\"\x99\x01\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.holdfast.state.v1.MemberR\amembers\"\xaf\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x125\n" +
-	"\bwatchdog\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\"\xb0\x02\n" +
+	"\bwatchdog\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"\xb0\x02\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
@@ -4992,12 +5011,13 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12(\n" +
-	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"\x84\x01\n" +
+	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"\x9a\x01\n" +
 	"\x04Join\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x12\"\n" +
-	"\rended_raft_id\x18\x04 \x01(\x04R\vendedRaftId\"U\n" +
+	"\rended_raft_id\x18\x04 \x01(\x04R\vendedRaftId\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"U\n" +
 	"\aPromote\x12\x1d\n" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +

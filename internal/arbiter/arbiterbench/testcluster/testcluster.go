@@ -1,4 +1,5 @@
-package arbiterbench
+// Package testcluster makes clusters as an arbiter sees them, for measurements and tests.
+package testcluster
 
 import (
 	"crypto/ecdsa"
@@ -23,8 +24,8 @@ type Cluster struct {
 	key        *ecdsa.PrivateKey
 }
 
-// NewCluster of this name.
-func NewCluster(name string) (*Cluster, error) {
+// New cluster of this name.
+func New(name string) (*Cluster, error) {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	c := &Cluster{UUID: hex.EncodeToString(id), Name: name}
