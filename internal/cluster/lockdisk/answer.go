@@ -179,8 +179,8 @@ func (m *Machine) answerRenew(b *witnesspb.Renew) {
 		return
 	}
 	if _, r := m.promised(); r != nil {
-		if newest := witness.Epoch(r.GetValue()); b.GetEpoch() < newest {
-			m.refuse(witnesspb.Refused_REASON_OLD_VIEW, fmt.Sprintf("view %d is in the log; the asker has applied view %d", newest, b.GetEpoch()))
+		if witness.OldView(r.GetValue(), b) {
+			m.refuse(witnesspb.Refused_REASON_OLD_VIEW, fmt.Sprintf("view %d is in the log; the asker has applied view %d", witness.Epoch(r.GetValue()), b.GetEpoch()))
 			return
 		}
 	}

@@ -264,3 +264,11 @@ func Epoch(reg *witnesspb.Register) uint64 {
 	}
 	return 0
 }
+
+// OldView says whether the log of reg begins a view that the asker of a renewal
+// does not go by. An entry that would begin one may be refused when it is
+// applied: an asker that has applied it knows that it was.
+func OldView(reg *witnesspb.Register, m *witnesspb.Renew) bool {
+	n := len(reg.GetViews())
+	return n > 0 && m.GetEpoch() < reg.GetViews()[n-1].GetEpoch() && m.GetApplied() < reg.GetViews()[n-1].GetIndex()
+}

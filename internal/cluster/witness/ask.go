@@ -199,7 +199,7 @@ func (c *Client) runLook(now time.Duration, p *point) {
 // renewal of this node's lease.
 type renewal struct {
 	since, deadline time.Duration
-	stays, epoch    uint64
+	body            *witnesspb.Renew
 	ask             *ask
 }
 
@@ -213,7 +213,7 @@ func (c *Client) runRenewal(now time.Duration) {
 		r := c.wanted
 		c.renewal, c.wanted = r, nil
 		r.deadline = now + c.limit
-		r.ask = c.newAsk(forRenewal, &witnesspb.Request{Body: &witnesspb.Request_Renew{Renew: &witnesspb.Renew{Stays: r.stays, Epoch: r.epoch}}})
+		r.ask = c.newAsk(forRenewal, &witnesspb.Request{Body: &witnesspb.Request_Renew{Renew: r.body}})
 	}
 	if c.renewal != nil {
 		c.pose(now, c.renewal.ask)

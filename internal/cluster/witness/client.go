@@ -188,12 +188,9 @@ func merge(a, b *raftpb.Message) *raftpb.Message {
 }
 
 // Renew asks for an acknowledgement of this node's lease, which counts from
-// now. Stays and epoch are of the state that it has applied. The newest wish
-// waits while an earlier renewal is under way.
-func (c *Client) Renew(now time.Duration, stays, epoch uint64) {
-	if now >= c.withheldTil {
-		c.wanted = &renewal{since: now, stays: stays, epoch: epoch}
-	}
+// now. The newest wish waits while an earlier renewal is under way.
+func (c *Client) Renew(now time.Duration, m *witnesspb.Renew) {
+	c.wanted = &renewal{since: now, body: m}
 	c.run(now)
 }
 

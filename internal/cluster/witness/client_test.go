@@ -173,16 +173,21 @@ func TestWaitingAppendsBecomeOne(t *testing.T) {
 	}
 }
 
+// Messages and suspicions wait for the other side; the own lease goes on.
 func TestWithhold(t *testing.T) {
 	h := newHand(t, arbiters(1)...)
 	h.c.Step(0, to9(raftpb.MsgVote, 1, 0, 0))
-	h.c.Renew(0, 0, 0)
 	h.take()
 	h.open = nil
 	h.c.Withhold(0, time.Second)
 	h.c.Step(0, to9(raftpb.MsgApp, 1, 0, 0, 1))
-	h.c.Renew(time.Millisecond, 0, 0)
 	h.c.Suspect(time.Millisecond, "n2", 2, 0)
+	h.c.Renew(time.Millisecond, &witnesspb.Renew{})
+	h.take()
+	h.answer(2*time.Millisecond, "p1", reply(1, &witnesspb.Renewed{}))
+	if len(h.got.Renewed) != 1 {
+		t.Fatal("a node that withholds does not renew its own lease")
+	}
 	h.tick(999 * time.Millisecond)
 	if len(h.open) != 0 || h.got.Wake != time.Second {
 		t.Fatalf("asked while it withholds: %v; wakes at %v", h.open, h.got.Wake)
@@ -191,25 +196,33 @@ func TestWithhold(t *testing.T) {
 	h.answer(time.Second, "p1", reply(1, &witnesspb.Promised{}))
 	h.answer(time.Second, "p1", reply(1, 500*time.Millisecond))
 	h.answer(time.Second, "p1", reply(1, &witnesspb.Accepted{}))
-	if len(h.got.Responses) != 2 || len(h.got.Renewed) != 0 || len(h.got.Lost) != 0 || len(h.got.Statements) != 1 {
+	if len(h.got.Responses) != 2 || len(h.got.Lost) != 0 || len(h.got.Statements) != 1 {
 		t.Fatalf("got %+v", h.got)
 	}
-	h.c.Withhold(2*time.Second, time.Hour)
-	h.c.Renew(2*time.Second, 0, 0)
-	h.c.Withhold(2*time.Second, 0)
-	h.c.Renew(3*time.Second, 0, 0)
-	h.take()
-	h.answer(3*time.Second, "p1", reply(1, &witnesspb.Renewed{}))
-	if len(h.got.Renewed) != 1 || h.got.Renewed[0].Since != 3*time.Second {
-		t.Fatalf("got %+v", h.got.Renewed)
+}
+
+// A view change that was refused when it was applied keeps nobody's lease from
+// being renewed: who has applied it knows. One that is newer than that does.
+func TestARefusedViewChangeIsNoNewerView(t *testing.T) {
+	reg := &witnesspb.Register{LastIndex: 9, Views: []*witnesspb.ViewAt{{Index: 7, Epoch: 4}}}
+	for _, c := range []struct {
+		epoch, applied uint64
+		old            bool
+	}{{3, 6, true}, {3, 7, false}, {4, 0, false}, {3, 0, true}} {
+		if OldView(reg, &witnesspb.Renew{Epoch: c.epoch, Applied: c.applied}) != c.old {
+			t.Errorf("W9: view %d, log applied up to %d: want old %v", c.epoch, c.applied, c.old)
+		}
+	}
+	if OldView(nil, &witnesspb.Renew{}) {
+		t.Error("W9: an empty register knows no views")
 	}
 }
 
 func TestRenewals(t *testing.T) {
 	h := newHand(t, arbiters(3)...)
-	h.c.Renew(10, 4, 2)
-	h.c.Renew(20, 4, 2)
-	h.c.Renew(30, 5, 3)
+	h.c.Renew(10, &witnesspb.Renew{Stays: 4, Epoch: 2})
+	h.c.Renew(20, &witnesspb.Renew{Stays: 4, Epoch: 2})
+	h.c.Renew(30, &witnesspb.Renew{Stays: 5, Epoch: 3})
 	h.take()
 	if len(h.open) != 3 {
 		t.Fatalf("open: %v", h.open)
@@ -303,7 +316,7 @@ func TestLooks(t *testing.T) {
 func TestNoPoints(t *testing.T) {
 	h := newHand(t)
 	h.c.Step(0, to9(raftpb.MsgVote, 1, 0, 0))
-	h.c.Renew(0, 0, 0)
+	h.c.Renew(0, &witnesspb.Renew{Stays: 0, Epoch: 0})
 	h.c.Suspect(0, "n2", 2, 0)
 	for now := time.Duration(0); now < 2*time.Second; now += 10 * time.Millisecond {
 		h.tick(now)

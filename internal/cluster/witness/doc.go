@@ -28,7 +28,8 @@
 //	    majority's youngest is not above that since the youngest renewal that any majority acknowledged
 //	W8  a point that knows less than somebody has seen of it abstains from everything until it is asked
 //	    about a higher register by somebody who has not
-//	W9  a lease by a view older than the newest in the log of the chosen register is not acknowledged
+//	W9  a lease by a view older than the newest in the log of the chosen register is not acknowledged,
+//	    unless the asker has applied that entry: then it was refused, and began no view
 //
 // Why lock disks are looked at every quarter of peerinact, and not only when
 // somebody is missing: on a disk nobody tells when a counter was last raised. The

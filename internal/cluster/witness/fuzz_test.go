@@ -101,7 +101,7 @@ func FuzzReply(f *testing.F) {
 		}
 		c := New(Config{Register: 9, Node: "n1", RaftID: 1, Proposer: 7, Points: []PointInfo{{"p1", Arbiter}}, Peerinact: time.Second})
 		c.Step(0, &raftpb.Message{Type: raftpb.MsgVote.Enum(), From: new(uint64(1)), To: new(uint64(9)), Term: new(uint64(2))})
-		c.Renew(0, 0, 0)
+		c.Renew(0, &witnesspb.Renew{Stays: 0, Epoch: 0})
 		c.Suspect(0, "n2", 2, 0)
 		for range 3 {
 			for _, q := range c.Take().Requests {

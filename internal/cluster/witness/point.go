@@ -120,8 +120,8 @@ func (p *Point) renew(k *witnesspb.Kept, r *witnesspb.Request, m *witnesspb.Rene
 		reply.GetRefused().Stays = s.GetStays()
 		return reply
 	}
-	if newest := Epoch(k.GetValue()); m.GetEpoch() < newest {
-		return refuse(k, witnesspb.Refused_REASON_OLD_VIEW, fmt.Sprintf("view %d is in the log; the asker has applied view %d", newest, m.GetEpoch()))
+	if OldView(k.GetValue(), m) {
+		return refuse(k, witnesspb.Refused_REASON_OLD_VIEW, fmt.Sprintf("view %d is in the log; the asker has applied view %d", Epoch(k.GetValue()), m.GetEpoch()))
 	}
 	return &witnesspb.Reply{Body: &witnesspb.Reply_Renewed{Renewed: &witnesspb.Renewed{}}}
 }

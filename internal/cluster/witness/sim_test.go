@@ -448,7 +448,7 @@ func (w *world) chaos(operations int, pause time.Duration) {
 				n.do(func(c *Client) { c.Withhold(w.now, w.now+w.upTo(time.Second)) })
 			}
 		case 6, 7, 8, 9, 10, 11:
-			n.do(func(c *Client) { c.Renew(w.now, n.stays, 0) })
+			n.do(func(c *Client) { c.Renew(w.now, &witnesspb.Renew{Stays: n.stays, Epoch: 0}) })
 		default:
 			n.step(n.random())
 		}

@@ -214,11 +214,22 @@ func lockRunDir(dir string) (*os.File, error) {
 	}
 }
 
-// usualScheduling takes guard's priority off every thread of this process.
+// usualScheduling takes guard's priority off every thread of this process. A
+// thread that is born meanwhile has its parent's, so it looks again until all are usual.
 func usualScheduling() error {
+	for range 10 {
+		changed, err := usualThreads()
+		if err != nil || !changed {
+			return err
+		}
+	}
+	return errors.New("threads keep coming with guard's priority")
+}
+
+func usualThreads() (changed bool, err error) {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return err
+		return changed, err
 	}
 	for _, t := range tasks {
 		tid, err := strconv.Atoi(t.Name())
@@ -227,13 +238,14 @@ func usualScheduling() error {
 		}
 		attr, err := unix.SchedGetAttr(tid, 0)
 		if err == nil && attr.Policy != unix.SCHED_NORMAL {
+			changed = true
 			err = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
 		}
 		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
+			return changed, err
 		}
 	}
-	return nil
+	return changed, nil
 }
 
 func buildVersion() string {

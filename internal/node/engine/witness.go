@@ -303,7 +303,11 @@ func (e *Engine) witnessWanted(m *guardpb.WitnessWanted) {
 	if n := len(p.wanted) - 64; n > 0 {
 		p.wanted = p.wanted[n:]
 	}
-	p.client.Renew(e.now, m.GetStays(), m.GetEpoch())
+	r := &witnesspb.Renew{Stays: m.GetStays(), Epoch: m.GetEpoch()}
+	if m.GetEpoch() == e.s.GetView().GetEpoch() {
+		r.Applied = e.applied // the view that guard goes by is the newest up to here
+	}
+	p.client.Renew(e.now, r)
 }
 
 // renewed: a majority of the points acknowledge what was asked at since.

@@ -650,8 +650,10 @@ type Renew struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// NodeStatus.stays of the asker as it has applied it: suspicions stated of a lower one have ended.
 	Stays uint64 `protobuf:"varint,1,opt,name=stays,proto3" json:"stays,omitempty"`
-	// Epoch of the view that the asker has applied.
+	// Epoch of the view that the asker has applied, and the index up to which it
+	// has applied the log: a view change below that has been refused.
 	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Applied       uint64 `protobuf:"varint,3,opt,name=applied,proto3" json:"applied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,6 +698,13 @@ func (x *Renew) GetStays() uint64 {
 func (x *Renew) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Renew) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
 	}
 	return 0
 }
@@ -1572,10 +1581,11 @@ const file_internal_cluster_witness_witnesspb_witness_proto_rawDesc = "" +
 	"\x06Accept\x123\n" +
 	"\x06ballot\x18\x01 \x01(\v2\x1b.holdfast.witness.v1.BallotR\x06ballot\x123\n" +
 	"\x05value\x18\x02 \x01(\v2\x1d.holdfast.witness.v1.RegisterR\x05value\x12/\n" +
-	"\x04next\x18\x03 \x01(\v2\x1b.holdfast.witness.v1.BallotR\x04next\"3\n" +
+	"\x04next\x18\x03 \x01(\v2\x1b.holdfast.witness.v1.BallotR\x04next\"M\n" +
 	"\x05Renew\x12\x14\n" +
 	"\x05stays\x18\x01 \x01(\x04R\x05stays\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"Y\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\aapplied\x18\x03 \x01(\x04R\aapplied\"Y\n" +
 	"\aSuspect\x12\x14\n" +
 	"\x05about\x18\x01 \x01(\tR\x05about\x12\"\n" +
 	"\rabout_raft_id\x18\x02 \x01(\x04R\vaboutRaftId\x12\x14\n" +
