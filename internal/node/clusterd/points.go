@@ -123,6 +123,8 @@ func (n *node) openPoint(cp *v1.CoordinationPoint, p *engine.Points) (point, err
 	switch k := cp.GetKind().(type) {
 	case *v1.CoordinationPoint_Arbiter:
 		return arbiter.Dial(k.Arbiter, n.id.PeerTLS()), nil
+	case *v1.CoordinationPoint_LockDisk:
+		return n.lockDisk(k.LockDisk, p.Number, p.RaftID)
 	}
 	return nil, fmt.Errorf("coordination point %s is of a kind that this version does not know: upgrade this node", cp.GetName())
 }
