@@ -376,13 +376,8 @@ func (s *quorumServer) try(ctx context.Context, c *pointChange, points []*v1.Coo
 			}
 		case a.err != nil:
 			faults = append(faults, &v1.Fault{Path: path, Problem: "the node can't be asked whether it reaches the point: " + a.err.Error(), Fix: "start it, or go on without its word with --force"})
-		case a.resp.GetOther():
-			faults = append(faults, &v1.Fault{Path: path, Problem: a.resp.GetProblem(), Fix: "give the path under which this node has the disk: --path " + a.node + "=PATH"})
-			if c.pointIsArbiter(a.point) {
-				faults[len(faults)-1].Fix = "look what answers at that address from this node"
-			}
 		case a.resp.GetProblem() != "":
-			faults = append(faults, &v1.Fault{Path: path, Problem: a.resp.GetProblem()})
+			faults = append(faults, &v1.Fault{Path: path, Problem: a.resp.GetProblem(), Fix: c.fixFor(a.node, a.point, a.resp)})
 		}
 	}
 	return notAsked, faults
@@ -394,9 +389,20 @@ func nonce() []byte {
 	return b
 }
 
-func (c *pointChange) pointIsArbiter(name string) bool {
-	_, ok := c.tokens[name]
-	return ok
+// fixFor a point that a node can't use.
+func (c *pointChange) fixFor(node, point string, r *v1.TryPointResponse) string {
+	_, isArbiter := c.tokens[point]
+	switch {
+	case isArbiter && r.GetOther():
+		return "look what answers at that address from this node"
+	case isArbiter || node == c.local.Node:
+		return ""
+	}
+	option := "--path " + node + "=PATH"
+	if len(c.req.GetAdd()) > 1 {
+		option = "--path " + point + ":" + node + "=PATH"
+	}
+	return "if this node has the disk under another path: " + option
 }
 
 func (s *quorumServer) Watch(ctx context.Context, req *connect.Request[v1.WatchQuorumRequest], out *connect.ServerStream[v1.WatchQuorumResponse]) error {

@@ -229,7 +229,7 @@ func TestPointsThatNotAllReach(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		want := []string{
 			"node n2, point arb1: 192.0.2.1:7947: connection refused",
-			"node n2, point disk1: /dev/sdb is another disk than on n1; give the path under which this node has the disk: --path n2=PATH",
+			"node n2, point disk1: /dev/sdb is another disk than on n1; if this node has the disk under another path: --path disk1:n2=PATH",
 		}
 		if !force {
 			want = append(want, "node n3, point arb1: the node can't be asked whether it reaches the point: n3 does not answer; start it, or go on without its word with --force")

@@ -32,6 +32,7 @@ type Client struct {
 	pass    *pass
 	// Until then datagrams are not tried: they don't get through.
 	noDatagrams time.Time
+	lost        int // looks in a row that got no answer by datagram
 	lookNumber  uint64
 	lookEvery   time.Duration
 	looked      looked

@@ -115,8 +115,8 @@ const (
 	requestLimit = 10 * time.Second
 	// idleLimit after which an unused connection is closed.
 	idleLimit = 60 * time.Second
-	// lookTries: how long each datagram is waited for. An arbiter that is asked
-	// a lot gathers datagrams for a tenth of a second.
-	lookTry  = 300 * time.Millisecond
-	lookTwin = 2
+	// lookTry is how long the answer to a datagram is waited for; to the next one
+	// twice as long. An arbiter that is asked a lot gathers them for a tenth of a second.
+	lookTry   = 400 * time.Millisecond
+	lookTries = 2
 )

@@ -13,9 +13,13 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 )
 
-// datagramPause: how long datagrams are not tried after they did not get through
-// where a connection did.
-const datagramPause = 10 * time.Minute
+// After datagramFailures looks in a row that got through by a connection only,
+// datagrams are not tried for datagramPause. One that is lost means little, and
+// connections are what a busy arbiter can bear least.
+const (
+	datagramFailures = 3
+	datagramPause    = 10 * time.Minute
+)
 
 const (
 	// lookSlack: who asks every 10 s shall not be put off because of a moment.
@@ -90,14 +94,25 @@ func (c *Client) lookNow(ctx context.Context, r *witnesspb.Request) (*witnesspb.
 	}
 	reply, err := c.lookBy(ctx, p, r)
 	if err == nil {
+		c.mu.Lock()
+		c.lost = 0
+		c.mu.Unlock()
 		return reply, nil
 	}
-	if reply, err = c.request(ctx, r, false); err == nil && ctx.Err() == nil {
-		c.mu.Lock()
-		c.noDatagrams = time.Now().Add(datagramPause)
-		c.mu.Unlock()
+	tooLong := errors.Is(err, ErrConnect)
+	if reply, err = c.request(ctx, r, false); err != nil {
+		return nil, err
 	}
-	return reply, err
+	c.mu.Lock()
+	if c.lost++; tooLong || c.lost >= datagramFailures {
+		c.lost, c.noDatagrams = 0, time.Now().Add(datagramPause)
+	}
+	kept := time.Now().Before(c.noDatagrams)
+	c.mu.Unlock()
+	if !kept {
+		c.Rest()
+	}
+	return reply, nil
 }
 
 // lookBy a datagram.
@@ -113,9 +128,9 @@ func (c *Client) lookBy(ctx context.Context, p *pass, r *witnesspb.Request) (*wi
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	var nonces [lookTwin][nonceSize]byte
+	var nonces [lookTries][nonceSize]byte
 	answer := make([]byte, LookMax+1)
-	for i := range lookTwin {
+	for i := range lookTries {
 		_, _ = rand.Read(nonces[i][:])
 		b, err := SealLook(p.key, cluster, p.expires, r.GetNode(), nonces[i], c.nextLook(), r)
 		if err != nil {

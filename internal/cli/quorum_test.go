@@ -79,7 +79,7 @@ func TestQuorum(t *testing.T) {
 	do("quorum", "show")
 	s.Submitted = nil
 	do("quorum", "add", "lock", "--lock-disk", "/dev/mapper/lock", "--no-wait")
-	do("quorum", "add", "lock", "--lock-disk", "/dev/mapper/lock", "--timeout", "20ms")
+	do("quorum", "add", "lock", "--lock-disk", "/dev/mapper/lock", "--timeout", "1s")
 	do("quorum", "add", "arb9", "--arbiter-token", arbiterToken(9))
 	do("quorum", "show")
 	do("cluster", "set", "--preferred-fencing", "node-weight", "--preferred-fencing-delay", "300ms")

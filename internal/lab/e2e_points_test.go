@@ -50,12 +50,19 @@ func (s *site) whole() string {
 	return s.steady()
 }
 
-// takeover makes a fault, waits until one of the winners serves, and checks
-// when the service of the losers ended, by its own word.
+// takeover makes a fault, waits until somebody else than the losers serves, and
+// checks when the service of the losers ended.
 func (s *site) takeover(what string, losers []string, bound time.Duration, fault func() (time.Duration, error)) string {
 	s.t.Helper()
 	at, err := fault()
 	s.must(err)
+	return s.taken(what, at, losers, bound)
+}
+
+// taken waits until somebody else than the losers serves, and checks by the
+// word of its processes when the service of the losers ended.
+func (s *site) taken(what string, at time.Duration, losers []string, bound time.Duration) string {
+	s.t.Helper()
 	o, err := s.prober.AwaitMove(s.ctx, at, losers, 300*time.Millisecond)
 	s.must(err)
 	lives, err := s.lives()
@@ -81,6 +88,36 @@ func (s *site) takeover(what string, losers []string, bound time.Duration, fault
 	}
 	s.t.Logf("%s: gone from %s after %v, started on %s after %v, answers after %v", what, last.Node, last.Last-at, first.Node, first.Start-at, o.Recovery)
 	return o.Node
+}
+
+// parted cuts the links between two nodes, which still reach the points, and
+// checks that the one that goes on serves. It should be the leader, but the
+// other one may be quicker.
+func (s *site) parted(active, leader string) {
+	s.t.Helper()
+	at, err := s.Split([]string{active}, []string{leader}, false)
+	s.must(err)
+	st, err := s.AwaitStatus(s.ctx, func(st *v1.StatusResponse) string {
+		if !st.GetSource().GetQuorum() || !slices.ContainsFunc(st.Nodes, func(n *v1.NodeInfo) bool { return n.Phase == v1.NodePhase_NODE_PHASE_FAULTED }) {
+			return "neither node has evicted the other"
+		}
+		return ""
+	})
+	s.must(err)
+	if winner := st.GetSource().GetNode(); winner == active {
+		s.t.Logf("the link between the nodes: %s, which did not lead, goes on", active)
+		s.awaitRunning(active)
+	} else {
+		s.taken("the link between the nodes", at, []string{active}, goneBySuspicion)
+	}
+}
+
+// awaitRunning waits until the service answers from a node.
+func (s *site) awaitRunning(node string) {
+	s.t.Helper()
+	for now := s.steady(); now != node; now = s.steady() {
+		s.pause(10 * time.Millisecond)
+	}
 }
 
 // undisturbed watches that the service goes on where it is, during something
@@ -157,9 +194,7 @@ func (s *site) losses() {
 	s.rejoins("a node has everything again", func() error { return s.Heal(active) })
 
 	active, leader := s.onFollower()
-	s.takeover("the link between the nodes", []string{active}, goneBySuspicion, func() (time.Duration, error) {
-		return s.Split([]string{active}, []string{leader}, false)
-	})
+	s.parted(active, leader)
 	s.undisturbed("the nodes are apart", func() { s.pause(time.Second) })
 	s.rejoins("the nodes are together", func() error { return s.Heal(active) })
 }

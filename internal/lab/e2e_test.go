@@ -52,7 +52,7 @@ func newSite(t *testing.T, o Options) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
 	t.Cleanup(cancel)
 	o.Name, o.Dir, o.Attached, o.Binary = testName(t), filepath.Join(t.TempDir(), "lab"), true, binary
 	l, err := Make(ctx, o)

@@ -303,6 +303,7 @@ func (b *bench) elect(ctx context.Context, name string, rate int, fresh bool) er
 	}
 	var mu sync.Mutex
 	var took []time.Duration
+	var failed int
 	var failure error
 	cpu, began := b.cpu(), time.Now()
 	one := func(i int) {
@@ -325,10 +326,11 @@ func (b *bench) elect(ctx context.Context, name string, rate int, fresh bool) er
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		took = append(took, time.Since(start))
 		if err != nil {
-			failure = err
+			failed, failure = failed+1, err
+			return
 		}
+		took = append(took, time.Since(start))
 	}
 	var wg sync.WaitGroup
 	free := make(chan int, clusters) // clusters without an election
@@ -353,8 +355,11 @@ func (b *bench) elect(ctx context.Context, name string, rate int, fresh bool) er
 	}
 	wg.Wait()
 	whole, used := time.Since(began), b.cpu()-cpu
-	if failure != nil {
+	if len(took) == 0 {
 		return failure
+	}
+	if failed > 0 {
+		fmt.Fprintf(b.out, "%d elections failed, the last one: %v\n", failed, failure)
 	}
 	slices.Sort(took)
 	at := func(p float64) float64 { return took[int(p*float64(len(took)-1))].Seconds() * 1e3 }
@@ -384,6 +389,13 @@ func (b *bench) cpu() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // 100 ticks per second on every Linux
 }
 
+// load of the machine: what else ran.
+func load() string {
+	raw, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(raw), " ")
+	return first
+}
+
 func (b *bench) usage(when string) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.pid))
 	if err != nil {
@@ -402,5 +414,5 @@ func (b *bench) usage(when string) {
 	if info, err := os.Stat(filepath.Join(b.dir, arbiterd.FileStore)); err == nil {
 		store = info.Size()
 	}
-	fmt.Fprintf(b.out, "%s: %s, store %d MiB, %d processors\n", when, strings.Join(parts, ", "), store>>20, runtime.NumCPU())
+	fmt.Fprintf(b.out, "%s: %s, store %d MiB; %d processors, load %s\n", when, strings.Join(parts, ", "), store>>20, runtime.NumCPU(), load())
 }

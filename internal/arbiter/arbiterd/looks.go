@@ -23,6 +23,8 @@ const (
 	gather = 100 * time.Millisecond
 	// gatherFrom so many looks per second.
 	gatherFrom = 100
+	// packetCost of a small datagram in the socket's buffer, in bytes.
+	packetCost = 1280
 	// receiveBuffer of the socket in bytes holds what comes while looks are gathered.
 	receiveBuffer = 8 << 20
 	// looksPerSecond that an arbiter wants to answer, by asking nodes to look less
@@ -52,9 +54,24 @@ func listenPackets(a *net.TCPAddr) (*net.UDPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := p.(*net.UDPConn)
-	_ = u.SetReadBuffer(receiveBuffer) // less is a matter of repeated looks
-	return u, nil
+	return p.(*net.UDPConn), nil
+}
+
+// packetRoom of a socket that is to have a large buffer: how many small
+// datagrams fit into the one that it gets.
+func packetRoom(u *net.UDPConn) int {
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	size := 0
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) // as much as the system allows
+		}
+		size, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+	})
+	return size / packetCost
 }
 
 // looks answers datagrams. One goroutine reads and decides; what has to wait
@@ -76,7 +93,7 @@ func (s *Server) answerLooks() {
 	out := make([]ipv6.Message, 0, packetBatch)
 	answers := make([]byte, 0, packetBatch*arbiter.LookMax)
 	var second time.Time
-	count, many := 0, false
+	count, gathering, room := 0, time.Duration(0), packetRoom(s.packets)
 	for {
 		n, err := l.batch.ReadBatch(in, 0)
 		if err != nil {
@@ -107,14 +124,23 @@ func (s *Server) answerLooks() {
 			rest = rest[k:]
 		}
 		if now := time.Now(); now.Sub(second) >= time.Second {
-			many = float64(count)/now.Sub(second).Seconds() >= gatherFrom
+			gathering = gatherFor(float64(count)/now.Sub(second).Seconds(), room)
 			second, count = now, 0
 		}
 		count += n
-		if many && n < packetBatch && !pause(s.ctx, gather) {
+		if gathering > 0 && n < packetBatch && !pause(s.ctx, gathering) {
 			return
 		}
 	}
+}
+
+// gatherFor so long at this many looks per second, so that what comes meanwhile
+// fills no more than a quarter of the room for them.
+func gatherFor(rate float64, room int) time.Duration {
+	if rate < gatherFrom {
+		return 0
+	}
+	return min(gather, time.Duration(float64(room)/4/rate*float64(time.Second)))
 }
 
 // pause, false: ctx has ended.

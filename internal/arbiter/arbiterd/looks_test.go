@@ -98,8 +98,31 @@ func TestLookOverAConnection(t *testing.T) {
 	w.do(b, b.Look("n1"))
 	b.Rest()
 	_ = w.s.packets.Close()
-	if w.do(b, b.Look("n1")).GetLooked() == nil {
-		t.Error("no look without datagrams")
+	for i := range 4 {
+		if w.do(b, b.Look("n1")).GetLooked() == nil {
+			t.Error("no look without datagrams")
+		}
+		// One that is lost means little; after some the connection is kept.
+		if id, _ := arbiter.ParseUUID(b.UUID); i == 3 {
+			c := w.s.table.cluster(id)
+			c.mu.Lock()
+			if len(c.conns) != 1 {
+				t.Errorf("%d connections of a node whose datagrams don't get through", len(c.conns))
+			}
+			c.mu.Unlock()
+		}
+	}
+}
+
+func TestGather(t *testing.T) {
+	for _, c := range []struct {
+		rate float64
+		room int
+		want time.Duration
+	}{{50, 1000, 0}, {200, 100_000, gather}, {2000, 320, 40 * time.Millisecond}, {1e6, 320, 80 * time.Microsecond}} {
+		if got := gatherFor(c.rate, c.room); got != c.want {
+			t.Errorf("%v per second, room for %d: %v, want %v", c.rate, c.room, got, c.want)
+		}
 	}
 }
 

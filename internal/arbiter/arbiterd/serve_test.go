@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"net/http"
@@ -338,21 +341,58 @@ func TestSlowNode(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreBounded: new ones take the place of those that were idle longest.
+// TestConnectionsAreBounded: new ones take the place of those that are idle, and
+// of no others.
 func TestConnectionsAreBounded(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.ConnectionsMax = 3 })
 	n := w.registered("shop")
 	var all []*node
-	for i := range 6 {
+	for i := range 3 {
 		m := w.sibling(n, fmt.Sprintf("m%d", i))
 		w.do(m, m.Prepare(m.name, uint64(i)+1))
 		all = append(all, m)
-		if got := w.s.open(); got > 3+1 {
+	}
+	busy := make(chan struct{})
+	var wg sync.WaitGroup
+	for i, m := range all[1:] {
+		wg.Go(func() {
+			for b := uint64(10); ; b++ {
+				select {
+				case <-busy:
+					return
+				default:
+				}
+				if _, err := m.Ask(w.ctx(), m.Look(m.name)); err != nil {
+					t.Error(i, err)
+					return
+				}
+			}
+		})
+	}
+	late := w.sibling(n, "late")
+	for end := time.Now().Add(10 * evictIdle); ; {
+		_, err := late.Do(w.ctx(), late.Prepare("late", 100))
+		if got := w.s.open(); got > 3 {
 			t.Errorf("%d connections are open", got)
 		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, arbiter.ErrUnreachable) || time.Now().After(end) {
+			t.Fatal(err)
+		}
 	}
-	// The first one's connection is gone; it makes another.
-	w.do(all[0], all[0].Prepare("m0", 100))
+	close(busy)
+	wg.Wait()
+	// The first one was idle: it connects again, as soon as there is room.
+	_ = late.Close()
+	for end := time.Now().Add(10 * evictIdle); ; {
+		if _, err := all[0].Do(w.ctx(), all[0].Prepare("m0", 200)); err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
 
 	// One node alone can't take all of its cluster's.
 	w2 := newWorld(t)
@@ -523,4 +563,48 @@ func TestNotTheKeyOfTheCertificate(t *testing.T) {
 	again.Certificate = self.Certificate
 	_, err = serverTLS(again)
 	wantErr(t, "another key", err, ErrDamaged, "not that of its certificate")
+}
+
+// FuzzConnection: whatever a node sends after its hello, the next one is served.
+func FuzzConnection(f *testing.F) {
+	frame := func(m *arbiterpb.ToArbiter) []byte {
+		b, err := wire.AppendFrame(nil, m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return b
+	}
+	f.Add(frame(&arbiterpb.ToArbiter{Id: 1, Body: &arbiterpb.ToArbiter_Request{Request: &witnesspb.Request{Register: 1, Node: "n1", RaftId: 1}}}))
+	f.Add(frame(&arbiterpb.ToArbiter{Body: &arbiterpb.ToArbiter_Request{}}))
+	f.Add(frame(&arbiterpb.ToArbiter{Body: &arbiterpb.ToArbiter_Register{}}))
+	f.Add(frame(&arbiterpb.ToArbiter{Body: &arbiterpb.ToArbiter_SetAuthorities{SetAuthorities: &arbiterpb.SetAuthorities{Authorities: [][]byte{{1}}}}}))
+	f.Add(frame(&arbiterpb.ToArbiter{Body: &arbiterpb.ToArbiter_Hello{}}))
+	f.Add([]byte("Hf"))
+	w := newWorld(f)
+	n := w.registered("shop")
+	all := w
+	f.Fuzz(func(t *testing.T, b []byte) {
+		mine := *all
+		mine.t = t
+		w := &mine
+		// As it is, and as the body of a frame.
+		for _, b := range [][]byte{b, withHeader(b)} {
+			c, _ := w.hello(n.tls, n.point)
+			_, _ = c.Write(b)
+			_ = c.CloseWrite()
+			_, _ = io.Copy(io.Discard, c)
+			_ = c.NetConn().Close()
+		}
+		if w.do(n, n.Look("n1")).GetSequence() == 0 {
+			t.Error("not served any more")
+		}
+	})
+}
+
+// withHeader makes a frame of a body that may be no message.
+func withHeader(body []byte) []byte {
+	b := []byte{'H', 'f', wire.Version, 0}
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(body)))
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return append(b, body...)
 }

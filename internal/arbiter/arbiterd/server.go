@@ -31,7 +31,8 @@ type Options struct {
 	Metrics string
 	Version string
 	Log     *slog.Logger
-	// ConnectionsMax, 0: 4096. When they are used up, the one that was idle longest goes.
+	// ConnectionsMax, 0: 4096. When they are used up, the one that was idle longest
+	// goes; if all were just used, new ones are refused.
 	ConnectionsMax int
 	// FrameLimit for reading a frame that has begun, and for writing answers. 0: 10 s.
 	FrameLimit time.Duration
@@ -72,7 +73,9 @@ const (
 	handshakeLimit        = 10 * time.Second
 	// Handshakes at a time, of all and of one address.
 	greetingMax   = 1024
-	greetingMaxIP = 256
+	greetingMaxIP = 512
+	// evictIdle: a connection that was used within this time keeps its place.
+	evictIdle = time.Second
 	// strangerLogEvery is how often a refused connection gets a line.
 	strangerLogEvery = time.Second
 )
@@ -243,7 +246,7 @@ func (s *Server) accept() {
 		if err != nil {
 			// Out of files, most likely: idle connections make room.
 			s.log.Warn("arbiter: can't accept connections", "error", err)
-			s.evict()
+			s.evict(0)
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-s.ctx.Done():
@@ -252,6 +255,12 @@ func (s *Server) accept() {
 			continue
 		}
 		from, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+		// Refused before the handshake, which is what connections cost most.
+		if s.open() >= s.o.ConnectionsMax && !s.evict(evictIdle) {
+			_ = c.Close()
+			s.refused(from.String(), "busy", errors.New("all connections are in use"))
+			continue
+		}
 		release, ok := s.admitGreeting(from.Addr().Unmap())
 		if !ok {
 			_ = c.Close()
@@ -286,17 +295,13 @@ func (s *Server) admitGreeting(from netip.Addr) (release func(), ok bool) {
 	}, true
 }
 
-// enter a connection among the open ones; one too many takes an idle one's place.
+// enter a connection among the open ones.
 func (s *Server) enter(k *conn) {
 	s.mu.Lock()
 	s.number++
 	k.number = s.number
 	s.conns[k] = struct{}{}
-	full := len(s.conns) > s.o.ConnectionsMax
 	s.mu.Unlock()
-	if full {
-		s.evict()
-	}
 	if s.ctx.Err() != nil {
 		k.close()
 	}
@@ -308,17 +313,20 @@ func (s *Server) leave(k *conn) {
 	delete(s.conns, k)
 }
 
-// evict the connection that was idle longest.
-func (s *Server) evict() {
+// evict the connection that was idle longest, if that is at least so long.
+func (s *Server) evict(least time.Duration) bool {
 	var idlest *conn
 	for _, k := range s.connections() {
 		if idlest == nil || k.active.Load() < idlest.active.Load() {
 			idlest = k
 		}
 	}
-	if idlest != nil {
-		idlest.close()
+	if idlest == nil || time.Now().UnixNano()-idlest.active.Load() < int64(least) {
+		return false
 	}
+	s.leave(idlest)
+	idlest.close()
+	return true
 }
 
 // refused counts and logs; strangers can't fill the log.

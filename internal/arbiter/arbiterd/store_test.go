@@ -153,6 +153,8 @@ func TestDamage(t *testing.T) {
 	wantErr(t, "no table", edit(func(tt *tables) error { return tt.tx.DeleteBucket(bucketTokens) }), ErrDamaged, "tokens")
 }
 
+func second2[A, B any](_ A, _ B, err error) error { return err }
+
 func le32(v uint32) []byte { return []byte{byte(v), byte(v >> 8), byte(v >> 16), byte(v >> 24)} }
 
 // TestOldCopy: what was put back by hand is found out as far as it can be.
@@ -228,7 +230,17 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	w.do(n, inRegister(n.Accept("n1", 6, 7, 2), 4)) // not in the backup
 	w.stop()
-	must(t, Backup(w.ctx(), w.dir, backup+"2")) // of one that does not run
+	// Of one that does not run; and whatever the number of its transactions is.
+	for i := range 3 {
+		again := fmt.Sprint(backup, i)
+		must(t, Backup(w.ctx(), w.dir, again))
+		dir := filepath.Join(t.TempDir(), "again")
+		must(t, second2(Restore(again, dir)))
+		must(t, Moved(dir))
+		s, err := openStore(w.path(), false)
+		must(t, err)
+		must(t, errors.Join(s.update(func(*tables) error { return nil }), s.close()))
+	}
 
 	_, _, err = Restore(backup, w.dir)
 	wantErr(t, "over an arbiter", err, os.ErrExist, "nothing was changed")

@@ -74,7 +74,7 @@ func child(t *testing.T, dir string) *exec.Cmd {
 
 // world is an arbiter in this process, on a port of its own.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	addr string
 	log  *logBuffer
@@ -102,7 +102,7 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-func newWorld(t *testing.T, set ...func(*Options)) *world {
+func newWorld(t testing.TB, set ...func(*Options)) *world {
 	t.Helper()
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "arbiter"), log: &logBuffer{}}
 	must(t, second(Make(Init{Dir: w.dir, Listen: "127.0.0.1:0", Address: "127.0.0.1:1"})))
@@ -166,7 +166,7 @@ type node struct {
 	point *v1.ArbiterPoint
 }
 
-func newCluster(t *testing.T, name string) *testcluster.Cluster {
+func newCluster(t testing.TB, name string) *testcluster.Cluster {
 	t.Helper()
 	c, err := testcluster.New(name)
 	must(t, err)
@@ -227,7 +227,7 @@ func inRegister(r *witnesspb.Request, register uint64) *witnesspb.Request {
 	return with(r, func(r *witnesspb.Request) { r.Register = register })
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -11,8 +11,6 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/arbiter"
-	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk"
-	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk/device"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
@@ -126,30 +124,7 @@ func (n *node) openPoint(cp *v1.CoordinationPoint, p *engine.Points) (point, err
 	case *v1.CoordinationPoint_Arbiter:
 		return arbiter.Dial(k.Arbiter, n.id.PeerTLS()), nil
 	case *v1.CoordinationPoint_LockDisk:
-		return n.openLockDisk(k.LockDisk, p)
+		return n.lockDisk(k.LockDisk, p.Number, p.RaftID)
 	}
 	return nil, fmt.Errorf("coordination point %s is of a kind that this version does not know: upgrade this node", cp.GetName())
-}
-
-func (n *node) openLockDisk(d *v1.LockDiskPoint, p *engine.Points) (point, error) {
-	disk, err := lockdisk.ParseID(d.GetDisk())
-	if err != nil {
-		return nil, err
-	}
-	cluster, err := lockdisk.ParseID(n.id.ClusterUUID)
-	if err != nil {
-		return nil, err
-	}
-	path := d.GetPath()
-	if own := d.GetPaths()[n.id.Node]; own != "" {
-		path = own
-	}
-	one, err := device.Open(path, lockdisk.Config{
-		Disk: disk, Cluster: cluster, Slot: int(d.GetSlot()), Number: p.Number,
-		Node: n.id.Node, RaftID: p.RaftID, Run: newProposer(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return one, nil
 }

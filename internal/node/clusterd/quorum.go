@@ -3,6 +3,7 @@
 package clusterd
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,6 +19,8 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/arbiter"
+	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk"
+	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk/device"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness"
@@ -46,6 +49,13 @@ func (b *backend) PreparePoint(ctx context.Context, spec *v1.PointSpec, register
 			return nil, err
 		}
 		p.Kind = &v1.CoordinationPoint_Arbiter{Arbiter: a}
+		return p, nil
+	case *v1.PointSpec_LockDisk:
+		d := &v1.LockDiskPoint{Path: k.LockDisk.GetPath(), Paths: k.LockDisk.GetPaths()}
+		if err := b.n.claimSlot(ctx, d); err != nil {
+			return nil, err
+		}
+		p.Kind = &v1.CoordinationPoint_LockDisk{LockDisk: d}
 		return p, nil
 	}
 	return nil, fmt.Errorf("a point of a kind that %s does not know: upgrade it", b.n.id.Node)
@@ -95,8 +105,86 @@ func (n *node) tryPoint(ctx context.Context, s *statepb.State, q *v1.TryPointReq
 			return &v1.TryPointResponse{Problem: err.Error(), Other: errors.Is(err, arbiter.ErrInstance) || errors.Is(err, arbiter.ErrWrongKey)}
 		}
 		return lookAt(ctx, c, look)
+	case *v1.CoordinationPoint_LockDisk:
+		c, err := n.lockDisk(k.LockDisk, s.GetNodeStatus()[n.id.Node].GetNumber(), m.GetRaftId())
+		if err != nil {
+			return &v1.TryPointResponse{Problem: err.Error()}
+		}
+		defer c.Close()
+		if no := n.sameDisk(ctx, c, s, q); no != nil {
+			return no
+		}
+		return lookAt(ctx, c, look)
 	}
 	return &v1.TryPointResponse{Problem: "it is of a kind that this version does not know: upgrade this node"}
+}
+
+// diskPath of a lock disk on this node.
+func (n *node) diskPath(d *v1.LockDiskPoint) string {
+	if own := d.GetPaths()[n.id.Node]; own != "" {
+		return own
+	}
+	return d.GetPath()
+}
+
+// lockDisk opens this node's block on a lock disk.
+func (n *node) lockDisk(d *v1.LockDiskPoint, number uint32, raftID uint64) (*device.Disk, error) {
+	disk, err := lockdisk.ParseID(d.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := lockdisk.ParseID(n.id.ClusterUUID)
+	if err != nil {
+		return nil, err
+	}
+	return device.Open(n.diskPath(d), lockdisk.Config{Disk: disk, Cluster: cluster, Slot: int(d.GetSlot()), Number: number, Node: n.id.Node, RaftID: raftID})
+}
+
+// claimSlot on a lock disk, and fill in which one it is. A disk that hangs is not waited for.
+func (n *node) claimSlot(ctx context.Context, d *v1.LockDiskPoint) error {
+	cluster, err := lockdisk.ParseID(n.id.ClusterUUID)
+	if err != nil {
+		return err
+	}
+	path := n.diskPath(d)
+	type claimed struct {
+		disk lockdisk.Header
+		slot int
+		err  error
+	}
+	done := make(chan claimed, 1)
+	go func() {
+		h, slot, err := device.Claim(ctx, path, cluster)
+		done <- claimed{h, slot, err}
+	}()
+	select {
+	case c := <-done:
+		d.Disk, d.Slot = c.disk.Disk.String(), uint32(c.slot)
+		return c.err
+	case <-ctx.Done():
+		return fmt.Errorf("lock disk %s has not answered in time", path)
+	}
+}
+
+// sameDisk proves that this node has the disk that the writer means: the writer
+// writes a nonce into its block, and the others find it there. Nil: it is so.
+func (n *node) sameDisk(ctx context.Context, d *device.Disk, s *statepb.State, q *v1.TryPointRequest) *v1.TryPointResponse {
+	var write []byte
+	if q.GetWriter() == n.id.Node {
+		write = q.GetNonce()
+	}
+	marks, err := d.Mark(ctx, write)
+	if err != nil {
+		return &v1.TryPointResponse{Problem: err.Error()}
+	}
+	number := int(s.GetNodeStatus()[q.GetWriter()].GetNumber())
+	for _, m := range marks {
+		if m.Number == number && len(q.GetNonce()) > 0 && bytes.Equal(m.Nonce, q.GetNonce()) {
+			return nil
+		}
+	}
+	return &v1.TryPointResponse{Other: true, Problem: fmt.Sprintf("%s is a copy of the lock disk, not the one that %s sees: what %s has just written is not there",
+		n.diskPath(q.GetPoint().GetLockDisk()), q.GetWriter(), q.GetWriter())}
 }
 
 // arbiters that this node is connected to, by the name of the point. In the loop.

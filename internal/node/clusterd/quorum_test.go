@@ -4,8 +4,11 @@ package clusterd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +21,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterd"
 	"github.com/holdfast-ha/holdfast/internal/arbiter/arbiterpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
+	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk/device"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
@@ -160,14 +164,7 @@ func TestArbiterIsAddedAndReplaced(t *testing.T) {
 	for _, pid := range n2.clusterd() {
 		_ = exec.Command("kill", "-9", fmt.Sprint(pid)).Run()
 	}
-	n1.until("the end of n2", func(s *v1.StatusResponse) bool {
-		for _, n := range s.GetNodes() {
-			if n.GetName() == n2.name {
-				return n.GetPhase() == v1.NodePhase_NODE_PHASE_FAULTED && s.GetSource().GetQuorum()
-			}
-		}
-		return false
-	})
+	n1.until("the end of n2", ended(n2.name))
 	// Points can't be tried by a node that is down; force goes on without it.
 	third := newArbiter(t)
 	change := &v1.ChangeQuorumRequest{Remove: []string{"arb2"}, Add: []*v1.PointSpec{byToken("arb3", third.token())}}
@@ -182,6 +179,96 @@ func TestArbiterIsAddedAndReplaced(t *testing.T) {
 	if done := n1.follow(begun); done.GetVotes() {
 		t.Error("the points vote beside one member")
 	}
+}
+
+// A lock disk is added once all nodes have proven that it is the same one; a
+// copy of it and another one are found out.
+func TestLockDiskIsAdded(t *testing.T) {
+	ms := cluster(t, nil, "n1", "n2")
+	n1, n2 := ms["n1"], ms["n2"]
+	for _, m := range ms {
+		m.start()
+	}
+	n1.until("a healthy cluster", healthy(2, ""))
+	n2.until("a healthy cluster", healthy(2, ""))
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"lock", "other"} {
+		if _, err := device.Format(path(name), device.FormatOptions{Create: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	byPath := func(own, others string) *v1.ChangeQuorumRequest {
+		d := &v1.LockDiskSpec{Path: own}
+		if others != "" {
+			d.Paths = map[string]string{n2.name: others}
+		}
+		return &v1.ChangeQuorumRequest{Force: true, Add: []*v1.PointSpec{{Name: "lock", Kind: &v1.PointSpec_LockDisk{LockDisk: d}}}}
+	}
+	for _, c := range [][2]string{{"nothing", "no such file"}, {"other", "leads to the lock disk"}, {"copy", "is a copy of the lock disk"}} {
+		if c[0] == "copy" { // of a disk on which the cluster has its slot by now
+			raw, err := os.ReadFile(path("lock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path("copy"), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := try(t, n1.quorum().Change, byPath(path("lock"), path(c[0])))
+		if err == nil {
+			t.Fatalf("%s is taken for %s", c[0], path("lock"))
+		}
+		if got := faults(err); !strings.HasPrefix(got, "node "+n2.name+", point lock: ") || !strings.Contains(got, c[1]) || strings.Count(got, "\n") != 1 {
+			t.Errorf("%s: %s", c[0], got)
+		}
+	}
+	if _, err := try(t, n1.quorum().Change, byPath(path("nothing"), "")); err == nil || !strings.Contains(faults(err), "point lock: ") {
+		t.Errorf("a disk that is not there: %v\n%s", err, faults(err))
+	}
+	n1.follow(ask(t, n1.quorum().Change, byPath(path("lock"), "")))
+	for _, m := range ms {
+		if got := m.sees("lock reachable").GetSurvives(); got[0] != "Either node, or the lock disk lock, but not both at once." {
+			t.Errorf("%s: %s", m.name, got)
+		}
+	}
+	if again := ask(t, n2.quorum().Change, byPath(path("lock"), "")); !again.GetUnchanged() {
+		t.Errorf("added again: %v", again)
+	}
+	// A node dies: the other one goes on, with the disk's help.
+	_ = n2.guard.Process.Kill()
+	for _, pid := range n2.clusterd() {
+		_ = exec.Command("kill", "-9", fmt.Sprint(pid)).Run()
+	}
+	n1.until("the end of n2", ended(n2.name))
+}
+
+// ended: a node was evicted, and there is a quorum.
+func ended(name string) func(*v1.StatusResponse) bool {
+	return func(s *v1.StatusResponse) bool {
+		for _, n := range s.GetNodes() {
+			if n.GetName() == name {
+				return n.GetPhase() == v1.NodePhase_NODE_PHASE_FAULTED && s.GetSource().GetQuorum()
+			}
+		}
+		return false
+	}
+}
+
+// faults that a call was refused for, one line each.
+func faults(err error) string {
+	var b strings.Builder
+	var e *connect.Error
+	if errors.As(err, &e) {
+		for _, d := range e.Details() {
+			if v, err := d.Value(); err == nil {
+				for _, f := range v.(*v1.ErrorDetail).GetFaults() {
+					fmt.Fprintf(&b, "%s: %s\n", f.GetPath(), f.GetProblem())
+				}
+			}
+		}
+	}
+	return b.String()
 }
 
 // The authority is replaced: arbiters hear of it before nodes show certificates
