@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -143,11 +142,4 @@ func (l *look) judgePoints() []finding {
 		return nil
 	}
 	return []finding{{false, fmt.Sprintf("the coordination %s %s can't be used", plural(away, "point", "points"), list(away))}}
-}
-
-// quorumCodes are the conditions that quorum show prints.
-var quorumCodes = []string{"point-unreachable", "no-arbitration", "point-abstains", "lockdisk-not-shared", "no-coordination-points"}
-
-func aboutQuorum(all []*v1.Condition) []*v1.Condition {
-	return slices.DeleteFunc(slices.Clone(all), func(c *v1.Condition) bool { return !slices.Contains(quorumCodes, c.GetCode()) })
 }

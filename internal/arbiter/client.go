@@ -117,15 +117,24 @@ func (c *Client) Ask(ctx context.Context, r *witnesspb.Request) (*witnesspb.Repl
 }
 
 // Warm makes the connection, so that what is asked next need not wait for it.
+// It returns once the arbiter has shown to be the right one.
 func (c *Client) Warm(ctx context.Context) error {
 	if c.wrong != nil {
 		return c.wrong
 	}
 	k, _, err := c.connection(ctx)
-	if err == nil {
-		k.use()
+	if err != nil {
+		return err
 	}
-	return err
+	k.use()
+	select {
+	case <-k.welcome:
+		return nil
+	case <-k.ended:
+		return k.failed()
+	case <-ctx.Done():
+		return c.unreachable(fmt.Errorf("no welcome: %w", ctx.Err()))
+	}
 }
 
 // Rest closes a connection that nobody waits for at once, instead of after a

@@ -31,10 +31,11 @@ type conn struct {
 	used     time.Time
 	err      error // why it has ended
 	ended    chan struct{}
+	welcome  chan struct{} // closed by the welcome
 }
 
 func newConn(c *Client, tc *tls.Conn) *conn {
-	k := &conn{client: c, tls: tc, waiting: map[uint64]chan *arbiterpb.FromArbiter{}, ended: make(chan struct{}), used: time.Now()}
+	k := &conn{client: c, tls: tc, waiting: map[uint64]chan *arbiterpb.FromArbiter{}, ended: make(chan struct{}), welcome: make(chan struct{}), used: time.Now()}
 	k.idle = time.AfterFunc(idleLimit, k.checkIdle)
 	return k
 }
@@ -187,6 +188,7 @@ func (k *conn) read() {
 				return
 			}
 			welcome = true
+			close(k.welcome)
 			continue
 		}
 		k.mu.Lock()

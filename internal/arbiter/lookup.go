@@ -22,8 +22,8 @@ const (
 )
 
 const (
-	// lookSlack: who asks every 10 s shall not be put off because of a moment.
-	lookSlack = time.Second
+	// lookSlack: who asks every 10 s, or a little sooner, shall not be put off because of that.
+	lookSlack = 2 * time.Second
 	// lookEveryMax bounds what an arbiter may ask for.
 	lookEveryMax = 5 * time.Minute
 )
@@ -139,7 +139,11 @@ func (c *Client) lookBy(ctx context.Context, p *pass, r *witnesspb.Request) (*wi
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		_ = s.SetDeadline(time.Now().Add(lookTry << i))
+		wait := lookTry << i
+		if end, ok := ctx.Deadline(); ok {
+			wait = min(wait, time.Until(end)/3) // a connection needs time too
+		}
+		_ = s.SetDeadline(time.Now().Add(wait))
 		if _, err := s.Write(b); err != nil {
 			return nil, err
 		}

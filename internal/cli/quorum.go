@@ -336,7 +336,11 @@ func (a *app) completePoints(most int) completion {
 		if len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), completeLimit)
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		ctx, cancel := context.WithTimeout(ctx, completeLimit)
 		defer cancel()
 		c, err := a.dial()
 		if err != nil {

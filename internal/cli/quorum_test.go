@@ -70,6 +70,9 @@ func TestQuorum(t *testing.T) {
 	})
 	do("quorum", "show")
 	do("quorum", "show", "-o", "json")
+	if got := s.run(t, "__complete", "--api", s.socket, "quorum", "remove", "arb1", ""); !strings.HasPrefix(got, "arb2\nlock\n") {
+		t.Errorf("completion: %s", got)
+	}
 	do("status")
 	do("quorum", "replace", "arb1", "arb1", "--arbiter-token", arbiterToken(7))
 	do("quorum", "remove", "arb2")

@@ -121,22 +121,34 @@ func (s *site) awaitRunning(node string) {
 }
 
 // undisturbed watches that the service goes on where it is, during something
-// that takes its time.
+// that takes its time: the same process, the same address. A probe alone proves
+// little: where a packet is lost it is sent again after a second.
 func (s *site) undisturbed(what string, something func()) {
 	s.t.Helper()
 	active := s.steady()
-	s.prober.Take()
+	before := s.newestLife()
 	at := monotonic()
 	something()
-	until := monotonic()
-	probes, err := s.prober.Await(s.ctx, at, func(p []Probe) bool { return len(p) > 0 && p[len(p)-1].Begin > until })
-	s.must(err)
-	for _, p := range probes {
-		if p.Node != active {
-			s.t.Errorf("%s: %q answers, not %s, %v after that began", what, p.Node, active, p.Begin-at)
-			return
-		}
+	if now := s.steady(); now != active {
+		s.t.Errorf("%s: %s answers, not %s", what, now, active)
 	}
+	if after := s.newestLife(); after.Start != before.Start {
+		s.t.Errorf("%s: the service was started anew on %s, %v after that began", what, after.Node, after.Start-at)
+	}
+	if gone, ok := s.watcher.gone(active, at); ok {
+		s.t.Errorf("%s: the service was gone from %s, %v after that began", what, active, gone-at)
+	}
+}
+
+// newestLife is that of the process which was started last.
+func (s *site) newestLife() life {
+	s.t.Helper()
+	lives, err := s.lives()
+	s.must(err)
+	if len(lives) == 0 {
+		s.t.Fatal("no process of the service has recorded its life")
+	}
+	return lives[len(lives)-1]
 }
 
 // rejoins heals or starts what was lost, which must not be noticed either.

@@ -669,6 +669,69 @@ func (OperationState) EnumDescriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
+// FenceResult is how a fence operation stands.
+type FenceResult int32
+
+const (
+	FenceResult_FENCE_RESULT_UNSPECIFIED FenceResult = 0
+	FenceResult_FENCE_RESULT_RUNNING     FenceResult = 1
+	// Agents say that the node is off, and nobody hears it.
+	FenceResult_FENCE_RESULT_OFF FenceResult = 2
+	// No level has succeeded; it is tried again.
+	FenceResult_FENCE_RESULT_FAILED FenceResult = 3
+	// Agents say that the node is off, but it was heard after that.
+	FenceResult_FENCE_RESULT_LIED FenceResult = 4
+	// An administrator said that the node is down.
+	FenceResult_FENCE_RESULT_CONFIRMED FenceResult = 5
+)
+
+// Enum value maps for FenceResult.
+var (
+	FenceResult_name = map[int32]string{
+		0: "FENCE_RESULT_UNSPECIFIED",
+		1: "FENCE_RESULT_RUNNING",
+		2: "FENCE_RESULT_OFF",
+		3: "FENCE_RESULT_FAILED",
+		4: "FENCE_RESULT_LIED",
+		5: "FENCE_RESULT_CONFIRMED",
+	}
+	FenceResult_value = map[string]int32{
+		"FENCE_RESULT_UNSPECIFIED": 0,
+		"FENCE_RESULT_RUNNING":     1,
+		"FENCE_RESULT_OFF":         2,
+		"FENCE_RESULT_FAILED":      3,
+		"FENCE_RESULT_LIED":        4,
+		"FENCE_RESULT_CONFIRMED":   5,
+	}
+)
+
+func (x FenceResult) Enum() *FenceResult {
+	p := new(FenceResult)
+	*p = x
+	return p
+}
+
+func (x FenceResult) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FenceResult) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[11].Descriptor()
+}
+
+func (FenceResult) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[11]
+}
+
+func (x FenceResult) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FenceResult.Descriptor instead.
+func (FenceResult) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
+}
+
 // Timers of the links between nodes. Unset fields follow peerinact.
 type Timers struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2539,6 +2602,127 @@ func (x *Operation) GetEvacuate() bool {
 	return false
 }
 
+// FenceOperation is one attempt to switch a lost node off. The log keeps the last 256.
+type FenceOperation struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Incarnation that it is about.
+	RaftId uint64 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	// Node that runs the agents; of a confirmation: who gave it.
+	By       string      `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	ByRaftId uint64      `protobuf:"varint,5,opt,name=by_raft_id,json=byRaftId,proto3" json:"by_raft_id,omitempty"`
+	Result   FenceResult `protobuf:"varint,6,opt,name=result,proto3,enum=holdfast.v1.FenceResult" json:"result,omitempty"`
+	// Fence level that succeeded, from 1.
+	Level uint32 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`
+	// What the agents said.
+	Message       string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	StartedMs     int64  `protobuf:"varint,9,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	EndedMs       int64  `protobuf:"varint,10,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceOperation) Reset() {
+	*x = FenceOperation{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceOperation) ProtoMessage() {}
+
+func (x *FenceOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceOperation.ProtoReflect.Descriptor instead.
+func (*FenceOperation) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FenceOperation) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FenceOperation) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FenceOperation) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *FenceOperation) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *FenceOperation) GetByRaftId() uint64 {
+	if x != nil {
+		return x.ByRaftId
+	}
+	return 0
+}
+
+func (x *FenceOperation) GetResult() FenceResult {
+	if x != nil {
+		return x.Result
+	}
+	return FenceResult_FENCE_RESULT_UNSPECIFIED
+}
+
+func (x *FenceOperation) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *FenceOperation) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *FenceOperation) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *FenceOperation) GetEndedMs() int64 {
+	if x != nil {
+		return x.EndedMs
+	}
+	return 0
+}
+
 var File_api_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_objects_proto_rawDesc = "" +
@@ -2737,7 +2921,21 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"started_ms\x18\b \x01(\x03R\tstartedMs\x12\x19\n" +
 	"\bended_ms\x18\t \x01(\x03R\aendedMs\x12\x1a\n" +
 	"\bevacuate\x18\n" +
-	" \x01(\bR\bevacuate*\xb6\x01\n" +
+	" \x01(\bR\bevacuate\"\x9f\x02\n" +
+	"\x0eFenceOperation\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x1c\n" +
+	"\n" +
+	"by_raft_id\x18\x05 \x01(\x04R\bbyRaftId\x120\n" +
+	"\x06result\x18\x06 \x01(\x0e2\x18.holdfast.v1.FenceResultR\x06result\x12\x14\n" +
+	"\x05level\x18\a \x01(\rR\x05level\x12\x18\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\t \x01(\x03R\tstartedMs\x12\x19\n" +
+	"\bended_ms\x18\n" +
+	" \x01(\x03R\aendedMs*\xb6\x01\n" +
 	"\x10PreferredFencing\x12!\n" +
 	"\x1dPREFERRED_FENCING_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PREFERRED_FENCING_NONE\x10\x01\x12!\n" +
@@ -2808,7 +3006,14 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_STATE_RUNNING\x10\x01\x12\x18\n" +
 	"\x14OPERATION_STATE_DONE\x10\x02\x12\x1a\n" +
-	"\x16OPERATION_STATE_FAILED\x10\x03B<Z:github.com/holdfast-ha/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
+	"\x16OPERATION_STATE_FAILED\x10\x03*\xa7\x01\n" +
+	"\vFenceResult\x12\x1c\n" +
+	"\x18FENCE_RESULT_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14FENCE_RESULT_RUNNING\x10\x01\x12\x14\n" +
+	"\x10FENCE_RESULT_OFF\x10\x02\x12\x17\n" +
+	"\x13FENCE_RESULT_FAILED\x10\x03\x12\x15\n" +
+	"\x11FENCE_RESULT_LIED\x10\x04\x12\x1a\n" +
+	"\x16FENCE_RESULT_CONFIRMED\x10\x05B<Z:github.com/holdfast-ha/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_api_holdfast_v1_objects_proto_rawDescOnce sync.Once
@@ -2822,8 +3027,8 @@ func file_api_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_api_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_api_holdfast_v1_objects_proto_goTypes = []any{
 	(PreferredFencing)(0),       // 0: holdfast.v1.PreferredFencing
 	(Takeover)(0),               // 1: holdfast.v1.Takeover
@@ -2836,84 +3041,87 @@ var file_api_holdfast_v1_objects_proto_goTypes = []any{
 	(Severity)(0),               // 8: holdfast.v1.Severity
 	(OperationKind)(0),          // 9: holdfast.v1.OperationKind
 	(OperationState)(0),         // 10: holdfast.v1.OperationState
-	(*Timers)(nil),              // 11: holdfast.v1.Timers
-	(*Cluster)(nil),             // 12: holdfast.v1.Cluster
-	(*FenceDevice)(nil),         // 13: holdfast.v1.FenceDevice
-	(*FenceLevel)(nil),          // 14: holdfast.v1.FenceLevel
-	(*CoordinationPoint)(nil),   // 15: holdfast.v1.CoordinationPoint
-	(*ArbiterPoint)(nil),        // 16: holdfast.v1.ArbiterPoint
-	(*LockDiskPoint)(nil),       // 17: holdfast.v1.LockDiskPoint
-	(*Link)(nil),                // 18: holdfast.v1.Link
-	(*Node)(nil),                // 19: holdfast.v1.Node
-	(*Attribute)(nil),           // 20: holdfast.v1.Attribute
-	(*Limits)(nil),              // 21: holdfast.v1.Limits
-	(*ResourceType)(nil),        // 22: holdfast.v1.ResourceType
-	(*Resource)(nil),            // 23: holdfast.v1.Resource
-	(*Group)(nil),               // 24: holdfast.v1.Group
-	(*Configuration)(nil),       // 25: holdfast.v1.Configuration
-	(*User)(nil),                // 26: holdfast.v1.User
-	(*ResourceStatus)(nil),      // 27: holdfast.v1.ResourceStatus
-	(*Event)(nil),               // 28: holdfast.v1.Event
-	(*Decision)(nil),            // 29: holdfast.v1.Decision
-	(*Rejection)(nil),           // 30: holdfast.v1.Rejection
-	(*Operation)(nil),           // 31: holdfast.v1.Operation
-	nil,                         // 32: holdfast.v1.FenceDevice.ParametersEntry
-	nil,                         // 33: holdfast.v1.FenceDevice.PlugsEntry
-	nil,                         // 34: holdfast.v1.LockDiskPoint.PathsEntry
-	nil,                         // 35: holdfast.v1.Resource.AttributesEntry
-	nil,                         // 36: holdfast.v1.User.GroupsEntry
-	(*durationpb.Duration)(nil), // 37: google.protobuf.Duration
+	(FenceResult)(0),            // 11: holdfast.v1.FenceResult
+	(*Timers)(nil),              // 12: holdfast.v1.Timers
+	(*Cluster)(nil),             // 13: holdfast.v1.Cluster
+	(*FenceDevice)(nil),         // 14: holdfast.v1.FenceDevice
+	(*FenceLevel)(nil),          // 15: holdfast.v1.FenceLevel
+	(*CoordinationPoint)(nil),   // 16: holdfast.v1.CoordinationPoint
+	(*ArbiterPoint)(nil),        // 17: holdfast.v1.ArbiterPoint
+	(*LockDiskPoint)(nil),       // 18: holdfast.v1.LockDiskPoint
+	(*Link)(nil),                // 19: holdfast.v1.Link
+	(*Node)(nil),                // 20: holdfast.v1.Node
+	(*Attribute)(nil),           // 21: holdfast.v1.Attribute
+	(*Limits)(nil),              // 22: holdfast.v1.Limits
+	(*ResourceType)(nil),        // 23: holdfast.v1.ResourceType
+	(*Resource)(nil),            // 24: holdfast.v1.Resource
+	(*Group)(nil),               // 25: holdfast.v1.Group
+	(*Configuration)(nil),       // 26: holdfast.v1.Configuration
+	(*User)(nil),                // 27: holdfast.v1.User
+	(*ResourceStatus)(nil),      // 28: holdfast.v1.ResourceStatus
+	(*Event)(nil),               // 29: holdfast.v1.Event
+	(*Decision)(nil),            // 30: holdfast.v1.Decision
+	(*Rejection)(nil),           // 31: holdfast.v1.Rejection
+	(*Operation)(nil),           // 32: holdfast.v1.Operation
+	(*FenceOperation)(nil),      // 33: holdfast.v1.FenceOperation
+	nil,                         // 34: holdfast.v1.FenceDevice.ParametersEntry
+	nil,                         // 35: holdfast.v1.FenceDevice.PlugsEntry
+	nil,                         // 36: holdfast.v1.LockDiskPoint.PathsEntry
+	nil,                         // 37: holdfast.v1.Resource.AttributesEntry
+	nil,                         // 38: holdfast.v1.User.GroupsEntry
+	(*durationpb.Duration)(nil), // 39: google.protobuf.Duration
 }
 var file_api_holdfast_v1_objects_proto_depIdxs = []int32{
-	37, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
-	37, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
-	37, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
-	11, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
-	37, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
+	39, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
+	39, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
+	39, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
+	12, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
+	39, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
 	0,  // 5: holdfast.v1.Cluster.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	37, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
-	13, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
-	32, // 8: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
-	33, // 9: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
-	37, // 10: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
-	16, // 11: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
-	17, // 12: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
-	34, // 13: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
-	18, // 14: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
-	14, // 15: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
+	39, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	14, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
+	34, // 8: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
+	35, // 9: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
+	39, // 10: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
+	17, // 11: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
+	18, // 12: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
+	36, // 13: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
+	19, // 14: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
+	15, // 15: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
 	3,  // 16: holdfast.v1.Attribute.kind:type_name -> holdfast.v1.AttributeKind
-	37, // 17: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
-	37, // 18: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
-	37, // 19: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
-	37, // 20: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
-	37, // 21: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
-	37, // 22: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
-	37, // 23: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
+	39, // 17: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
+	39, // 18: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
+	39, // 19: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
+	39, // 20: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
+	39, // 21: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
+	39, // 22: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
+	39, // 23: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
 	2,  // 24: holdfast.v1.ResourceType.operations:type_name -> holdfast.v1.Operations
-	20, // 25: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
-	21, // 26: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
-	35, // 27: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
-	21, // 28: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
-	23, // 29: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
+	21, // 25: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
+	22, // 26: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
+	37, // 27: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
+	22, // 28: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
+	24, // 29: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
 	1,  // 30: holdfast.v1.Group.takeover:type_name -> holdfast.v1.Takeover
-	12, // 31: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
-	19, // 32: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
-	22, // 33: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
-	24, // 34: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
+	13, // 31: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
+	20, // 32: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
+	23, // 33: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
+	25, // 34: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
 	4,  // 35: holdfast.v1.User.role:type_name -> holdfast.v1.Role
-	36, // 36: holdfast.v1.User.groups:type_name -> holdfast.v1.User.GroupsEntry
+	38, // 36: holdfast.v1.User.groups:type_name -> holdfast.v1.User.GroupsEntry
 	5,  // 37: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
 	6,  // 38: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
 	8,  // 39: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
-	30, // 40: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
+	31, // 40: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
 	9,  // 41: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
 	10, // 42: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
-	4,  // 43: holdfast.v1.User.GroupsEntry.value:type_name -> holdfast.v1.Role
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	11, // 43: holdfast.v1.FenceOperation.result:type_name -> holdfast.v1.FenceResult
+	4,  // 44: holdfast.v1.User.GroupsEntry.value:type_name -> holdfast.v1.Role
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_objects_proto_init() }
@@ -2934,8 +3142,8 @@ func file_api_holdfast_v1_objects_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_objects_proto_rawDesc), len(file_api_holdfast_v1_objects_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   26,
+			NumEnums:      12,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,10 +25,9 @@ func (m *Machine) perform(now time.Duration) {
 	r := m.request
 	c := m.next()
 	if r.GetSeenSequence() > m.sequence {
+		what := fmt.Sprintf("sequence %d of this node, where %d is", r.GetSeenSequence(), m.sequence)
 		c.Abstains = max(c.Abstains, m.newest(c.Register))
-		m.put(c, now, false, func(time.Duration) {
-			m.abstain(fmt.Sprintf("sequence %d of this node, where %d is", r.GetSeenSequence(), m.sequence))
-		})
+		m.put(c, now, false, func(time.Duration) { m.abstain(what) })
 		return
 	}
 	if r.GetRegister() < c.GetRegister() {

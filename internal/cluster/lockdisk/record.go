@@ -123,7 +123,11 @@ func (h Header) Encode(copy int) []byte {
 
 // DecodeHeader reads a copy.
 func DecodeHeader(b []byte, copy int) (h Header, err error) {
-	if h.Disk, err = unseal(b, headerMagic, copy, HeaderAddress(copy)); err != nil {
+	h.Disk, err = unseal(b, headerMagic, copy, HeaderAddress(copy))
+	if errors.Is(err, ErrSum) && !empty(b[atKind+8:atSum]) {
+		err = ErrMagic // as by a partition table, which leaves the first bytes
+	}
+	if err != nil {
 		return Header{}, err
 	}
 	state, slots := le.Uint32(b[atKind:]), le.Uint32(b[atKind+4:])
@@ -134,8 +138,9 @@ func DecodeHeader(b []byte, copy int) (h Header, err error) {
 	return h, nil
 }
 
-// JoinHeaders makes one of the two copies. One that can't be used is made up
-// for by the other; two good ones that differ are a format that was interrupted.
+// JoinHeaders makes one of the two copies. One that is damaged is made up for by
+// the other, one that is something else is not: the disk has another use by now.
+// Two good ones that differ are a format that was interrupted.
 func JoinHeaders(a Header, errA error, b Header, errB error) (Header, error) {
 	switch {
 	case errA != nil && errB != nil:
@@ -146,6 +151,8 @@ func JoinHeaders(a Header, errA error, b Header, errB error) (Header, error) {
 			return Header{}, errors.New("it is not a lock disk: holdfast lockdisk format makes it one")
 		}
 		return Header{}, fmt.Errorf("its header %w", errA)
+	case errors.Is(errA, ErrMagic) || errors.Is(errB, ErrMagic):
+		return Header{}, errors.New("something else was written over its header: if it is to be a lock disk again, holdfast lockdisk format --force makes it one")
 	case errA != nil:
 		a = b
 	case errB == nil && a != b:

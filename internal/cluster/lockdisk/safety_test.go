@@ -30,11 +30,14 @@ type world struct {
 
 	values  uint64
 	parent  map[uint64]uint64
+	made    map[uint64]uint64 // for which register
 	chosen  map[uint64][]uint64 // by register
 	answers []answered
 	renewed []renewal
 	stated  []statement
 	stats   map[string]int
+	// harsh: both copies of an area may go bad. Then nothing may be done any more, and nothing wrong.
+	harsh bool
 }
 
 // answered is a promise (or the register's use): nothing lower may begin later and succeed.
@@ -80,7 +83,7 @@ type testNode struct {
 var steps int // of the world under test; tests are not parallel
 
 func newWorld(t *testing.T, seed uint64, nodes int) *world {
-	w := &world{t: t, seed: seed, rng: seeded(seed), register: 7, parent: map[uint64]uint64{}, chosen: map[uint64][]uint64{}, stats: map[string]int{}}
+	w := &world{t: t, seed: seed, rng: seeded(seed), register: 7, parent: map[uint64]uint64{}, made: map[uint64]uint64{}, chosen: map[uint64][]uint64{}, stats: map[string]int{}}
 	w.disk = newDisk(w.rng, testDisk, testCluster, 2)
 	for i := range nodes {
 		n := &testNode{index: i, name: fmt.Sprintf("n%d", i+1), offset: time.Duration(w.rng.IntN(1e9))}
@@ -143,8 +146,12 @@ func (n *testNode) next() *witnesspb.Ballot {
 	return &witnesspb.Ballot{Counter: n.counter, Proposer: n.proposer}
 }
 
-func (w *world) newValue(from *witnesspb.Register) *witnesspb.Register {
+func (w *world) newValue(register uint64, from *witnesspb.Register) *witnesspb.Register {
+	if id := from.GetTerm(); id != 0 && w.made[id] != register {
+		w.fail("value %d of register %d has come up in register %d", id, w.made[id], register)
+	}
 	w.values++
+	w.made[w.values] = register
 	w.parent[w.values] = from.GetTerm()
 	return &witnesspb.Register{Term: w.values}
 }
@@ -157,7 +164,7 @@ func (w *world) ask(n *testNode) {
 		if n.ballot == nil && n.held != nil && w.rng.IntN(3) > 0 {
 			n.ballot = n.held
 			n.held = nil
-			n.value = w.newValue(n.value)
+			n.value = w.newValue(n.register, n.value)
 			w.accept(n, r)
 			break
 		}
@@ -259,7 +266,7 @@ func (w *world) check(n *testNode, r *witnesspb.Request, reply *witnesspb.Reply)
 		w.stats["promised"]++
 		refusedBelow(n.ballot)
 		promised(n.ballot)
-		n.value = w.newValue(b.Promised.GetValue())
+		n.value = w.newValue(r.GetRegister(), b.Promised.GetValue())
 	case *witnesspb.Reply_Rejected:
 		w.stats["rejected"]++
 		n.counter = max(n.counter, b.Rejected.GetPromised().GetCounter())
@@ -359,10 +366,25 @@ func (w *world) run(count int, faults bool) {
 			w.register++
 		case k < 32:
 			w.rot()
+		case k == 32 && w.harsh:
+			w.rotBoth()
 		case k < 35: // a long pause of everybody, so that ages grow
 			w.now += time.Duration(w.rng.IntN(1000)) * time.Millisecond
 		}
 	}
+}
+
+// rotBoth copies of an area: whatever was in it is gone.
+func (w *world) rotBoth() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	area := w.rng.IntN(Areas)
+	for c := range Copies {
+		at := RecordAddress(2, n.number, area, c)
+		bad := append([]byte(nil), w.disk.get(at)...)
+		bad[w.rng.IntN(PageSize)] ^= 0x10
+		w.disk.pages[at] = bad
+	}
+	w.stats["rot of both copies"]++
 }
 
 // rot one copy of a record whose other copy is complete.
@@ -394,6 +416,7 @@ func TestSafety(t *testing.T) {
 	for seed := range seeds {
 		steps = 0
 		w := newWorld(t, seed, 2+int(seed%3))
+		w.harsh = seed%4 == 3
 		w.run(10000, true)
 		w.zombies = nil
 		before := len(w.renewed) + len(w.answers)
@@ -410,7 +433,7 @@ func TestSafety(t *testing.T) {
 	t.Log(stats)
 	for _, want := range []string{
 		"promised", "rejected", "accepted", "renewed", "looked", "suspected with an age", "crash while writing", "torn write",
-		"late write landed", "failed write", "failed read", "superseded", "rot", "read a page that is being written", "REASON_SUSPECTED", "REASON_OLD_REGISTER",
+		"late write landed", "failed write", "failed read", "superseded", "rot", "rot of both copies", "REASON_DAMAGED", "read a page that is being written", "REASON_SUSPECTED", "REASON_OLD_REGISTER",
 	} {
 		if stats[want] == 0 {
 			t.Errorf("%q never happened: the test proves nothing", want)

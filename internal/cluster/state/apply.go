@@ -62,6 +62,7 @@ func Apply(s *pb.State, c *pb.Command) Outcome {
 	if refused == nil {
 		a.audited()
 		a.advance()
+		a.settleFences()
 		fitGroupStatus(s)
 	}
 	a.out.Refused = refused
@@ -138,6 +139,12 @@ func (a *applier) change() *Refused {
 		return a.wantPoints(c.WantPoints)
 	case *pb.Command_SetPoints:
 		return a.setPoints(c.SetPoints)
+	case *pb.Command_FenceStarted:
+		return a.fenceStarted(c.FenceStarted)
+	case *pb.Command_FenceDone:
+		return a.fenceDone(c.FenceDone)
+	case *pb.Command_ConfirmDown:
+		return a.confirmDown(c.ConfirmDown)
 	case *pb.Command_Note:
 		for _, e := range c.Note.GetEvents() {
 			a.event(e)

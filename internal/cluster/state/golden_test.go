@@ -59,6 +59,9 @@ func TestGoldenBytes(t *testing.T) {
 			AuthorityTrusts: 1, AuthorityUses: 1, CertificateRound: 3, CertificateEndsMs: 4}}}},
 		{Change: &pb.Command_Rotate{Rotate: &pb.Rotate{What: pb.Rotate_WHAT_AUTHORITY, Node: "n1", Next: &pb.Secret{Generation: 2, Fingerprint: []byte{3}, Certificate: []byte{4}}}}},
 		{Change: &pb.Command_Destroy{Destroy: &pb.Destroy{Name: "c"}}},
+		{Change: &pb.Command_FenceStarted{FenceStarted: &pb.FenceStarted{Node: "n1", RaftId: 1, By: "n2", ByRaftId: 2}}},
+		{Change: &pb.Command_FenceDone{FenceDone: &pb.FenceDone{Number: 1, Result: v1.FenceResult_FENCE_RESULT_OFF, Level: 2, Message: "m"}}},
+		{Change: &pb.Command_ConfirmDown{ConfirmDown: &pb.ConfirmDown{Node: "n1", RaftId: 1, By: "root"}}},
 	}
 	var out strings.Builder
 	for _, c := range commands {

@@ -173,9 +173,7 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 		st.Evacuate = false
 		a.endNodeStops(v.Node, v1.OperationState_OPERATION_STATE_DONE, v.Node+" was lost while it was being stopped")
 		id := memberIn(old, v.Node).GetRaftId()
-		if v.Proof == pb.Proof_PROOF_UNSPECIFIED {
-			st.Fence = &pb.Fence{RaftId: id, Epoch: a.s.View.GetEpoch(), Wait: durationpb.New(v.Wait)}
-		}
+		st.Fence = &pb.Fence{RaftId: id, Epoch: a.s.View.GetEpoch(), Wait: durationpb.New(v.Wait)}
 		a.nodeEvent(v1.Severity_SEVERITY_ERROR, "node.evicted", v.Node, "%s was evicted: %s", v.Node, v.Reason)
 		if v.Proof != pb.Proof_PROOF_UNSPECIFIED {
 			a.stopped(v.Node, v.Proof)
@@ -197,22 +195,6 @@ func memberIn(v *pb.View, node string) *pb.Member {
 		}
 	}
 	return nil
-}
-
-// stopped: an evicted incarnation is proven to run nothing any more (S4).
-func (a *applier) stopped(node string, p pb.Proof) {
-	a.status(node).Fence = nil
-	for _, gs := range a.s.GroupStatus {
-		delete(gs.Nodes, node)
-	}
-	a.planChanged()
-	how := map[pb.Proof]string{
-		pb.Proof_PROOF_GOODBYE: "its guard said so",
-		pb.Proof_PROOF_TIME:    "its lease and its time to stop are over",
-		pb.Proof_PROOF_STORAGE: "its storage is fenced",
-		pb.Proof_PROOF_POWER:   "it was powered off",
-	}[p]
-	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.stopped", node, "%s is proven to run nothing any more: %s", node, how)
 }
 
 func (a *applier) stays(c *pb.Stays) *Refused {
@@ -350,6 +332,9 @@ func (a *applier) proven(c *pb.Proven) *Refused {
 	f := a.s.NodeStatus[c.GetNode()].GetFence()
 	if f == nil || f.GetRaftId() != c.GetRaftId() {
 		return refuse(CodeStale, "nothing waits for a proof about raft id %d of node %s", c.GetRaftId(), c.GetNode())
+	}
+	if f.GetProven() == c.GetProof() {
+		return refuse(CodeStale, "that is known of raft id %d of node %s already", c.GetRaftId(), c.GetNode())
 	}
 	a.stopped(c.GetNode(), c.GetProof())
 	return nil

@@ -41,6 +41,8 @@ type Keeper struct {
 	silenceAt map[uint64]time.Duration
 	// When this node saw a fence appear, by raft id.
 	fenceAt map[uint64]time.Duration
+	// When this node saw that the newest attempt to switch a node off had ended, by its number.
+	fenceEnded map[uint64]time.Duration
 }
 
 type received struct {
@@ -61,6 +63,7 @@ func New() *Keeper {
 		confirmed:  map[uint64]confirmation{},
 		silenceAt:  map[uint64]time.Duration{},
 		fenceAt:    map[uint64]time.Duration{},
+		fenceEnded: map[uint64]time.Duration{},
 	}
 }
 
@@ -190,7 +193,7 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 	}
 	for _, node := range state.SortedKeys(s.GetNodeStatus()) {
 		st := s.NodeStatus[node]
-		if f := st.GetFence(); f != nil {
+		if f := st.GetFence(); f != nil && f.GetProven() == pb.Proof_PROOF_UNSPECIFIED {
 			due := k.fenceAt[f.GetRaftId()] + f.GetWait().AsDuration()
 			if now >= due {
 				return &pb.Command{Format: state.Format, Change: &pb.Command_Proven{Proven: &pb.Proven{Node: node, RaftId: f.GetRaftId(), Proof: pb.Proof_PROOF_TIME}}}, 0
@@ -199,6 +202,9 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 		}
 		m := state.MemberOf(s, node)
 		if m == nil {
+			if c := k.power(now, s, node, sight, sooner); c != nil {
+				return c, 0
+			}
 			continue
 		}
 		if sight.Resigned(node, m.GetRaftId()) {

@@ -125,6 +125,9 @@ func (w *work) addSpot(node string, listed bool) {
 		member: w.members[node],
 		fence:  w.s.GetNodeStatus()[node].GetFence(),
 	}
+	if sp.on == nil && sp.fence.GetProven() != statepb.Proof_PROOF_UNSPECIFIED {
+		sp.fence = nil // it is about other groups
+	}
 	w.spots = append(w.spots, sp)
 	if sp.on == nil {
 		return
@@ -258,7 +261,7 @@ func (w *work) position(name string) int {
 func (w *work) notClear(sp *spot) string {
 	switch {
 	case sp.fence != nil:
-		return notProven(sp.node, sp.fence)
+		return w.notProven(sp)
 	case !sp.member:
 		return ""
 	case sp.on == nil || !sp.on.GetProbed():
@@ -282,8 +285,29 @@ func (w *work) notClear(sp *spot) string {
 	return ""
 }
 
-func notProven(node string, f *statepb.Fence) string {
-	return fmt.Sprintf("%s was evicted in epoch %d and is not yet proven to have stopped", node, f.GetEpoch())
+// notProven says what is missing of the proof that a lost node runs nothing of the group.
+func (w *work) notProven(sp *spot) string {
+	node, f := sp.node, sp.fence
+	need := state.Requirement(w.g)
+	if state.Suffices(need, statepb.Proof_PROOF_TIME) {
+		return fmt.Sprintf("%s was evicted in epoch %d and is not yet proven to have stopped", node, f.GetEpoch())
+	}
+	word := strings.ToLower(strings.TrimPrefix(need.String(), "TAKEOVER_"))
+	text := fmt.Sprintf("%s was evicted in epoch %d and %s waits until it is proven off: takeover of %s requires %s", node, f.GetEpoch(), w.g.GetName(), w.g.GetName(), word)
+	op, _ := state.FenceOf(w.s, node, f.GetRaftId())
+	byHand := "; if you are sure that it is off: holdfast node confirm-down " + node
+	switch op.GetResult() {
+	case v1.FenceResult_FENCE_RESULT_RUNNING:
+		return text + "; " + op.GetBy() + " switches it off"
+	case v1.FenceResult_FENCE_RESULT_FAILED:
+		return text + "; switching it off has failed and is tried again (holdfast fence history)" + byHand
+	case v1.FenceResult_FENCE_RESULT_LIED:
+		return text + "; its fence agents say that it is off, but it is alive (holdfast fence history)"
+	}
+	if len(w.s.GetNodes()[node].GetFenceLevels()) == 0 {
+		return text + "; it has no fence levels, so that nothing can switch it off" + byHand
+	}
+	return text
 }
 
 func (w *work) stuckSentence(sp *spot) string {

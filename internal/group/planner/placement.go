@@ -48,7 +48,7 @@ func (w *work) reject(sp *spot, again bool) string {
 	case !sp.listed:
 		return w.notListed(sp.node)
 	case sp.fence != nil:
-		return notProven(sp.node, sp.fence)
+		return w.notProven(sp)
 	case !sp.member:
 		return w.absent(sp.node)
 	case leaving:

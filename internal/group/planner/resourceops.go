@@ -37,7 +37,7 @@ func (w *work) refuseResource(op *v1.Operation) string {
 	case sp == nil:
 		return fmt.Sprintf("%s is not online: say on which node with --node", g)
 	case sp.fence != nil:
-		return notProven(sp.node, sp.fence)
+		return w.notProven(sp)
 	case !sp.member:
 		return w.absent(sp.node)
 	case sp.on == nil || !sp.on.GetProbed():

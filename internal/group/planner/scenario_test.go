@@ -18,7 +18,7 @@ import (
 // TestRules runs the corpus: one rule per file, its title in the first line.
 //
 //	cluster nodes=(n1,n2,n3)        the members; agents have probed nothing yet
-//	group web list=(n1,n2) auto=(n1) [no-failover]
+//	group web list=(n1,n2) auto=(n1) [no-failover] [takeover=power]
 //	  NAME [nic|once] [requires=(a,b)] [uncritical] [disabled]       one resource per line
 //	plan                            plan and apply once
 //	agents [n1 ...]                 agents of these nodes (all) do all that is wanted of them
@@ -27,6 +27,7 @@ import (
 //	stuck n1 web ip
 //	evict n1 ... | proven n1 | join n1 | reboot n1 | start            as the log has them; start is a cold start
 //	online|offline|switch web [n2], resource-online|resource-offline web ip [n1], stop n1 [evacuate]
+//	levels n1                       it can be switched off; fencing n1 n2: by n2; fenced off|failed|lied: how that ended; confirm n1
 //	freeze|unfreeze web|n1, clear web [n1], flush web
 //	config web [list=()] [auto=()]
 //	unseeded | seeded
@@ -108,6 +109,15 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 		b.evict(words)
 	case "proven":
 		b.must(&statepb.Command{Change: &statepb.Command_Proven{Proven: &statepb.Proven{Node: word(0), RaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId(), Proof: statepb.Proof_PROOF_TIME}}})
+	case "levels":
+		b.s.Nodes[word(0)].FenceLevels = []*v1.FenceLevel{{Devices: []string{"pdu"}}}
+	case "fencing":
+		b.must(&statepb.Command{Change: &statepb.Command_FenceStarted{FenceStarted: &statepb.FenceStarted{Node: word(0), RaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId(), By: node, ByRaftId: state.MemberOf(b.s, node).GetRaftId()}}})
+	case "fenced":
+		r := v1.FenceResult_value["FENCE_RESULT_"+strings.ToUpper(word(0))]
+		b.must(&statepb.Command{Change: &statepb.Command_FenceDone{FenceDone: &statepb.FenceDone{Number: b.s.NextFenceOperation, Result: v1.FenceResult(r)}}})
+	case "confirm":
+		b.must(&statepb.Command{Change: &statepb.Command_ConfirmDown{ConfirmDown: &statepb.ConfirmDown{Node: word(0), RaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId(), By: "user alice"}}})
 	case "join":
 		id := b.s.NextRaftId
 		b.must(&statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{Node: word(0), RaftId: id, GuardIncarnation: 7, EndedRaftId: b.s.NodeStatus[word(0)].GetFence().GetRaftId()}}})
@@ -173,6 +183,9 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 	g := &v1.Group{Name: name, SystemList: vals(d, "list"), AutoStartList: vals(d, "auto")}
 	if d.HasArg("no-failover") {
 		g.AutoFailOver = proto.Bool(false)
+	}
+	if d.HasArg("takeover") {
+		g.Takeover = v1.Takeover(v1.Takeover_value["TAKEOVER_"+strings.ToUpper(vals(d, "takeover")[0])])
 	}
 	for line := range strings.Lines(d.Input) {
 		f := strings.Fields(line)

@@ -1,6 +1,8 @@
 package planner
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -14,7 +16,8 @@ const maxRounds = 1000
 
 // settle plans a state of one's own until nothing changes, with agents that
 // succeed at everything, and returns the decisions made on the way. Fenced
-// nodes are taken as proven to have stopped.
+// nodes are taken as proven to have stopped; groups that require power are so if the
+// node can be switched off.
 func settle(s *statepb.State, env Env) []*v1.Decision {
 	var made []*v1.Decision
 	for node, st := range s.GetNodeStatus() {
@@ -36,11 +39,24 @@ func settle(s *statepb.State, env Env) []*v1.Decision {
 	return made
 }
 
-// forgetNode takes what is known to run on a node out of the state.
+// forgetNode takes what is known to run on a node out of the state, but for what
+// nobody can prove to have stopped.
 func forgetNode(s *statepb.State, node string) {
-	s.NodeStatus[node].Fence = nil
-	for _, gs := range s.GetGroupStatus() {
-		delete(gs.Nodes, node)
+	st := s.NodeStatus[node]
+	if st.Fence != nil && st.Fence.Proven == statepb.Proof_PROOF_UNSPECIFIED {
+		st.Fence.Proven = statepb.Proof_PROOF_TIME
+	}
+	var stay []string
+	if len(s.GetNodes()[node].GetFenceLevels()) == 0 {
+		stay = state.Unproven(s, node)
+	}
+	if len(stay) == 0 {
+		st.Fence = nil
+	}
+	for name, gs := range s.GetGroupStatus() {
+		if !slices.Contains(stay, name) {
+			delete(gs.Nodes, node)
+		}
 	}
 	s.PlanRevision++
 }

@@ -204,6 +204,11 @@ func (m *simulation) fail(nodes []string) string {
 
 func (m *simulation) remove(nodes []string, phase statepb.NodePhase) {
 	v := m.s.GetView()
+	if phase == statepb.NodePhase_NODE_PHASE_FAULTED {
+		for _, n := range nodes {
+			m.s.NodeStatus[n].Fence = &statepb.Fence{RaftId: state.MemberOf(m.s, n).GetRaftId(), Epoch: v.GetEpoch() + 1}
+		}
+	}
 	v.Members = slices.DeleteFunc(v.Members, func(x *statepb.Member) bool { return slices.Contains(nodes, x.GetNode()) })
 	v.Epoch++
 	for _, n := range nodes {
@@ -233,7 +238,7 @@ func (m *simulation) join(node string) string {
 	m.s.NextRaftId++
 	v.Epoch++
 	delete(m.s.Learners, node)
-	m.s.NodeStatus[node].Phase = statepb.NodePhase_NODE_PHASE_RUNNING
+	m.s.NodeStatus[node].Phase, m.s.NodeStatus[node].Fence = statepb.NodePhase_NODE_PHASE_RUNNING, nil
 	forgetNode(m.s, node)
 	m.refit()
 	return ""
@@ -285,12 +290,12 @@ func (m *simulation) fault(f *v1.ResourceOnNodeName) string {
 	return ""
 }
 
-// places says on which node each group is wanted online.
+// places says on which member each group is wanted online.
 func places(s *statepb.State) map[string]string {
 	at := map[string]string{}
 	for name, gs := range s.GetGroupStatus() {
 		for node, on := range gs.GetNodes() {
-			if on.GetWant() == wantOnline {
+			if on.GetWant() == wantOnline && state.MemberOf(s, node) != nil {
 				at[name] = node
 			}
 		}

@@ -8,8 +8,9 @@ import (
 	"os"
 	"strings"
 
-	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk"
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk"
 )
 
 // DefaultSlots of a disk that is large enough.
@@ -71,7 +72,11 @@ func Format(path string, o FormatOptions) (lockdisk.Header, error) {
 		}
 	}
 	_, _ = rand.Read(h.Disk[:]) // never fails
-	return h, f.format(h)
+	if err := f.format(h); err != nil {
+		return h, err
+	}
+	h.Ready = true
+	return h, nil
 }
 
 // exclusive keeps out, for a block device, whoever has mounted it.

@@ -153,9 +153,12 @@ const (
 	Proof_PROOF_GOODBYE Proof = 1
 	// Its lease, its stop time and a margin have passed.
 	Proof_PROOF_TIME Proof = 2
-	// Room for storage fencing and power fencing.
+	// What its groups write is fenced at the disks.
 	Proof_PROOF_STORAGE Proof = 3
-	Proof_PROOF_POWER   Proof = 4
+	// A power-fence agent has switched it off.
+	Proof_PROOF_POWER Proof = 4
+	// An administrator said that it is down.
+	Proof_PROOF_CONFIRMED Proof = 5
 )
 
 // Enum value maps for Proof.
@@ -166,6 +169,7 @@ var (
 		2: "PROOF_TIME",
 		3: "PROOF_STORAGE",
 		4: "PROOF_POWER",
+		5: "PROOF_CONFIRMED",
 	}
 	Proof_value = map[string]int32{
 		"PROOF_UNSPECIFIED": 0,
@@ -173,6 +177,7 @@ var (
 		"PROOF_TIME":        2,
 		"PROOF_STORAGE":     3,
 		"PROOF_POWER":       4,
+		"PROOF_CONFIRMED":   5,
 	}
 )
 
@@ -307,9 +312,12 @@ type State struct {
 	// What nodes last said of themselves, by name.
 	Standings map[string]*Standing `protobuf:"bytes,48,rep,name=standings,proto3" json:"standings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The cluster is being given up: nodes forget it once their groups are stopped.
-	Destroyed     bool `protobuf:"varint,49,opt,name=destroyed,proto3" json:"destroyed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Destroyed bool `protobuf:"varint,49,opt,name=destroyed,proto3" json:"destroyed,omitempty"`
+	// Attempts to switch nodes off, oldest first; the last 256.
+	FenceOperations    []*v1.FenceOperation `protobuf:"bytes,50,rep,name=fence_operations,json=fenceOperations,proto3" json:"fence_operations,omitempty"`
+	NextFenceOperation uint64               `protobuf:"varint,51,opt,name=next_fence_operation,json=nextFenceOperation,proto3" json:"next_fence_operation,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
@@ -578,6 +586,20 @@ func (x *State) GetDestroyed() bool {
 		return x.Destroyed
 	}
 	return false
+}
+
+func (x *State) GetFenceOperations() []*v1.FenceOperation {
+	if x != nil {
+		return x.FenceOperations
+	}
+	return nil
+}
+
+func (x *State) GetNextFenceOperation() uint64 {
+	if x != nil {
+		return x.NextFenceOperation
+	}
+	return 0
 }
 
 // Witness is all coordination points together: one voter of raft, present
@@ -1354,7 +1376,9 @@ type Fence struct {
 	RaftId uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	Epoch  uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Time to wait from the moment at which this was applied, if no other proof comes.
-	Wait          *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	Wait *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	// The proof that there is; some group that it ran needs a better one. Unset: none.
+	Proven        Proof `protobuf:"varint,4,opt,name=proven,proto3,enum=holdfast.state.v1.Proof" json:"proven,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1408,6 +1432,13 @@ func (x *Fence) GetWait() *durationpb.Duration {
 		return x.Wait
 	}
 	return nil
+}
+
+func (x *Fence) GetProven() Proof {
+	if x != nil {
+		return x.Proven
+	}
+	return Proof_PROOF_UNSPECIFIED
 }
 
 // Silence is an announced silence of one incarnation.
@@ -1785,6 +1816,9 @@ type Command struct {
 	//	*Command_Stand
 	//	*Command_Rotate
 	//	*Command_Destroy
+	//	*Command_FenceStarted
+	//	*Command_FenceDone
+	//	*Command_ConfirmDown
 	Change isCommand_Change `protobuf_oneof:"change"`
 	// Who asked for it, if a person did. Becomes an event if it is applied.
 	Audit         *Audit `protobuf:"bytes,49,opt,name=audit,proto3" json:"audit,omitempty"`
@@ -2136,6 +2170,33 @@ func (x *Command) GetDestroy() *Destroy {
 	return nil
 }
 
+func (x *Command) GetFenceStarted() *FenceStarted {
+	if x != nil {
+		if x, ok := x.Change.(*Command_FenceStarted); ok {
+			return x.FenceStarted
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFenceDone() *FenceDone {
+	if x != nil {
+		if x, ok := x.Change.(*Command_FenceDone); ok {
+			return x.FenceDone
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetConfirmDown() *ConfirmDown {
+	if x != nil {
+		if x, ok := x.Change.(*Command_ConfirmDown); ok {
+			return x.ConfirmDown
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetAudit() *Audit {
 	if x != nil {
 		return x.Audit
@@ -2271,6 +2332,18 @@ type Command_Destroy struct {
 	Destroy *Destroy `protobuf:"bytes,48,opt,name=destroy,proto3,oneof"`
 }
 
+type Command_FenceStarted struct {
+	FenceStarted *FenceStarted `protobuf:"bytes,50,opt,name=fence_started,json=fenceStarted,proto3,oneof"`
+}
+
+type Command_FenceDone struct {
+	FenceDone *FenceDone `protobuf:"bytes,51,opt,name=fence_done,json=fenceDone,proto3,oneof"`
+}
+
+type Command_ConfirmDown struct {
+	ConfirmDown *ConfirmDown `protobuf:"bytes,52,opt,name=confirm_down,json=confirmDown,proto3,oneof"`
+}
+
 func (*Command_Configure) isCommand_Change() {}
 
 func (*Command_GuardStarted) isCommand_Change() {}
@@ -2332,6 +2405,12 @@ func (*Command_Stand) isCommand_Change() {}
 func (*Command_Rotate) isCommand_Change() {}
 
 func (*Command_Destroy) isCommand_Change() {}
+
+func (*Command_FenceStarted) isCommand_Change() {}
+
+func (*Command_FenceDone) isCommand_Change() {}
+
+func (*Command_ConfirmDown) isCommand_Change() {}
 
 // WantPoints asks for other coordination points; the leader's SetPoints follows.
 type WantPoints struct {
@@ -4723,11 +4802,213 @@ func (x *Destroy) GetName() string {
 	return ""
 }
 
+// FenceStarted has a member run the fence agents of an evicted node.
+type FenceStarted struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	// The member that runs them.
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	ByRaftId      uint64 `protobuf:"varint,4,opt,name=by_raft_id,json=byRaftId,proto3" json:"by_raft_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceStarted) Reset() {
+	*x = FenceStarted{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceStarted) ProtoMessage() {}
+
+func (x *FenceStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceStarted.ProtoReflect.Descriptor instead.
+func (*FenceStarted) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *FenceStarted) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FenceStarted) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *FenceStarted) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *FenceStarted) GetByRaftId() uint64 {
+	if x != nil {
+		return x.ByRaftId
+	}
+	return 0
+}
+
+// FenceDone is what came of it. OFF proves that the node has stopped.
+type FenceDone struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// OFF, FAILED or LIED.
+	Result        v1.FenceResult `protobuf:"varint,2,opt,name=result,proto3,enum=holdfast.v1.FenceResult" json:"result,omitempty"`
+	Level         uint32         `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"`
+	Message       string         `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceDone) Reset() {
+	*x = FenceDone{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceDone) ProtoMessage() {}
+
+func (x *FenceDone) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceDone.ProtoReflect.Descriptor instead.
+func (*FenceDone) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *FenceDone) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FenceDone) GetResult() v1.FenceResult {
+	if x != nil {
+		return x.Result
+	}
+	return v1.FenceResult(0)
+}
+
+func (x *FenceDone) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *FenceDone) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// ConfirmDown is an administrator's word that an evicted node is down: a proof like that of an agent.
+type ConfirmDown struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	// Who says so.
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmDown) Reset() {
+	*x = ConfirmDown{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmDown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmDown) ProtoMessage() {}
+
+func (x *ConfirmDown) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmDown.ProtoReflect.Descriptor instead.
+func (*ConfirmDown) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ConfirmDown) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ConfirmDown) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *ConfirmDown) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 var File_internal_cluster_state_statepb_state_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\x87\x15\n" +
+	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\x81\x16\n" +
 	"\x05State\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x129\n" +
@@ -4770,7 +5051,9 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\alineage\x18. \x01(\tR\alineage\x12+\n" +
 	"\x11certificate_round\x18/ \x01(\x04R\x10certificateRound\x12E\n" +
 	"\tstandings\x180 \x03(\v2'.holdfast.state.v1.State.StandingsEntryR\tstandings\x12\x1c\n" +
-	"\tdestroyed\x181 \x01(\bR\tdestroyed\x1aK\n" +
+	"\tdestroyed\x181 \x01(\bR\tdestroyed\x12F\n" +
+	"\x10fence_operations\x182 \x03(\v2\x1b.holdfast.v1.FenceOperationR\x0ffenceOperations\x120\n" +
+	"\x14next_fence_operation\x183 \x01(\x04R\x12nextFenceOperation\x1aK\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
@@ -4872,11 +5155,12 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"lastReport\x12\x1d\n" +
 	"\n" +
 	"cold_guard\x18\a \x01(\x04R\tcoldGuard\x12\x16\n" +
-	"\x06number\x18\b \x01(\rR\x06number\"e\n" +
+	"\x06number\x18\b \x01(\rR\x06number\"\x97\x01\n" +
 	"\x05Fence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
-	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"m\n" +
+	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x120\n" +
+	"\x06proven\x18\x04 \x01(\x0e2\x18.holdfast.state.v1.ProofR\x06proven\"m\n" +
 	"\aSilence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x121\n" +
 	"\x06length\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x16\n" +
@@ -4916,7 +5200,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xb3\x0f\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xff\x10\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1a\n" +
@@ -4958,7 +5242,11 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"deleteUser\x120\n" +
 	"\x05stand\x18. \x01(\v2\x18.holdfast.state.v1.StandH\x00R\x05stand\x123\n" +
 	"\x06rotate\x18/ \x01(\v2\x19.holdfast.state.v1.RotateH\x00R\x06rotate\x126\n" +
-	"\adestroy\x180 \x01(\v2\x1a.holdfast.state.v1.DestroyH\x00R\adestroy\x12.\n" +
+	"\adestroy\x180 \x01(\v2\x1a.holdfast.state.v1.DestroyH\x00R\adestroy\x12F\n" +
+	"\rfence_started\x182 \x01(\v2\x1f.holdfast.state.v1.FenceStartedH\x00R\ffenceStarted\x12=\n" +
+	"\n" +
+	"fence_done\x183 \x01(\v2\x1c.holdfast.state.v1.FenceDoneH\x00R\tfenceDone\x12C\n" +
+	"\fconfirm_down\x184 \x01(\v2\x1e.holdfast.state.v1.ConfirmDownH\x00R\vconfirmDown\x12.\n" +
 	"\x05audit\x181 \x01(\v2\x18.holdfast.state.v1.AuditR\x05auditB\b\n" +
 	"\x06change\"f\n" +
 	"\n" +
@@ -5146,7 +5434,22 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x0eWHAT_AUTHORITY\x10\x02\x12\x15\n" +
 	"\x11WHAT_CERTIFICATES\x10\x03\"\x1d\n" +
 	"\aDestroy\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name*k\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"i\n" +
+	"\fFenceStarted\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x1c\n" +
+	"\n" +
+	"by_raft_id\x18\x04 \x01(\x04R\bbyRaftId\"\x85\x01\n" +
+	"\tFenceDone\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x120\n" +
+	"\x06result\x18\x02 \x01(\x0e2\x18.holdfast.v1.FenceResultR\x06result\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\rR\x05level\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"J\n" +
+	"\vConfirmDown\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by*k\n" +
 	"\rRotationPhase\x12\x1e\n" +
 	"\x1aROTATION_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18ROTATION_PHASE_SPREADING\x10\x01\x12\x1c\n" +
@@ -5157,14 +5460,15 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x12NODE_PHASE_JOINING\x10\x02\x12\x16\n" +
 	"\x12NODE_PHASE_RUNNING\x10\x03\x12\x16\n" +
 	"\x12NODE_PHASE_LEAVING\x10\x04\x12\x16\n" +
-	"\x12NODE_PHASE_FAULTED\x10\x05*e\n" +
+	"\x12NODE_PHASE_FAULTED\x10\x05*z\n" +
 	"\x05Proof\x12\x15\n" +
 	"\x11PROOF_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPROOF_GOODBYE\x10\x01\x12\x0e\n" +
 	"\n" +
 	"PROOF_TIME\x10\x02\x12\x11\n" +
 	"\rPROOF_STORAGE\x10\x03\x12\x0f\n" +
-	"\vPROOF_POWER\x10\x04B@Z>github.com/holdfast-ha/holdfast/internal/cluster/state/statepbb\x06proto3"
+	"\vPROOF_POWER\x10\x04\x12\x13\n" +
+	"\x0fPROOF_CONFIRMED\x10\x05B@Z>github.com/holdfast-ha/holdfast/internal/cluster/state/statepbb\x06proto3"
 
 var (
 	file_internal_cluster_state_statepb_state_proto_rawDescOnce sync.Once
@@ -5179,7 +5483,7 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(RotationPhase)(0),           // 0: holdfast.state.v1.RotationPhase
 	(NodePhase)(0),               // 1: holdfast.state.v1.NodePhase
@@ -5239,157 +5543,168 @@ var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(*Stand)(nil),                // 55: holdfast.state.v1.Stand
 	(*Rotate)(nil),               // 56: holdfast.state.v1.Rotate
 	(*Destroy)(nil),              // 57: holdfast.state.v1.Destroy
-	nil,                          // 58: holdfast.state.v1.State.NodesEntry
-	nil,                          // 59: holdfast.state.v1.State.TypesEntry
-	nil,                          // 60: holdfast.state.v1.State.GroupsEntry
-	nil,                          // 61: holdfast.state.v1.State.LearnersEntry
-	nil,                          // 62: holdfast.state.v1.State.NodeStatusEntry
-	nil,                          // 63: holdfast.state.v1.State.GroupStatusEntry
-	nil,                          // 64: holdfast.state.v1.State.RequestsEntry
-	nil,                          // 65: holdfast.state.v1.State.CertificatesEntry
-	nil,                          // 66: holdfast.state.v1.State.InvitationsEntry
-	nil,                          // 67: holdfast.state.v1.State.UsersEntry
-	nil,                          // 68: holdfast.state.v1.State.StandingsEntry
-	nil,                          // 69: holdfast.state.v1.GroupStatus.NodesEntry
-	nil,                          // 70: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                          // 71: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                          // 72: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                          // 73: holdfast.state.v1.Order.ResourceWantsEntry
-	(*v1.Cluster)(nil),           // 74: holdfast.v1.Cluster
-	(*v1.Operation)(nil),         // 75: holdfast.v1.Operation
-	(*v1.Event)(nil),             // 76: holdfast.v1.Event
-	(*v1.Decision)(nil),          // 77: holdfast.v1.Decision
-	(*durationpb.Duration)(nil),  // 78: google.protobuf.Duration
-	(*v1.CoordinationPoint)(nil), // 79: holdfast.v1.CoordinationPoint
-	(*v1.Node)(nil),              // 80: holdfast.v1.Node
-	(v1.Want)(0),                 // 81: holdfast.v1.Want
-	(*v1.Configuration)(nil),     // 82: holdfast.v1.Configuration
-	(v1.OperationState)(0),       // 83: holdfast.v1.OperationState
-	(*v1.User)(nil),              // 84: holdfast.v1.User
-	(*v1.ResourceType)(nil),      // 85: holdfast.v1.ResourceType
-	(*v1.Group)(nil),             // 86: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),    // 87: holdfast.v1.ResourceStatus
+	(*FenceStarted)(nil),         // 58: holdfast.state.v1.FenceStarted
+	(*FenceDone)(nil),            // 59: holdfast.state.v1.FenceDone
+	(*ConfirmDown)(nil),          // 60: holdfast.state.v1.ConfirmDown
+	nil,                          // 61: holdfast.state.v1.State.NodesEntry
+	nil,                          // 62: holdfast.state.v1.State.TypesEntry
+	nil,                          // 63: holdfast.state.v1.State.GroupsEntry
+	nil,                          // 64: holdfast.state.v1.State.LearnersEntry
+	nil,                          // 65: holdfast.state.v1.State.NodeStatusEntry
+	nil,                          // 66: holdfast.state.v1.State.GroupStatusEntry
+	nil,                          // 67: holdfast.state.v1.State.RequestsEntry
+	nil,                          // 68: holdfast.state.v1.State.CertificatesEntry
+	nil,                          // 69: holdfast.state.v1.State.InvitationsEntry
+	nil,                          // 70: holdfast.state.v1.State.UsersEntry
+	nil,                          // 71: holdfast.state.v1.State.StandingsEntry
+	nil,                          // 72: holdfast.state.v1.GroupStatus.NodesEntry
+	nil,                          // 73: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                          // 74: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                          // 75: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                          // 76: holdfast.state.v1.Order.ResourceWantsEntry
+	(*v1.Cluster)(nil),           // 77: holdfast.v1.Cluster
+	(*v1.Operation)(nil),         // 78: holdfast.v1.Operation
+	(*v1.Event)(nil),             // 79: holdfast.v1.Event
+	(*v1.Decision)(nil),          // 80: holdfast.v1.Decision
+	(*durationpb.Duration)(nil),  // 81: google.protobuf.Duration
+	(*v1.FenceOperation)(nil),    // 82: holdfast.v1.FenceOperation
+	(*v1.CoordinationPoint)(nil), // 83: holdfast.v1.CoordinationPoint
+	(*v1.Node)(nil),              // 84: holdfast.v1.Node
+	(v1.Want)(0),                 // 85: holdfast.v1.Want
+	(*v1.Configuration)(nil),     // 86: holdfast.v1.Configuration
+	(v1.OperationState)(0),       // 87: holdfast.v1.OperationState
+	(*v1.User)(nil),              // 88: holdfast.v1.User
+	(v1.FenceResult)(0),          // 89: holdfast.v1.FenceResult
+	(*v1.ResourceType)(nil),      // 90: holdfast.v1.ResourceType
+	(*v1.Group)(nil),             // 91: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),    // 92: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	74,  // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
-	58,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
-	59,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
-	60,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
+	77,  // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	61,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
+	62,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
+	63,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
 	12,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
-	61,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
-	62,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
-	63,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	75,  // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	76,  // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	77,  // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	78,  // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	64,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
+	65,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
+	66,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
+	78,  // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	79,  // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	80,  // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	81,  // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
 	13,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
-	64,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
+	67,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
 	5,   // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
-	65,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
-	66,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
-	67,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
+	68,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
+	69,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
+	70,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
 	9,   // 18: holdfast.state.v1.State.heartbeat_key:type_name -> holdfast.state.v1.Rotation
 	9,   // 19: holdfast.state.v1.State.authority:type_name -> holdfast.state.v1.Rotation
-	68,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
-	79,  // 21: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
-	6,   // 22: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
-	79,  // 23: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
-	80,  // 24: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
-	0,   // 25: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
-	8,   // 26: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
-	8,   // 27: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
-	8,   // 28: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
-	13,  // 29: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	78,  // 30: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
-	1,   // 31: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
-	15,  // 32: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
-	16,  // 33: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	78,  // 34: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
-	78,  // 35: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	69,  // 36: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	81,  // 37: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	70,  // 38: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	71,  // 39: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	22,  // 40: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	23,  // 41: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	25,  // 42: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	27,  // 43: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	28,  // 44: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	29,  // 45: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	30,  // 46: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	31,  // 47: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	32,  // 48: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	34,  // 49: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	38,  // 50: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	39,  // 51: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	40,  // 52: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	43,  // 53: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	44,  // 54: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	45,  // 55: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	47,  // 56: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	41,  // 57: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	42,  // 58: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	46,  // 59: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	21,  // 60: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
-	20,  // 61: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
-	49,  // 62: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
-	50,  // 63: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
-	51,  // 64: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
-	52,  // 65: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
-	53,  // 66: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
-	54,  // 67: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
-	55,  // 68: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
-	56,  // 69: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
-	57,  // 70: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
-	48,  // 71: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
-	79,  // 72: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
-	82,  // 73: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	78,  // 74: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
-	78,  // 75: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	26,  // 76: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	24,  // 77: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	78,  // 78: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	78,  // 79: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	2,   // 80: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	33,  // 81: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	72,  // 82: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	35,  // 83: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	36,  // 84: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	77,  // 85: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	37,  // 86: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	76,  // 87: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	81,  // 88: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	73,  // 89: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	83,  // 90: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	75,  // 91: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	78,  // 92: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	76,  // 93: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	7,   // 94: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
-	84,  // 95: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
-	10,  // 96: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
-	3,   // 97: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
-	8,   // 98: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
-	80,  // 99: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	85,  // 100: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	86,  // 101: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	13,  // 102: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	14,  // 103: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	17,  // 104: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	11,  // 105: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	7,   // 106: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
-	84,  // 107: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
-	10,  // 108: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
-	18,  // 109: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	87,  // 110: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	81,  // 111: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	87,  // 112: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	81,  // 113: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	114, // [114:114] is the sub-list for method output_type
-	114, // [114:114] is the sub-list for method input_type
-	114, // [114:114] is the sub-list for extension type_name
-	114, // [114:114] is the sub-list for extension extendee
-	0,   // [0:114] is the sub-list for field type_name
+	71,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
+	82,  // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
+	83,  // 22: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
+	6,   // 23: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
+	83,  // 24: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
+	84,  // 25: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
+	0,   // 26: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
+	8,   // 27: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
+	8,   // 28: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
+	8,   // 29: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
+	13,  // 30: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
+	81,  // 31: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
+	1,   // 32: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
+	15,  // 33: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
+	16,  // 34: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
+	81,  // 35: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	2,   // 36: holdfast.state.v1.Fence.proven:type_name -> holdfast.state.v1.Proof
+	81,  // 37: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	72,  // 38: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	85,  // 39: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	73,  // 40: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	74,  // 41: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	22,  // 42: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	23,  // 43: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	25,  // 44: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	27,  // 45: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	28,  // 46: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	29,  // 47: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	30,  // 48: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	31,  // 49: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	32,  // 50: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	34,  // 51: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	38,  // 52: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	39,  // 53: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	40,  // 54: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	43,  // 55: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	44,  // 56: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	45,  // 57: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	47,  // 58: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	41,  // 59: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	42,  // 60: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	46,  // 61: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	21,  // 62: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	20,  // 63: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
+	49,  // 64: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
+	50,  // 65: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
+	51,  // 66: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
+	52,  // 67: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
+	53,  // 68: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
+	54,  // 69: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
+	55,  // 70: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
+	56,  // 71: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
+	57,  // 72: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
+	58,  // 73: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
+	59,  // 74: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
+	60,  // 75: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
+	48,  // 76: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
+	83,  // 77: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	86,  // 78: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	81,  // 79: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
+	81,  // 80: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	26,  // 81: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	24,  // 82: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	81,  // 83: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	81,  // 84: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	2,   // 85: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	33,  // 86: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	75,  // 87: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	35,  // 88: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	36,  // 89: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	80,  // 90: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	37,  // 91: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	79,  // 92: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	85,  // 93: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	76,  // 94: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	87,  // 95: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	78,  // 96: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	81,  // 97: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	79,  // 98: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	7,   // 99: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
+	88,  // 100: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
+	10,  // 101: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
+	3,   // 102: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
+	8,   // 103: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
+	89,  // 104: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
+	84,  // 105: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	90,  // 106: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	91,  // 107: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	13,  // 108: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	14,  // 109: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	17,  // 110: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	11,  // 111: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	7,   // 112: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
+	88,  // 113: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
+	10,  // 114: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
+	18,  // 115: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	92,  // 116: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	85,  // 117: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	92,  // 118: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	85,  // 119: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	120, // [120:120] is the sub-list for method output_type
+	120, // [120:120] is the sub-list for method input_type
+	120, // [120:120] is the sub-list for extension type_name
+	120, // [120:120] is the sub-list for extension extendee
+	0,   // [0:120] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -5429,6 +5744,9 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 		(*Command_Stand)(nil),
 		(*Command_Rotate)(nil),
 		(*Command_Destroy)(nil),
+		(*Command_FenceStarted)(nil),
+		(*Command_FenceDone)(nil),
+		(*Command_ConfirmDown)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5436,7 +5754,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   70,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
