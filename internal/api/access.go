@@ -69,6 +69,7 @@ var permissions = map[string]permission{
 	"ClusterService/Set":      {administrator, cluster},
 	"ClusterService/Security": {guest, cluster},
 	"ClusterService/Rotate":   {administrator, cluster},
+	"ClusterService/Seed":     {administrator, cluster},
 	"ClusterService/Destroy":  {administrator, cluster},
 	"ClusterService/Backup":   {administrator, cluster},
 

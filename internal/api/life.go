@@ -186,6 +186,30 @@ func (s *clusterServer) Destroy(ctx context.Context, req *connect.Request[v1.Des
 	return connect.NewResponse(&v1.DestroyClusterResponse{}), nil
 }
 
+// Seed says in the asked node's name that the cluster has started. Only a
+// quorum can commit that, so that an override of the count overrides no more.
+func (s *clusterServer) Seed(ctx context.Context, _ *connect.Request[v1.SeedClusterRequest]) (*connect.Response[v1.SeedClusterResponse], error) {
+	l, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if by := l.GetStartedBy(); by != nil {
+		now := state.MemberOf(l.State, by.GetNode())
+		if now != nil && now.GetRaftId() == by.GetRaftId() && now.GetGuardIncarnation() == by.GetGuardIncarnation() {
+			return nil, fail(CodeConflict, "holdfast explain group GROUP says why a group does not run", "the cluster has started already")
+		}
+	}
+	m := state.MemberOf(l.State, l.local.Node)
+	if m.GetGuardIncarnation() == 0 {
+		return nil, fail(CodeConflict, "ask a member", "%s is not a member", l.local.Node)
+	}
+	c := &statepb.ClusterStarted{Node: m.GetNode(), RaftId: m.GetRaftId(), GuardIncarnation: m.GetGuardIncarnation()}
+	if err := s.submit(ctx, &statepb.Command{Change: &statepb.Command_ClusterStarted{ClusterStarted: c}}); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&v1.SeedClusterResponse{}), nil
+}
+
 func (s *clusterServer) Backup(ctx context.Context, _ *connect.Request[v1.BackupRequest]) (*connect.Response[v1.BackupResponse], error) {
 	l, err := s.look(ctx)
 	if err != nil {

@@ -265,7 +265,9 @@ certificate is refused from then on; a machine of that name needs a new token.
 
 If somebody else may have its disk, replace what it knew too:
 holdfast cluster rotate-key and holdfast cluster rotate-authority.`,
-		RunE: a.run(func(ctx context.Context, c *client, args []string) error { return a.remove(ctx, c, args[0], fromGroups) }),
+		RunE: a.run(func(ctx context.Context, c *client, args []string) error {
+			return a.remove(ctx, c, args[0], fromGroups)
+		}),
 	}
 	c.Flags().BoolVar(&fromGroups, "from-groups", false, "take it off the system lists of groups too")
 	return c

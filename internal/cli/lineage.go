@@ -34,7 +34,7 @@ then their certificates are issued anew; then the one before is dropped. It wait
 for every node that has ever joined: remove those that will not come back.
 
 Certificates of users end with the authority that has signed them: issue new ones.`),
-		a.destroyCommand(), a.backupCommand(), a.restoreCommand(), a.reseedCommand(),
+		a.seedCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(), a.reseedCommand(),
 	}
 }
 
@@ -163,6 +163,23 @@ func rotationOpen(what v1.Rotatable, before, now *v1.SecurityResponse) string {
 		return ""
 	}
 	return "waiting for " + strings.Join(waits, ", ")
+}
+
+func (a *app) seedCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "seed", Short: "Override: start groups now, with the nodes that are there", Args: args(0, 0),
+		Long: `Start groups now, with the nodes that are there: the seed count is not waited for.
+That never lowers the quorum: without one this is refused too (then see holdfast
+cluster reseed). Groups may start where they were not started before; a node
+that is missing does not run them, for without a quorum it has no lease.`,
+		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
+			if _, err := call(ctx, c, c.cluster.Seed, &v1.SeedClusterRequest{}); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(a.Out, "the cluster has started: groups come online by their auto start lists")
+			return err
+		}),
+	}
 }
 
 func (a *app) destroyCommand() *cobra.Command {

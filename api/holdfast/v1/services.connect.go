@@ -73,6 +73,8 @@ const (
 	ClusterServiceSecurityProcedure = "/holdfast.v1.ClusterService/Security"
 	// ClusterServiceRotateProcedure is the fully-qualified name of the ClusterService's Rotate RPC.
 	ClusterServiceRotateProcedure = "/holdfast.v1.ClusterService/Rotate"
+	// ClusterServiceSeedProcedure is the fully-qualified name of the ClusterService's Seed RPC.
+	ClusterServiceSeedProcedure = "/holdfast.v1.ClusterService/Seed"
 	// ClusterServiceDestroyProcedure is the fully-qualified name of the ClusterService's Destroy RPC.
 	ClusterServiceDestroyProcedure = "/holdfast.v1.ClusterService/Destroy"
 	// ClusterServiceBackupProcedure is the fully-qualified name of the ClusterService's Backup RPC.
@@ -186,6 +188,8 @@ type ClusterServiceClient interface {
 	Security(context.Context, *connect.Request[SecurityRequest]) (*connect.Response[SecurityResponse], error)
 	// Rotate begins to replace what its request names. It goes on by itself on all nodes; Security shows how far it is.
 	Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error)
+	// Seed starts groups now, with the nodes that are there: the seed count is not waited for. Never lowers the quorum.
+	Seed(context.Context, *connect.Request[SeedClusterRequest]) (*connect.Response[SeedClusterResponse], error)
 	// Destroy stops all groups and lets all nodes forget the cluster.
 	Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error)
 	// Backup returns what restoring needs: configuration, intents, users. No keys.
@@ -236,6 +240,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("Rotate")),
 			connect.WithClientOptions(opts...),
 		),
+		seed: connect.NewClient[SeedClusterRequest, SeedClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceSeedProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Seed")),
+			connect.WithClientOptions(opts...),
+		),
 		destroy: connect.NewClient[DestroyClusterRequest, DestroyClusterResponse](
 			httpClient,
 			baseURL+ClusterServiceDestroyProcedure,
@@ -259,6 +269,7 @@ type clusterServiceClient struct {
 	set      *connect.Client[SetClusterRequest, SetClusterResponse]
 	security *connect.Client[SecurityRequest, SecurityResponse]
 	rotate   *connect.Client[RotateRequest, RotateResponse]
+	seed     *connect.Client[SeedClusterRequest, SeedClusterResponse]
 	destroy  *connect.Client[DestroyClusterRequest, DestroyClusterResponse]
 	backup   *connect.Client[BackupRequest, BackupResponse]
 }
@@ -288,6 +299,11 @@ func (c *clusterServiceClient) Rotate(ctx context.Context, req *connect.Request[
 	return c.rotate.CallUnary(ctx, req)
 }
 
+// Seed calls holdfast.v1.ClusterService.Seed.
+func (c *clusterServiceClient) Seed(ctx context.Context, req *connect.Request[SeedClusterRequest]) (*connect.Response[SeedClusterResponse], error) {
+	return c.seed.CallUnary(ctx, req)
+}
+
 // Destroy calls holdfast.v1.ClusterService.Destroy.
 func (c *clusterServiceClient) Destroy(ctx context.Context, req *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error) {
 	return c.destroy.CallUnary(ctx, req)
@@ -309,6 +325,8 @@ type ClusterServiceHandler interface {
 	Security(context.Context, *connect.Request[SecurityRequest]) (*connect.Response[SecurityResponse], error)
 	// Rotate begins to replace what its request names. It goes on by itself on all nodes; Security shows how far it is.
 	Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error)
+	// Seed starts groups now, with the nodes that are there: the seed count is not waited for. Never lowers the quorum.
+	Seed(context.Context, *connect.Request[SeedClusterRequest]) (*connect.Response[SeedClusterResponse], error)
 	// Destroy stops all groups and lets all nodes forget the cluster.
 	Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error)
 	// Backup returns what restoring needs: configuration, intents, users. No keys.
@@ -355,6 +373,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("Rotate")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceSeedHandler := connect.NewUnaryHandler(
+		ClusterServiceSeedProcedure,
+		svc.Seed,
+		connect.WithSchema(clusterServiceMethods.ByName("Seed")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceDestroyHandler := connect.NewUnaryHandler(
 		ClusterServiceDestroyProcedure,
 		svc.Destroy,
@@ -380,6 +404,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceSecurityHandler.ServeHTTP(w, r)
 		case ClusterServiceRotateProcedure:
 			clusterServiceRotateHandler.ServeHTTP(w, r)
+		case ClusterServiceSeedProcedure:
+			clusterServiceSeedHandler.ServeHTTP(w, r)
 		case ClusterServiceDestroyProcedure:
 			clusterServiceDestroyHandler.ServeHTTP(w, r)
 		case ClusterServiceBackupProcedure:
@@ -411,6 +437,10 @@ func (UnimplementedClusterServiceHandler) Security(context.Context, *connect.Req
 
 func (UnimplementedClusterServiceHandler) Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Rotate is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Seed(context.Context, *connect.Request[SeedClusterRequest]) (*connect.Response[SeedClusterResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Seed is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error) {

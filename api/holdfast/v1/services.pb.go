@@ -7864,6 +7864,78 @@ func (*DestroyClusterResponse) Descriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{123}
 }
 
+type SeedClusterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeedClusterRequest) Reset() {
+	*x = SeedClusterRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedClusterRequest) ProtoMessage() {}
+
+func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedClusterRequest.ProtoReflect.Descriptor instead.
+func (*SeedClusterRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
+}
+
+type SeedClusterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeedClusterResponse) Reset() {
+	*x = SeedClusterResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedClusterResponse) ProtoMessage() {}
+
+func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedClusterResponse.ProtoReflect.Descriptor instead.
+func (*SeedClusterResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
+}
+
 type BackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -7872,7 +7944,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7884,7 +7956,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7897,7 +7969,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
 }
 
 type BackupResponse struct {
@@ -7911,7 +7983,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7923,7 +7995,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7936,7 +8008,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *BackupResponse) GetSource() *Source {
@@ -7961,7 +8033,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7973,7 +8045,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7986,7 +8058,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
 }
 
 type ListUsersResponse struct {
@@ -7999,7 +8071,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8011,7 +8083,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8024,7 +8096,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ListUsersResponse) GetSource() *Source {
@@ -8052,7 +8124,7 @@ type SetUserRequest struct {
 
 func (x *SetUserRequest) Reset() {
 	*x = SetUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8064,7 +8136,7 @@ func (x *SetUserRequest) String() string {
 func (*SetUserRequest) ProtoMessage() {}
 
 func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8077,7 +8149,7 @@ func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserRequest.ProtoReflect.Descriptor instead.
 func (*SetUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *SetUserRequest) GetUser() *User {
@@ -8103,7 +8175,7 @@ type SetUserResponse struct {
 
 func (x *SetUserResponse) Reset() {
 	*x = SetUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8115,7 +8187,7 @@ func (x *SetUserResponse) String() string {
 func (*SetUserResponse) ProtoMessage() {}
 
 func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8128,7 +8200,7 @@ func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserResponse.ProtoReflect.Descriptor instead.
 func (*SetUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *SetUserResponse) GetUser() *User {
@@ -8147,7 +8219,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8159,7 +8231,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8172,7 +8244,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *DeleteUserRequest) GetName() string {
@@ -8190,7 +8262,7 @@ type DeleteUserResponse struct {
 
 func (x *DeleteUserResponse) Reset() {
 	*x = DeleteUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8202,7 +8274,7 @@ func (x *DeleteUserResponse) String() string {
 func (*DeleteUserResponse) ProtoMessage() {}
 
 func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8215,7 +8287,7 @@ func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
 func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
 }
 
 type UserCertificateRequest struct {
@@ -8229,7 +8301,7 @@ type UserCertificateRequest struct {
 
 func (x *UserCertificateRequest) Reset() {
 	*x = UserCertificateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8241,7 +8313,7 @@ func (x *UserCertificateRequest) String() string {
 func (*UserCertificateRequest) ProtoMessage() {}
 
 func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8254,7 +8326,7 @@ func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateRequest.ProtoReflect.Descriptor instead.
 func (*UserCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *UserCertificateRequest) GetName() string {
@@ -8282,7 +8354,7 @@ type UserCertificateResponse struct {
 
 func (x *UserCertificateResponse) Reset() {
 	*x = UserCertificateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8294,7 +8366,7 @@ func (x *UserCertificateResponse) String() string {
 func (*UserCertificateResponse) ProtoMessage() {}
 
 func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8307,7 +8379,7 @@ func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateResponse.ProtoReflect.Descriptor instead.
 func (*UserCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *UserCertificateResponse) GetCertificate() []byte {
@@ -8332,7 +8404,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8344,7 +8416,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8357,7 +8429,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{136}
 }
 
 type WhoamiResponse struct {
@@ -8372,7 +8444,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8384,7 +8456,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8397,7 +8469,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *WhoamiResponse) GetSource() *Source {
@@ -8934,7 +9006,9 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x0eRotateResponse\"+\n" +
 	"\x15DestroyClusterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
-	"\x16DestroyClusterResponse\"\x0f\n" +
+	"\x16DestroyClusterResponse\"\x14\n" +
+	"\x12SeedClusterRequest\"\x15\n" +
+	"\x13SeedClusterResponse\"\x0f\n" +
 	"\rBackupRequest\"U\n" +
 	"\x0eBackupResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x16\n" +
@@ -9002,13 +9076,14 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x15ROTATABLE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17ROTATABLE_HEARTBEAT_KEY\x10\x01\x12\x17\n" +
 	"\x13ROTATABLE_AUTHORITY\x10\x02\x12\x1a\n" +
-	"\x16ROTATABLE_CERTIFICATES\x10\x032\x9d\x04\n" +
+	"\x16ROTATABLE_CERTIFICATES\x10\x032\xe8\x04\n" +
 	"\x0eClusterService\x12F\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04Show\x12\x1f.holdfast.v1.ShowClusterRequest\x1a .holdfast.v1.ShowClusterResponse\"\x03\x90\x02\x01\x12F\n" +
 	"\x03Set\x12\x1e.holdfast.v1.SetClusterRequest\x1a\x1f.holdfast.v1.SetClusterResponse\x12L\n" +
 	"\bSecurity\x12\x1c.holdfast.v1.SecurityRequest\x1a\x1d.holdfast.v1.SecurityResponse\"\x03\x90\x02\x01\x12A\n" +
-	"\x06Rotate\x12\x1a.holdfast.v1.RotateRequest\x1a\x1b.holdfast.v1.RotateResponse\x12R\n" +
+	"\x06Rotate\x12\x1a.holdfast.v1.RotateRequest\x1a\x1b.holdfast.v1.RotateResponse\x12I\n" +
+	"\x04Seed\x12\x1f.holdfast.v1.SeedClusterRequest\x1a .holdfast.v1.SeedClusterResponse\x12R\n" +
 	"\aDestroy\x12\".holdfast.v1.DestroyClusterRequest\x1a#.holdfast.v1.DestroyClusterResponse\x12F\n" +
 	"\x06Backup\x12\x1a.holdfast.v1.BackupRequest\x1a\x1b.holdfast.v1.BackupResponse\"\x03\x90\x02\x012\x88\x03\n" +
 	"\vUserService\x12J\n" +
@@ -9084,7 +9159,7 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 }
 
 var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 137)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 139)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(Health)(0),                        // 0: holdfast.v1.Health
 	(NodePhase)(0),                     // 1: holdfast.v1.NodePhase
@@ -9216,83 +9291,85 @@ var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(*RotateResponse)(nil),             // 127: holdfast.v1.RotateResponse
 	(*DestroyClusterRequest)(nil),      // 128: holdfast.v1.DestroyClusterRequest
 	(*DestroyClusterResponse)(nil),     // 129: holdfast.v1.DestroyClusterResponse
-	(*BackupRequest)(nil),              // 130: holdfast.v1.BackupRequest
-	(*BackupResponse)(nil),             // 131: holdfast.v1.BackupResponse
-	(*ListUsersRequest)(nil),           // 132: holdfast.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),          // 133: holdfast.v1.ListUsersResponse
-	(*SetUserRequest)(nil),             // 134: holdfast.v1.SetUserRequest
-	(*SetUserResponse)(nil),            // 135: holdfast.v1.SetUserResponse
-	(*DeleteUserRequest)(nil),          // 136: holdfast.v1.DeleteUserRequest
-	(*DeleteUserResponse)(nil),         // 137: holdfast.v1.DeleteUserResponse
-	(*UserCertificateRequest)(nil),     // 138: holdfast.v1.UserCertificateRequest
-	(*UserCertificateResponse)(nil),    // 139: holdfast.v1.UserCertificateResponse
-	(*WhoamiRequest)(nil),              // 140: holdfast.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),             // 141: holdfast.v1.WhoamiResponse
-	nil,                                // 142: holdfast.v1.LockDiskSpec.PathsEntry
-	(*Link)(nil),                       // 143: holdfast.v1.Link
-	(*durationpb.Duration)(nil),        // 144: google.protobuf.Duration
-	(*ResourceStatus)(nil),             // 145: holdfast.v1.ResourceStatus
-	(Want)(0),                          // 146: holdfast.v1.Want
-	(*Resource)(nil),                   // 147: holdfast.v1.Resource
-	(Operations)(0),                    // 148: holdfast.v1.Operations
-	(Severity)(0),                      // 149: holdfast.v1.Severity
-	(*Operation)(nil),                  // 150: holdfast.v1.Operation
-	(*Cluster)(nil),                    // 151: holdfast.v1.Cluster
-	(*Timers)(nil),                     // 152: holdfast.v1.Timers
-	(PreferredFencing)(0),              // 153: holdfast.v1.PreferredFencing
-	(*CoordinationPoint)(nil),          // 154: holdfast.v1.CoordinationPoint
-	(*Group)(nil),                      // 155: holdfast.v1.Group
-	(*Limits)(nil),                     // 156: holdfast.v1.Limits
-	(*ResourceType)(nil),               // 157: holdfast.v1.ResourceType
-	(*Configuration)(nil),              // 158: holdfast.v1.Configuration
-	(*Event)(nil),                      // 159: holdfast.v1.Event
-	(*Rejection)(nil),                  // 160: holdfast.v1.Rejection
-	(*Decision)(nil),                   // 161: holdfast.v1.Decision
-	(*Node)(nil),                       // 162: holdfast.v1.Node
-	(*User)(nil),                       // 163: holdfast.v1.User
+	(*SeedClusterRequest)(nil),         // 130: holdfast.v1.SeedClusterRequest
+	(*SeedClusterResponse)(nil),        // 131: holdfast.v1.SeedClusterResponse
+	(*BackupRequest)(nil),              // 132: holdfast.v1.BackupRequest
+	(*BackupResponse)(nil),             // 133: holdfast.v1.BackupResponse
+	(*ListUsersRequest)(nil),           // 134: holdfast.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),          // 135: holdfast.v1.ListUsersResponse
+	(*SetUserRequest)(nil),             // 136: holdfast.v1.SetUserRequest
+	(*SetUserResponse)(nil),            // 137: holdfast.v1.SetUserResponse
+	(*DeleteUserRequest)(nil),          // 138: holdfast.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),         // 139: holdfast.v1.DeleteUserResponse
+	(*UserCertificateRequest)(nil),     // 140: holdfast.v1.UserCertificateRequest
+	(*UserCertificateResponse)(nil),    // 141: holdfast.v1.UserCertificateResponse
+	(*WhoamiRequest)(nil),              // 142: holdfast.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),             // 143: holdfast.v1.WhoamiResponse
+	nil,                                // 144: holdfast.v1.LockDiskSpec.PathsEntry
+	(*Link)(nil),                       // 145: holdfast.v1.Link
+	(*durationpb.Duration)(nil),        // 146: google.protobuf.Duration
+	(*ResourceStatus)(nil),             // 147: holdfast.v1.ResourceStatus
+	(Want)(0),                          // 148: holdfast.v1.Want
+	(*Resource)(nil),                   // 149: holdfast.v1.Resource
+	(Operations)(0),                    // 150: holdfast.v1.Operations
+	(Severity)(0),                      // 151: holdfast.v1.Severity
+	(*Operation)(nil),                  // 152: holdfast.v1.Operation
+	(*Cluster)(nil),                    // 153: holdfast.v1.Cluster
+	(*Timers)(nil),                     // 154: holdfast.v1.Timers
+	(PreferredFencing)(0),              // 155: holdfast.v1.PreferredFencing
+	(*CoordinationPoint)(nil),          // 156: holdfast.v1.CoordinationPoint
+	(*Group)(nil),                      // 157: holdfast.v1.Group
+	(*Limits)(nil),                     // 158: holdfast.v1.Limits
+	(*ResourceType)(nil),               // 159: holdfast.v1.ResourceType
+	(*Configuration)(nil),              // 160: holdfast.v1.Configuration
+	(*Event)(nil),                      // 161: holdfast.v1.Event
+	(*Rejection)(nil),                  // 162: holdfast.v1.Rejection
+	(*Decision)(nil),                   // 163: holdfast.v1.Decision
+	(*Node)(nil),                       // 164: holdfast.v1.Node
+	(*User)(nil),                       // 165: holdfast.v1.User
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	7,   // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
 	1,   // 1: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
 	2,   // 2: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	143, // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	145, // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
 	2,   // 4: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
 	2,   // 5: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	144, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	144, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	144, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	144, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	145, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	146, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	147, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	148, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	146, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	146, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	146, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	146, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	147, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	148, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	149, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	150, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
 	11,  // 14: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
 	3,   // 15: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	146, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	148, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
 	3,   // 17: holdfast.v1.GroupInfo.state:type_name -> holdfast.v1.GroupState
 	13,  // 18: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
-	145, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	149, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	147, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	151, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
 	8,   // 21: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
 	0,   // 22: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
 	9,   // 23: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
 	14,  // 24: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
 	15,  // 25: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
 	16,  // 26: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	150, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	152, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
 	8,   // 28: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	151, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	152, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	144, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	144, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	144, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	144, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	144, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	144, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	144, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	144, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
-	153, // 39: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	144, // 40: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	153, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	154, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	146, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	146, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	146, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	146, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	146, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	146, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	146, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	146, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	155, // 39: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	146, // 40: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
 	84,  // 41: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
 	7,   // 42: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
 	8,   // 43: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
@@ -9302,66 +9379,66 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	10,  // 47: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
 	27,  // 48: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
 	13,  // 49: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	150, // 50: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	144, // 51: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	152, // 50: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	146, // 51: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
 	8,   // 52: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
 	10,  // 53: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
 	38,  // 54: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
 	2,   // 55: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
-	154, // 56: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
-	144, // 57: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
-	144, // 58: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
+	156, // 56: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
+	146, // 57: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
+	146, // 58: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
 	8,   // 59: holdfast.v1.ShowQuorumResponse.source:type_name -> holdfast.v1.Source
 	39,  // 60: holdfast.v1.ShowQuorumResponse.points:type_name -> holdfast.v1.PointInfo
-	154, // 61: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
-	153, // 62: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	156, // 61: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
+	155, // 62: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
 	16,  // 63: holdfast.v1.ShowQuorumResponse.conditions:type_name -> holdfast.v1.Condition
 	43,  // 64: holdfast.v1.PointSpec.lock_disk:type_name -> holdfast.v1.LockDiskSpec
-	142, // 65: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
+	144, // 65: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
 	42,  // 66: holdfast.v1.ChangeQuorumRequest.add:type_name -> holdfast.v1.PointSpec
-	154, // 67: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	154, // 68: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	154, // 69: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
-	144, // 70: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
+	156, // 67: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	156, // 68: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	156, // 69: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
+	146, // 70: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
 	8,   // 71: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
 	14,  // 72: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
 	8,   // 73: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
 	14,  // 74: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	155, // 75: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	157, // 75: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
 	12,  // 76: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	150, // 77: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	150, // 78: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	150, // 79: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	152, // 77: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	152, // 78: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	152, // 79: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
 	8,   // 80: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
 	12,  // 81: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
 	8,   // 82: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
 	12,  // 83: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	156, // 84: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	150, // 85: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	150, // 86: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	158, // 84: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	152, // 85: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	152, // 86: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
 	8,   // 87: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	157, // 88: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	159, // 88: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
 	8,   // 89: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	157, // 90: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	156, // 91: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	159, // 90: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	158, // 91: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
 	4,   // 92: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	158, // 93: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	160, // 93: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
 	84,  // 94: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
 	7,   // 95: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
 	8,   // 96: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	158, // 97: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	158, // 98: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	160, // 97: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	160, // 98: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
 	8,   // 99: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
 	84,  // 100: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
 	7,   // 101: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	149, // 102: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	151, // 102: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
 	8,   // 103: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	159, // 104: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	161, // 104: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
 	91,  // 105: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	159, // 106: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	161, // 106: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
 	8,   // 107: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	160, // 108: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	161, // 109: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	162, // 108: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	163, // 109: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
 	98,  // 110: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
 	101, // 111: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
 	102, // 112: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
@@ -9374,14 +9451,14 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	8,   // 119: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
 	105, // 120: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
 	106, // 121: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	161, // 122: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	163, // 122: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
 	106, // 123: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
 	8,   // 124: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	150, // 125: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	150, // 126: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	162, // 127: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
-	162, // 128: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
-	144, // 129: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	152, // 125: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	152, // 126: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	164, // 127: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	164, // 128: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	146, // 129: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
 	8,   // 130: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
 	117, // 131: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
 	8,   // 132: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
@@ -9391,121 +9468,123 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	5,   // 136: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
 	8,   // 137: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
 	8,   // 138: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
-	163, // 139: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
-	163, // 140: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
-	163, // 141: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	165, // 139: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	165, // 140: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	165, // 141: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
 	8,   // 142: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
-	163, // 143: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	165, // 143: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
 	17,  // 144: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
 	19,  // 145: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
 	21,  // 146: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
 	122, // 147: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
 	126, // 148: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
-	128, // 149: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
-	130, // 150: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
-	132, // 151: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
-	134, // 152: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
-	136, // 153: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
-	138, // 154: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
-	140, // 155: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
-	23,  // 156: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	25,  // 157: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	28,  // 158: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	30,  // 159: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	32,  // 160: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	34,  // 161: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	111, // 162: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
-	113, // 163: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
-	115, // 164: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
-	118, // 165: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
-	120, // 166: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
-	36,  // 167: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	40,  // 168: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
-	44,  // 169: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
-	46,  // 170: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
-	48,  // 171: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
-	50,  // 172: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	52,  // 173: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	54,  // 174: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	56,  // 175: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	58,  // 176: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	60,  // 177: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	62,  // 178: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	64,  // 179: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	66,  // 180: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	68,  // 181: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	70,  // 182: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	72,  // 183: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	74,  // 184: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	76,  // 185: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	78,  // 186: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	80,  // 187: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	82,  // 188: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	85,  // 189: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	87,  // 190: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	89,  // 191: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	91,  // 192: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	93,  // 193: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	95,  // 194: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	97,  // 195: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	107, // 196: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	109, // 197: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	18,  // 198: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	20,  // 199: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	22,  // 200: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	123, // 201: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
-	127, // 202: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
-	129, // 203: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
-	131, // 204: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
-	133, // 205: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
-	135, // 206: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
-	137, // 207: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
-	139, // 208: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
-	141, // 209: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
-	24,  // 210: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	26,  // 211: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	29,  // 212: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	31,  // 213: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	33,  // 214: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	35,  // 215: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	112, // 216: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
-	114, // 217: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
-	116, // 218: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
-	119, // 219: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
-	121, // 220: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
-	37,  // 221: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	41,  // 222: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
-	45,  // 223: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
-	47,  // 224: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
-	49,  // 225: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
-	51,  // 226: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	53,  // 227: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	55,  // 228: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	57,  // 229: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	59,  // 230: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	61,  // 231: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	63,  // 232: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	65,  // 233: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	67,  // 234: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	69,  // 235: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	71,  // 236: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	73,  // 237: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	75,  // 238: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	77,  // 239: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	79,  // 240: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	81,  // 241: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	83,  // 242: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	86,  // 243: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	88,  // 244: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	90,  // 245: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	92,  // 246: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	94,  // 247: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	96,  // 248: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	104, // 249: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	108, // 250: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	110, // 251: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	198, // [198:252] is the sub-list for method output_type
-	144, // [144:198] is the sub-list for method input_type
+	130, // 149: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
+	128, // 150: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	132, // 151: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	134, // 152: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	136, // 153: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	138, // 154: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	140, // 155: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	142, // 156: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	23,  // 157: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	25,  // 158: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	28,  // 159: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	30,  // 160: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	32,  // 161: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	34,  // 162: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	111, // 163: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	113, // 164: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	115, // 165: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	118, // 166: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	120, // 167: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	36,  // 168: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	40,  // 169: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
+	44,  // 170: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
+	46,  // 171: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
+	48,  // 172: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
+	50,  // 173: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	52,  // 174: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	54,  // 175: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	56,  // 176: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	58,  // 177: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	60,  // 178: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	62,  // 179: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	64,  // 180: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	66,  // 181: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	68,  // 182: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	70,  // 183: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	72,  // 184: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	74,  // 185: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	76,  // 186: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	78,  // 187: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	80,  // 188: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	82,  // 189: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	85,  // 190: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	87,  // 191: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	89,  // 192: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	91,  // 193: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	93,  // 194: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	95,  // 195: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	97,  // 196: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	107, // 197: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	109, // 198: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	18,  // 199: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	20,  // 200: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	22,  // 201: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	123, // 202: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	127, // 203: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	131, // 204: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
+	129, // 205: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	133, // 206: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	135, // 207: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	137, // 208: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	139, // 209: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	141, // 210: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	143, // 211: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	24,  // 212: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	26,  // 213: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	29,  // 214: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	31,  // 215: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	33,  // 216: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	35,  // 217: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	112, // 218: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	114, // 219: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	116, // 220: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	119, // 221: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	121, // 222: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	37,  // 223: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	41,  // 224: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
+	45,  // 225: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
+	47,  // 226: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
+	49,  // 227: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
+	51,  // 228: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	53,  // 229: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	55,  // 230: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	57,  // 231: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	59,  // 232: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	61,  // 233: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	63,  // 234: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	65,  // 235: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	67,  // 236: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	69,  // 237: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	71,  // 238: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	73,  // 239: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	75,  // 240: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	77,  // 241: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	79,  // 242: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	81,  // 243: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	83,  // 244: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	86,  // 245: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	88,  // 246: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	90,  // 247: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	92,  // 248: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	94,  // 249: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	96,  // 250: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	104, // 251: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	108, // 252: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	110, // 253: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	199, // [199:254] is the sub-list for method output_type
+	144, // [144:199] is the sub-list for method input_type
 	144, // [144:144] is the sub-list for extension type_name
 	144, // [144:144] is the sub-list for extension extendee
 	0,   // [0:144] is the sub-list for field type_name
@@ -9539,7 +9618,7 @@ func file_api_holdfast_v1_services_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   137,
+			NumMessages:   139,
 			NumExtensions: 0,
 			NumServices:   13,
 		},

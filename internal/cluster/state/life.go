@@ -96,13 +96,12 @@ func (a *applier) invite(c *pb.Invite) *Refused {
 	return nil
 }
 
-// mayEnroll: nobody of that name is here.
+// mayEnroll: nobody of that name runs anything here. One that is still catching
+// up does not, and is replaced when the next one asks to join.
 func (a *applier) mayEnroll(name string) *Refused {
 	switch {
 	case MemberOf(a.s, name) != nil:
 		return refuse(CodeConflict, "%s is a member: nobody else can join by that name before it has left (holdfast node stop %s)", name, name)
-	case a.s.Learners[name] != nil:
-		return refuse(CodeConflict, "%s is joining: nobody else can join by that name", name)
 	case a.s.NodeStatus[name].GetFence() != nil:
 		return refuse(CodeConflict, "%s was evicted and is not yet proven to have stopped: nobody else can join by that name before that", name)
 	}
@@ -146,6 +145,7 @@ func (a *applier) enroll(c *pb.Enroll) *Refused {
 	if a.s.Nodes[name] == nil {
 		a.s.Nodes[name] = proto.CloneOf(inv.GetNode())
 		a.status(name)
+		numberNodes(a.s)
 		a.configChanged()
 	}
 	a.out.ViewChanged = true // addresses
@@ -176,7 +176,7 @@ func (a *applier) removeNode(c *pb.RemoveNode) *Refused {
 	if a.s.Nodes[name] == nil {
 		return refuse(CodeNotFound, "there is no node %s: holdfast node list shows all", name)
 	}
-	if err := a.mayEnroll(name); err != nil {
+	if err := a.mayEnroll(name); err != nil || a.s.Learners[name] != nil {
 		return refuse(CodeConflict, "%s can't be removed: %s", name, notYet(a.s, name))
 	}
 	var listed []string
@@ -222,7 +222,7 @@ func notYet(s *pb.State, name string) string {
 	case MemberOf(s, name) != nil:
 		return fmt.Sprintf("it is a member; holdfast node stop %s lets it leave, and a dead one is evicted by itself", name)
 	case s.Learners[name] != nil:
-		return "it is joining; stop its daemon, and try again when the cluster has noticed (10s)"
+		return "it is joining; let it become a member and leave, or let another machine join by its name (holdfast node token " + name + ")"
 	}
 	return "it is not yet proven to have stopped; holdfast node show " + name + " says what is waited for"
 }

@@ -457,3 +457,124 @@ func TestDestroy(t *testing.T) {
 		}
 	}
 }
+
+// The quorum is lost for good, and an administrator goes on with one node: a
+// node of the old lineage is refused until it has joined anew.
+func TestNewLineage(t *testing.T) {
+	ms := cluster(t, []*v1.Group{service("n1", "n2", "n3")}, "n1", "n2", "n3")
+	for _, m := range ms {
+		m.start()
+	}
+	for _, m := range ms {
+		m.until("a healthy cluster", healthy(3, "web"))
+	}
+	ask(t, ms["n2"].users().Set, &v1.SetUserRequest{User: &v1.User{Name: "alice", Role: v1.Role_ROLE_GUEST}})
+	for _, m := range ms {
+		_ = m.guard.Process.Kill()
+		for _, pid := range append(m.clusterd(), m.services()...) {
+			_ = exec.Command("kill", "-9", fmt.Sprint(pid)).Run()
+		}
+		m.gone()
+	}
+	n1, n2 := ms["n1"], ms["n2"]
+	var out strings.Builder
+	run := func(args ...string) int {
+		out.Reset()
+		return cli.Main(t.Context(), cli.Streams{In: strings.NewReader(""), Out: &out, Err: &out}, args)
+	}
+	if status := run("cluster", "reseed", "--new-lineage", "--state-dir", n1.state); status != 2 || !strings.Contains(out.String(), "--others-are-down") {
+		t.Errorf("without the word that the others are down: %d %s", status, out.String())
+	}
+	if status := run("cluster", "reseed", "--new-lineage", "--others-are-down", "--state-dir", n1.state); status != 0 {
+		t.Fatal(out.String())
+	}
+	n1.start()
+	// It goes on alone, with what was committed.
+	n1.until("one member with the service", func(s *v1.StatusResponse) bool { return healthy(1, "web")(s) && onlineOn(s, "web") == n1.name })
+	if u := ask(t, n1.users().List, &v1.ListUsersRequest{}).GetUsers(); len(u) != 1 {
+		t.Errorf("users %v", u)
+	}
+	n2.start()
+	n1.until("the old node to be told", func(*v1.StatusResponse) bool {
+		log := n2.log.String()
+		return strings.Contains(log, "taken back") || strings.Contains(log, "lineage")
+	})
+	_ = n2.guard.Process.Kill()
+	for _, pid := range n2.clusterd() {
+		_ = exec.Command("kill", "-9", fmt.Sprint(pid)).Run()
+	}
+	n2.gone()
+	if s := n1.until("one member", healthy(1, "web")); len(s.GetNodes()) != 3 {
+		t.Errorf("nodes %v", s.GetNodes())
+	}
+	if err := os.Rename(n2.state, n2.state+".old"); err != nil {
+		t.Fatal(err)
+	}
+	token := ask(t, n1.nodes().Invite, &v1.InviteNodeRequest{Node: &v1.Node{Name: n2.name}}).GetToken()
+	if _, _, err := cli.JoinCluster(t.Context(), token, n2.state); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(n2.run); err != nil { // as after a reboot
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(n2.run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n2.start()
+	n1.until("two members", healthy(2, "web"))
+	n2.until("two members", healthy(2, "web"))
+}
+
+// A backup becomes a cluster of its own.
+func TestBackupIsRestored(t *testing.T) {
+	ms := cluster(t, []*v1.Group{service("n1", "n2")}, "n1", "n2")
+	for _, m := range ms {
+		m.start()
+	}
+	n1 := ms["n1"]
+	for _, m := range ms {
+		m.until("a healthy cluster", healthy(2, "web"))
+	}
+	file, dir := filepath.Join(t.TempDir(), "backup"), t.TempDir()
+	var out strings.Builder
+	run := func(args ...string) int {
+		out.Reset()
+		return cli.Main(t.Context(), cli.Streams{In: strings.NewReader(""), Out: &out, Err: &out}, args)
+	}
+	for _, args := range [][]string{
+		{"--api", filepath.Join(n1.run, APISocket), "cluster", "backup", file},
+		{"cluster", "restore", file, "--node", ms["n2"].name, "--out", dir},
+	} {
+		if status := run(args...); status != 0 {
+			t.Fatalf("%v: %d: %s", args, status, out.String())
+		}
+	}
+	if status := run("--api", filepath.Join(n1.run, APISocket), "cluster", "backup", file); status == 0 {
+		t.Error("a backup is overwritten")
+	}
+	for _, m := range ms {
+		_ = m.guard.Process.Kill()
+		for _, pid := range append(m.clusterd(), m.services()...) {
+			_ = exec.Command("kill", "-9", fmt.Sprint(pid)).Run()
+		}
+		m.gone()
+	}
+	n2 := ms["n2"]
+	n2.state = filepath.Join(dir, n2.name)
+	if err := os.RemoveAll(n2.run); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(n2.run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n2.start()
+	// One of two nodes is less than the seed count: an administrator does not wait for the other.
+	n2.until("a quorum", func(s *v1.StatusResponse) bool { return s.GetSource().GetQuorum() })
+	if status := run("--api", filepath.Join(n2.run, APISocket), "cluster", "seed"); status != 0 {
+		t.Errorf("seed: %d: %s", status, out.String())
+	}
+	n2.until("the restored cluster", func(s *v1.StatusResponse) bool { return healthy(1, "web")(s) && onlineOn(s, "web") == n2.name })
+	if status := run("--api", filepath.Join(n2.run, APISocket), "cluster", "seed"); status != 4 {
+		t.Errorf("seeded twice: %d: %s", status, out.String())
+	}
+}

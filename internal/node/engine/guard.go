@@ -336,6 +336,9 @@ func (e *Engine) guardConfiguration() *guardpb.Configure {
 	if c.SeedNodes == 0 {
 		c.SeedNodes = uint32(state.Majority(len(nodes)))
 	}
+	if by := e.s.GetStartedBy(); by.GetNode() == e.node && by.GetRaftId() == e.RaftID() && by.GetGuardIncarnation() == e.guard.incarnation {
+		c.SeedNodes = 1 // it was committed in this guard's name: by its count, or by an administrator who does not wait for it
+	}
 	if !e.outside.removed {
 		c.RaftId = e.self().GetRaftId()
 		if m := e.incarnation(); m.GetGuardIncarnation() == e.guard.incarnation {
