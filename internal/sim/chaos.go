@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
 // Options of one run, drawn from its seed. Each seed leaves some kinds of
@@ -17,13 +19,16 @@ type Options struct {
 	Groups    int
 	Points    int // coordination points: 0, 1 or 3
 	LockDisks int // so many of them are lock disks, the others arbiters
-	Peerinact time.Duration
-	Drift     int64         // clocks are up to so many ppm wrong
-	DiskSync  time.Duration // usual time of a sync
-	Hiccups   bool          // the engine may be held up between deciding on a call and doing it
-	Calm      bool          // for scripts: nothing is left to chance
-	Chaos     time.Duration // length of the first phase
-	Schedule  []Fault
+	// Which side of a split should win.
+	Preferred     v1.PreferredFencing
+	PreferredSite string
+	Peerinact     time.Duration
+	Drift         int64         // clocks are up to so many ppm wrong
+	DiskSync      time.Duration // usual time of a sync
+	Hiccups       bool          // the engine may be held up between deciding on a call and doing it
+	Calm          bool          // for scripts: nothing is left to chance
+	Chaos         time.Duration // length of the first phase
+	Schedule      []Fault
 }
 
 // A Fault is a line of the language, and when it happens.
@@ -67,6 +72,8 @@ func Swarm(seed uint64) Options {
 	r2 := newRand(seed, "points")
 	if o.Points = pick(r2, 0, 1, 1, 3); o.Points > 0 {
 		o.LockDisks = r2.IntN(o.Points + 1)
+		o.Preferred = v1.PreferredFencing(r2.IntN(4))
+		o.PreferredSite = pick(r2, "", "", "", "a", "b")
 		for _, k := range pointKinds {
 			if r2.IntN(2) == 0 {
 				used = append(used, k)

@@ -69,10 +69,26 @@ func newCluster(o Options) *cluster {
 	return newClusterOf(o, configuration(o, newRand(o.Seed, "configuration")))
 }
 
+// prefer a side of splits, as the options say.
+func prefer(o Options, cfg *v1.Configuration) {
+	r := newRand(o.Seed, "weights")
+	cfg.Cluster.PreferredFencing, cfg.Cluster.PreferredSite = o.Preferred, o.PreferredSite
+	if o.PreferredSite != "" {
+		cfg.Cluster.PreferredFencing = v1.PreferredFencing_PREFERRED_FENCING_SITE
+	}
+	for i, n := range cfg.GetNodes() {
+		n.Site, n.Weight = "a", proto.Uint32(uint32(r.IntN(3)))
+		if i >= len(cfg.GetNodes())/2 {
+			n.Site = "b"
+		}
+	}
+}
+
 // newClusterOf a configuration, in a calm world if the options say so.
 func newClusterOf(o Options, config *v1.Configuration) *cluster {
 	c := &cluster{World: newWorld(o.Seed), o: o, byName: map[string]*node{}, pendingUndo: map[int]func(){}, asked: map[uint64]asked{}}
 	c.recv = c
+	prefer(o, config)
 	c.config, c.calm = config, o.Calm
 	c.check = newChecker(c)
 	c.net = newNetwork(c.World, o.Nodes, o.Links)

@@ -19,7 +19,8 @@ import (
 // everything that the cluster did. Their world is calm: nothing but the lines
 // of a script goes wrong. go test ./internal/sim -rewrite writes them anew.
 //
-//	cluster nodes=3 [links=2] [groups=1] [peerinact=1s]   a cluster that has started
+//	cluster nodes=3 [links=2] [groups=1] [peerinact=1s] [points=1 [lockdisks=1]] [prefer=SITE]
+//	                                                      a cluster that has started; the last half of the nodes is at site b, the others at a
 //	do                                                    each line of input is one of the package comment, or "wait D"
 //	where                                                 who is a member, who leads, where each group runs
 func TestScripts(t *testing.T) {
@@ -52,6 +53,9 @@ func newScript(t *testing.T, d *datadriven.TestData) *script {
 	d.MaybeScanArgs(t, "nodes", &o.Nodes)
 	d.MaybeScanArgs(t, "links", &o.Links)
 	d.MaybeScanArgs(t, "groups", &o.Groups)
+	d.MaybeScanArgs(t, "points", &o.Points)
+	d.MaybeScanArgs(t, "lockdisks", &o.LockDisks)
+	d.MaybeScanArgs(t, "prefer", &o.PreferredSite)
 	var inact string
 	if d.MaybeScanArgs(t, "peerinact", &inact); inact != "" {
 		var err error

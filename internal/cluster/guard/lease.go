@@ -67,7 +67,10 @@ func (c *Core) ownVoice() bool {
 }
 
 // earned is the end of the lease by the acknowledgements that count; 0: none.
-func (c *Core) earned() time.Duration {
+func (c *Core) earned() time.Duration { return c.earnedWith(c.witness.acked) }
+
+// earnedWith that acknowledgement of the coordination points.
+func (c *Core) earnedWith(points uint64) time.Duration {
 	if c.raftID == 0 || c.voters == 0 {
 		return 0
 	}
@@ -88,7 +91,7 @@ func (c *Core) earned() time.Duration {
 		}
 	}
 	if c.witness.raftID != 0 {
-		numbers = append(numbers, c.witness.acked)
+		numbers = append(numbers, points)
 	}
 	c.scratch = numbers
 	need := c.voters/2 + 1

@@ -1125,7 +1125,7 @@ type WitnessWanted struct {
 	RaftId        uint64 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	Stays         uint64 `protobuf:"varint,4,opt,name=stays,proto3" json:"stays,omitempty"`
 	WitnessRaftId uint64 `protobuf:"varint,5,opt,name=witness_raft_id,json=witnessRaftId,proto3" json:"witness_raft_id,omitempty"`
-	// Voters that have been silent for two heartbeats or more, sorted.
+	// Voters that have been silent for one and a half heartbeats or more, sorted.
 	Silent        []string `protobuf:"bytes,6,rep,name=silent,proto3" json:"silent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
