@@ -524,12 +524,23 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// TestAreas: runs take the areas in turn, and a block's first run takes its first.
+// TestAreas: runs take the areas in turn, a block's first run takes its first,
+// and what the first one said stands after its area was taken again.
 func TestAreas(t *testing.T) {
 	r := newRig(t)
+	defer func() {
+		r.refused(r.node(3), renew(1, 1), witnesspb.Refused_REASON_SUSPECTED, "")
+		if p := r.do(r.node(3), prepare(8)).GetPromised(); p.GetValue().GetTerm() != 11 || r.do(r.node(4), prepare(7)).GetRejected() == nil {
+			t.Error(p)
+		}
+	}()
 	for run := range 6 {
 		h := r.node(9)
 		r.do(h, look())
+		if run == 0 {
+			r.do(h, suspect(3, 1))
+			r.do(h, accept(5, 11, 6))
+		}
 		if h.m.area != run%Areas || h.m.claim != uint64(run+1) {
 			t.Errorf("run %d has area %d, claim %d", run, h.m.area, h.m.claim)
 		}

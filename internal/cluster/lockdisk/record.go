@@ -144,11 +144,11 @@ func DecodeHeader(b []byte, copy int) (h Header, err error) {
 func JoinHeaders(a Header, errA error, b Header, errB error) (Header, error) {
 	switch {
 	case errA != nil && errB != nil:
-		if errors.Is(errA, ErrEmpty) {
-			errA = errB
-		}
 		if errors.Is(errA, ErrEmpty) || errors.Is(errA, ErrMagic) {
-			return Header{}, errors.New("it is not a lock disk: holdfast lockdisk format makes it one")
+			if !errors.Is(errB, ErrSum) && !errors.Is(errB, ErrNewer) {
+				return Header{}, errors.New("it is not a lock disk: holdfast lockdisk format makes it one")
+			}
+			errA = errB
 		}
 		return Header{}, fmt.Errorf("its header %w", errA)
 	case errors.Is(errA, ErrMagic) || errors.Is(errB, ErrMagic):

@@ -150,6 +150,7 @@ func TestHeaders(t *testing.T) {
 		"one is rotten":     {rotten, ready.Encode(1), ""},
 		"one is empty":      {ready.Encode(0), zero, ""},
 		"none":              {zero, zero, "not a lock disk"},
+		"empty and damaged": {zero, resum(append(append(bytes.Clone(ready.Encode(1)[:8]), 9), ready.Encode(1)[9:]...)), "newer format"},
 		"something else":    {bytes.Repeat([]byte("x"), PageSize), bytes.Repeat([]byte("x"), PageSize), "not a lock disk"},
 		"both rotten":       {rotten, resum(append(bytes.Clone(ready.Encode(1)[:40]), make([]byte, PageSize-40)...)), "its header"},
 		"partition table":   {table, ready.Encode(1), "something else was written over its header"},

@@ -2,6 +2,7 @@ package lockdisk
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -30,7 +31,7 @@ type world struct {
 
 	values  uint64
 	parent  map[uint64]uint64
-	made    map[uint64]uint64 // for which register
+	made    map[uint64]uint64   // for which register
 	chosen  map[uint64][]uint64 // by register
 	answers []answered
 	renewed []renewal
@@ -406,21 +407,19 @@ func (w *world) rot() {
 	w.stats["rot"]++
 }
 
+var seeds = flag.Uint64("seeds", 12, "random schedules that TestSafety tries")
+
 // TestSafety: registers and leases under everything that disks and processes do (D1 to D11).
 func TestSafety(t *testing.T) {
-	seeds := uint64(25)
-	if testing.Short() {
-		seeds = 8
-	}
 	stats := map[string]int{}
-	for seed := range seeds {
+	for seed := range *seeds {
 		steps = 0
 		w := newWorld(t, seed, 2+int(seed%3))
 		w.harsh = seed%4 == 3
-		w.run(10000, true)
+		w.run(8000, true)
 		w.zombies = nil
 		before := len(w.renewed) + len(w.answers)
-		w.run(3000, false)
+		w.run(2000, false)
 		if w.stats[witnesspb.Refused_REASON_DAMAGED.String()] == 0 && len(w.renewed)+len(w.answers) == before {
 			w.fail("nothing gets done any more")
 		}

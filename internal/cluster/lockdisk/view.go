@@ -1,6 +1,7 @@
 package lockdisk
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -89,7 +90,7 @@ func viewNode(read Reader, disk, cluster ID, slot, n int) *lockdiskpb.NodeView {
 	}
 	switch {
 	case newest != nil:
-		v.Node, v.RaftId, v.Claim, v.Run, v.Sequence, v.Nonce = newest.GetNode(), newest.GetRaftId(), newest.Claim, newest.Run, newest.Sequence, newest.GetNonce()
+		v.Node, v.RaftId, v.Claim, v.Run, v.Sequence, v.Nonce = newest.GetNode(), newest.GetRaftId(), newest.Claim, fmt.Sprintf("%016x", newest.Run), newest.Sequence, hex.EncodeToString(newest.GetNonce())
 	case len(v.Problems) == 0:
 		return nil
 	}

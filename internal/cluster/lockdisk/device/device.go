@@ -90,13 +90,18 @@ func (d *Disk) Close() error {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
+	end := func() {
+		d.f.close()
+		d.f = nil
+		<-d.turn // those who wait are told that it is closed
+	}
 	select {
 	case d.turn <- struct{}{}:
-		d.f.close()
+		end()
 	default:
 		go func() {
 			d.turn <- struct{}{}
-			d.f.close()
+			end()
 		}()
 	}
 	return nil

@@ -250,7 +250,7 @@ func TestHalfFormatted(t *testing.T) {
 // TestWrongDisk: what is at the path is another disk, or a shorter one, or nothing.
 func TestWrongDisk(t *testing.T) {
 	path := image(t, 2)
-	h := format(t, path)
+	format(t, path)
 	h, slot, err := claim(t.Context(), path, cluster, time.Millisecond)
 	if err != nil {
 		t.Fatal(err)

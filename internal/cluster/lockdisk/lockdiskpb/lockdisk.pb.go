@@ -323,9 +323,9 @@ type NodeView struct {
 	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Node   string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	RaftId uint64 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
-	// Runs of the node on this disk, and the newest one's random number.
+	// Runs of the node on this disk, and the newest one's random number in hexadecimal.
 	Claim    uint64 `protobuf:"varint,4,opt,name=claim,proto3" json:"claim,omitempty"`
-	Run      uint64 `protobuf:"varint,5,opt,name=run,proto3" json:"run,omitempty"`
+	Run      string `protobuf:"bytes,5,opt,name=run,proto3" json:"run,omitempty"`
 	Sequence uint64 `protobuf:"varint,6,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Register uint64 `protobuf:"varint,7,opt,name=register,proto3" json:"register,omitempty"`
 	// "12.9f3a…": counter and proposer.
@@ -338,7 +338,8 @@ type NodeView struct {
 	// Names of those that it suspects.
 	Suspects []string `protobuf:"bytes,14,rep,name=suspects,proto3" json:"suspects,omitempty"`
 	Abstains uint64   `protobuf:"varint,15,opt,name=abstains,proto3" json:"abstains,omitempty"`
-	Nonce    []byte   `protobuf:"bytes,16,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// Mark that the node has left, in hexadecimal.
+	Nonce string `protobuf:"bytes,16,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// It has written between the two looks.
 	Moved         bool     `protobuf:"varint,17,opt,name=moved,proto3" json:"moved,omitempty"`
 	Problems      []string `protobuf:"bytes,18,rep,name=problems,proto3" json:"problems,omitempty"`
@@ -404,11 +405,11 @@ func (x *NodeView) GetClaim() uint64 {
 	return 0
 }
 
-func (x *NodeView) GetRun() uint64 {
+func (x *NodeView) GetRun() string {
 	if x != nil {
 		return x.Run
 	}
-	return 0
+	return ""
 }
 
 func (x *NodeView) GetSequence() uint64 {
@@ -481,11 +482,11 @@ func (x *NodeView) GetAbstains() uint64 {
 	return 0
 }
 
-func (x *NodeView) GetNonce() []byte {
+func (x *NodeView) GetNonce() string {
 	if x != nil {
 		return x.Nonce
 	}
-	return nil
+	return ""
 }
 
 func (x *NodeView) GetMoved() bool {
@@ -634,7 +635,7 @@ const file_internal_cluster_lockdisk_lockdiskpb_lockdisk_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05claim\x18\x04 \x01(\x04R\x05claim\x12\x10\n" +
-	"\x03run\x18\x05 \x01(\x04R\x03run\x12\x1a\n" +
+	"\x03run\x18\x05 \x01(\tR\x03run\x12\x1a\n" +
 	"\bsequence\x18\x06 \x01(\x04R\bsequence\x12\x1a\n" +
 	"\bregister\x18\a \x01(\x04R\bregister\x12\x1a\n" +
 	"\bpromised\x18\b \x01(\tR\bpromised\x12\x1a\n" +
@@ -646,7 +647,7 @@ const file_internal_cluster_lockdisk_lockdiskpb_lockdisk_proto_rawDesc = "" +
 	"\x05stays\x18\r \x01(\x04R\x05stays\x12\x1a\n" +
 	"\bsuspects\x18\x0e \x03(\tR\bsuspects\x12\x1a\n" +
 	"\babstains\x18\x0f \x01(\x04R\babstains\x12\x14\n" +
-	"\x05nonce\x18\x10 \x01(\fR\x05nonce\x12\x14\n" +
+	"\x05nonce\x18\x10 \x01(\tR\x05nonce\x12\x14\n" +
 	"\x05moved\x18\x11 \x01(\bR\x05moved\x12\x1a\n" +
 	"\bproblems\x18\x12 \x03(\tR\bproblems\"\x9b\x02\n" +
 	"\vCheckResult\x12.\n" +
