@@ -449,6 +449,11 @@ func TestHang(t *testing.T) {
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestHelper$")
 	cmd.Env = append(os.Environ(), "HOLDFAST_TEST_DISK="+path, "HOLDFAST_TEST_ID="+h.Disk.String())
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -456,8 +461,9 @@ func TestHang(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := out.Read(make([]byte, 1)); err != nil { // it has the block now
-		t.Fatal(err)
+	first := make([]byte, 512)
+	if n, err := out.Read(first); err != nil || string(first[:n]) != "x" { // it has the block now
+		t.Fatalf("%v: the other process says: %s", err, first[:n])
 	}
 	d := open(t, path, h, slot, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -508,7 +514,7 @@ func TestHelper(t *testing.T) {
 	d := open(t, path, lockdisk.Header{Disk: id}, 0, 1)
 	do(t, d, look(d))
 	fmt.Print("x")
-	select {}
+	_, _ = os.Stdin.Read(make([]byte, 1)) // until it is killed
 }
 
 // TestReadError: what can't be read at once is read page by page.
