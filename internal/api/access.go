@@ -98,6 +98,11 @@ var permissions = map[string]permission{
 	"QuorumService/Watch":    {guest, someone},
 	"QuorumService/TryPoint": {administrator, cluster},
 
+	"FenceService/List":        {guest, cluster},
+	"FenceService/History":     {guest, cluster},
+	"FenceService/Test":        {operator, cluster},
+	"FenceService/ConfirmDown": {administrator, cluster},
+
 	"GroupService/List":     {guest, someone},
 	"GroupService/Show":     {guest, group},
 	"GroupService/Online":   {operator, group},

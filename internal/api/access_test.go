@@ -16,12 +16,17 @@ import (
 // read, need no more than any role.
 func TestEveryProcedureHasAPermission(t *testing.T) {
 	seen := map[string]bool{}
-	services := v1.File_api_holdfast_v1_services_proto.Services()
-	for i := range services.Len() {
-		methods := services.Get(i).Methods()
+	var services []protoreflect.ServiceDescriptor
+	for _, f := range []protoreflect.FileDescriptor{v1.File_api_holdfast_v1_services_proto, v1.File_api_holdfast_v1_fencing_proto} {
+		for i := range f.Services().Len() {
+			services = append(services, f.Services().Get(i))
+		}
+	}
+	for _, service := range services {
+		methods := service.Methods()
 		for j := range methods.Len() {
 			m := methods.Get(j)
-			name := string(services.Get(i).Name()) + "/" + string(m.Name())
+			name := string(service.Name()) + "/" + string(m.Name())
 			seen[name] = true
 			p, ok := permissions[name]
 			if !ok {

@@ -13,6 +13,7 @@ import (
 // from many goroutines at once.
 type Backend interface {
 	PointBackend
+	FenceBackend
 	// State returns what this node has applied. The caller only reads it, and
 	// it never changes afterwards.
 	State(ctx context.Context) (*statepb.State, error)
@@ -52,6 +53,8 @@ type Local struct {
 	Points []PointStatus
 	// Conditions that this node wants people to know.
 	Conditions []Condition
+	// FenceFaults are what is wrong with fence devices here.
+	FenceFaults []string
 	// AppliedIndex of the log.
 	AppliedIndex uint64
 	// Authority that signs certificates here: SHA-256 of its public key, and when it ends.

@@ -31,6 +31,7 @@ func NewHandler(b Backend, who func(*http.Request) Caller) http.Handler {
 	mux.Handle(v1.NewNodeServiceHandler(&nodeServer{s}, opts...))
 	mux.Handle(v1.NewLinkServiceHandler(&linkServer{s}, opts...))
 	mux.Handle(v1.NewQuorumServiceHandler(&quorumServer{s}, opts...))
+	mux.Handle(v1.NewFenceServiceHandler(&fenceServer{s}, opts...))
 	mux.Handle(v1.NewGroupServiceHandler(&groupServer{s}, opts...))
 	mux.Handle(v1.NewResourceServiceHandler(&resourceServer{s}, opts...))
 	mux.Handle(v1.NewTypeServiceHandler(&typeServer{s}, opts...))

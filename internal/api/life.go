@@ -98,11 +98,8 @@ func (l *look) invited(n *v1.Node) (*v1.Node, error) {
 	}
 	if len(n.GetLinks()) == 0 {
 		var links []string
-		for _, other := range sortedValues(l.GetNodes()) {
-			for _, k := range other.GetLinks() {
-				links = append(links, "--link "+k.GetName()+"=ADDRESS")
-			}
-			break
+		for _, k := range l.GetNodes()[l.local.Node].GetLinks() {
+			links = append(links, "--link "+k.GetName()+"=ADDRESS")
 		}
 		return nil, fail(CodeBadRequest, "give it the same links as the other nodes: "+strings.Join(links, " "), "node %s is not configured yet, and no links are given", name)
 	}

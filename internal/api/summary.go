@@ -51,6 +51,9 @@ func (l *look) nodeInfo(n *v1.Node) *v1.NodeInfo {
 	if f := st.GetFence(); f != nil {
 		info.WaitingForProof = "its groups are not started elsewhere before it is proven that it has stopped: its guard says so, or " +
 			protoyaml.Duration(f.GetWait().AsDuration()) + " have passed since its eviction"
+		if wait := state.Unproven(l.State, name); len(wait) > 0 {
+			info.WaitingForProof = name + " is not proven to be off, for which " + strings.Join(wait, ", ") + " must wait (holdfast explain group " + wait[0] + ")"
+		}
 	}
 	for range n.GetLinks() {
 		info.LinkStates = append(info.LinkStates, v1.LinkState_LINK_STATE_UNSPECIFIED)
@@ -141,7 +144,7 @@ func (l *look) groupOnNode(g *v1.Group, node string) *v1.GroupOnNodeInfo {
 	}
 	info.Message = strings.Join(problems, "; ")
 	switch phase := l.GetNodeStatus()[node].GetPhase(); {
-	case l.GetNodeStatus()[node].GetFence() != nil:
+	case l.GetNodeStatus()[node].GetFence() != nil && (on != nil || l.GetNodeStatus()[node].GetFence().GetProven() == statepb.Proof_PROOF_UNSPECIFIED):
 		info.State = v1.GroupState_GROUP_STATE_UNKNOWN
 		info.Message = "it is not proven yet that " + node + " has stopped"
 		return info

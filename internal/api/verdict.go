@@ -251,6 +251,7 @@ func (l *look) conditions(nodes []*v1.NodeInfo) (out []*v1.Condition) {
 		}
 	}
 	out = append(out, l.quorumConditions()...)
+	out = append(out, l.fenceConditions()...)
 	if l.local.Peers != nil && !l.local.Peers.GetSeeded() {
 		warn("not-seeded", l.local.Node, "groups are not started before %d nodes have been seen together", l.seedNodes())
 	}

@@ -82,7 +82,7 @@ another: the path of a unix socket, or https://HOST:PORT with --client-dir.`,
 	f.StringVar(&a.client, "client-dir", "", "directory with ca.pem, client.pem and client.key, for https (default $HOLDFAST_CLIENT_DIR)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage("%v", err).hint(c) })
 	root.AddCommand(
-		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.quorumCommand(), a.groupCommand(), a.resourceCommand(), a.typeCommand(),
+		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.quorumCommand(), a.fenceCommand(), a.groupCommand(), a.resourceCommand(), a.typeCommand(),
 		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
 		a.versionCommand(),
 	)

@@ -37,6 +37,7 @@ type client struct {
 	nodes      v1.NodeServiceClient
 	links      v1.LinkServiceClient
 	quorum     v1.QuorumServiceClient
+	fence      v1.FenceServiceClient
 	groups     v1.GroupServiceClient
 	resources  v1.ResourceServiceClient
 	types      v1.TypeServiceClient
@@ -62,6 +63,7 @@ func (a *app) dial() (*client, error) {
 		nodes:      v1.NewNodeServiceClient(h, base),
 		links:      v1.NewLinkServiceClient(h, base),
 		quorum:     v1.NewQuorumServiceClient(h, base),
+		fence:      v1.NewFenceServiceClient(h, base),
 		groups:     v1.NewGroupServiceClient(h, base),
 		resources:  v1.NewResourceServiceClient(h, base),
 		types:      v1.NewTypeServiceClient(h, base),

@@ -57,7 +57,7 @@ func (a *app) nodeCommand() *cobra.Command {
 			return err
 		})
 	return grouped(&cobra.Command{Use: "node", Short: "Nodes: the machines of the cluster"},
-		append(a.membershipCommands(), list, show, freeze, unfreeze, a.nodeStopCommand(), a.nodeSilenceCommand())...)
+		append(a.membershipCommands(), list, show, freeze, unfreeze, a.nodeStopCommand(), a.nodeSilenceCommand(), a.nodeConfirmDownCommand())...)
 }
 
 // simple is a command that does one thing at once to what it names.

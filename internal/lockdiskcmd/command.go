@@ -4,7 +4,6 @@ package lockdiskcmd
 
 import (
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -267,8 +266,8 @@ func viewTable(w io.Writer, v *lockdiskpb.View) {
 			if n.GetAbstains() != 0 {
 				fmt.Fprintf(w, "node %s has found that the disk has forgotten what was written: nobody uses it for registers up to %d\n", n.GetNode(), n.GetAbstains())
 			}
-			if len(n.GetNonce()) > 0 {
-				fmt.Fprintf(w, "node %s has left the mark %s\n", n.GetNode(), hex.EncodeToString(n.GetNonce()))
+			if n.GetNonce() != "" {
+				fmt.Fprintf(w, "node %s has left the mark %s\n", n.GetNode(), n.GetNonce())
 			}
 		}
 	}

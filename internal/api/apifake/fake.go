@@ -36,6 +36,8 @@ type Node struct {
 	Unprepared map[string]error
 	// Trials of points that do not end well, by "node/point".
 	Trials map[string]Trial
+	// FenceFaults of devices that can't be used, by name.
+	FenceFaults map[string]string
 	// Tried so far, as "node/point".
 	Tried []string
 }

@@ -115,6 +115,7 @@ func (n *node) localView() *api.Local {
 	ca := n.id.AuthorityCertificate()
 	l.Authority, l.AuthorityEnds = identity.Fingerprint(ca), ca.NotAfter
 	l.Points = n.pointStatus()
+	l.FenceFaults = n.fencing.faults
 	l.Conditions = n.conditions()
 	return l
 }

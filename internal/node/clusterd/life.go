@@ -74,6 +74,7 @@ func (n *node) lifeTick() {
 	if n.life.wake != 0 && n.now() >= n.life.wake {
 		n.life.wake = 0
 		n.lifeOn()
+		n.fencingOn()
 	}
 }
 

@@ -102,6 +102,7 @@ type node struct {
 	decision    uint64        // newest one that was logged
 	life        life
 	api         *apiSocket
+	fencing     fencing
 	points      points
 	asking      int // requests under way at points
 	started     time.Time
@@ -154,6 +155,7 @@ func (n *node) run(ctx context.Context) error {
 		}
 		n.addresses()
 		n.lifeOn()
+		n.fencingOn()
 		n.carryOut()
 	}
 	timer := time.NewTimer(0)
@@ -269,6 +271,7 @@ func (n *node) carryOut() {
 		n.cloned = nil
 		n.addresses()
 		n.lifeOn()
+		n.fencingOn()
 		n.decisions()
 		n.notify()
 	}

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
@@ -165,7 +166,7 @@ func sooner(a, b time.Duration) time.Duration {
 func (e *Engine) proposalOf(node string, m *peerpb.Proposal) {
 	c := &statepb.Command{}
 	ok := e.raft != nil && e.raft.IsLeader() && proto.Unmarshal(m.GetCommand(), c) == nil &&
-		c.GetProposer() == node && !state.ConfChange(c) && mayPropose(node, c)
+		c.GetProposer() == node && !state.ConfChange(c) && mayPropose(e.s, node, c)
 	if !ok || e.raft.Propose(m.GetCommand()) != nil {
 		e.send(node, &peerpb.Message{Body: &peerpb.Message_ProposalResult{ProposalResult: &peerpb.ProposalResult{Request: m.GetRequest(), Error: "not the leader"}}})
 	}
@@ -173,10 +174,14 @@ func (e *Engine) proposalOf(node string, m *peerpb.Proposal) {
 
 // mayPropose: what only a leader decides is not taken from others, and a node
 // reports only of itself.
-func mayPropose(node string, c *statepb.Command) bool {
+func mayPropose(s *statepb.State, node string, c *statepb.Command) bool {
 	switch c := c.GetChange().(type) {
-	case *statepb.Command_Plan, *statepb.Command_Proven, *statepb.Command_Stays, *statepb.Command_SilenceOver, *statepb.Command_TimersSettled:
+	case *statepb.Command_Plan, *statepb.Command_Proven, *statepb.Command_Stays, *statepb.Command_SilenceOver, *statepb.Command_TimersSettled, *statepb.Command_FenceStarted:
 		return false
+	case *statepb.Command_FenceDone:
+		return slices.ContainsFunc(s.GetFenceOperations(), func(op *v1.FenceOperation) bool {
+			return op.GetNumber() == c.FenceDone.GetNumber() && op.GetBy() == node
+		})
 	case *statepb.Command_Report:
 		return c.Report.GetNode() == node
 	case *statepb.Command_GuardStarted:
