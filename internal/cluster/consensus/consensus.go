@@ -65,6 +65,11 @@ type Node struct {
 	lazy      *raftpb.HardState
 	confState *raftpb.ConfState
 	applied   uint64
+	// Of the newest entry that was in a Ready; messages tell of no later one.
+	known   uint64
+	reads   reads
+	warn    func(format string, args ...any)
+	refused string // why a message was, last
 	// Between Persisted and Applied: state and configuration may not match.
 	applying bool
 }
@@ -131,6 +136,8 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("consensus: %w", err)
 	}
 	n.raw = raw
+	n.known, _ = n.storage.LastIndex()
+	n.warn = logger(cfg.Logf).Warningf
 	return n, nil
 }
 
@@ -177,9 +184,13 @@ func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
 // Tick is called every TickEvery.
 func (n *Node) Tick() { n.raw.Tick() }
 
-// Step takes a message of a peer. What does not fit is ignored.
+// Step takes a message of a peer. What does not fit is ignored (C7).
 func (n *Node) Step(m *raftpb.Message) {
-	if raft.IsLocalMsg(m.GetType()) || m.GetTo() != n.id {
+	if err := n.impossible(m); err != nil {
+		if err.Error() != n.refused {
+			n.refused = err.Error()
+			n.warn("a %s of %d is ignored: %v", m.GetType(), m.GetFrom(), err)
+		}
 		return
 	}
 	_ = n.raw.Step(m) // refusals concern messages of removed peers and lost proposals: both are answered elsewhere
@@ -234,6 +245,9 @@ func (n *Node) Ready() (r Ready, ok bool) {
 	}
 	rd := n.raw.Ready()
 	n.pending = &rd
+	for _, m := range rd.Messages {
+		n.reads.sent(m)
+	}
 	if n.IsLeader() {
 		// The leader replicates while it writes: its own entry counts only after Persisted.
 		var late []*raftpb.Message
@@ -248,6 +262,12 @@ func (n *Node) Ready() (r Ready, ok bool) {
 	}
 	if rd.HardState != nil {
 		n.lazy = rd.HardState
+	}
+	switch {
+	case len(rd.Entries) > 0:
+		n.known = rd.Entries[len(rd.Entries)-1].GetIndex()
+	case !raft.IsEmptySnap(rd.Snapshot):
+		n.known = rd.Snapshot.GetMetadata().GetIndex()
 	}
 	if len(rd.Entries) > 0 || rd.MustSync || !raft.IsEmptySnap(rd.Snapshot) {
 		r.Batch = &Batch{HardState: n.lazy, Entries: rd.Entries}
@@ -301,9 +321,14 @@ func (n *Node) Applied() {
 }
 
 // ApplyConfChange puts a committed change into force. A change that its
-// context refuses is simply not put into force.
-func (n *Node) ApplyConfChange(cc *raftpb.ConfChangeV2) {
+// context refuses is simply not put into force. An error means that the change
+// makes no sense, so that the log is not to be trusted.
+func (n *Node) ApplyConfChange(cc *raftpb.ConfChangeV2) error {
+	if err := n.checkConfChange(cc); err != nil {
+		return fmt.Errorf("consensus: the change %v of configuration %v: %w", cc.GetChanges(), n.confState, err)
+	}
 	n.confState = n.raw.ApplyConfChange(cc)
+	return nil
 }
 
 // Compact makes a snapshot of state, which holds everything up to the applied

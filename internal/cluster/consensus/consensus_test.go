@@ -11,7 +11,7 @@ import (
 
 // world is a few nodes whose messages are delivered by hand.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	nodes map[uint64]*testNode
 	cut   map[[2]uint64]bool
 	queue []*raftpb.Message
@@ -24,7 +24,7 @@ type testNode struct {
 	hold, held bool
 }
 
-func newWorld(t *testing.T, n uint64) *world {
+func newWorld(t testing.TB, n uint64) *world {
 	w := &world{t: t, nodes: map[uint64]*testNode{}, cut: map[[2]uint64]bool{}}
 	cs := &raftpb.ConfState{}
 	for id := uint64(1); id <= n; id++ {
@@ -104,7 +104,9 @@ func (w *world) finish(n *testNode) {
 			if err := proto.Unmarshal(e.GetData(), cc); err != nil {
 				w.t.Fatal(err)
 			}
-			n.ApplyConfChange(cc)
+			if err := n.ApplyConfChange(cc); err != nil {
+				w.t.Fatal(err)
+			}
 			n.Node.Applied()
 			n.applied = append(n.applied, "conf")
 			continue

@@ -15,6 +15,7 @@
 //	C5  a configuration change counts only when its entry is applied: a proposal that was taken may
 //	    still become an empty entry while another change is pending
 //	C6  a leader that is to be removed hands leadership over first; if it could not, it steps down on removal
+//	C7  a message that no peer sends by the protocol changes nothing: the library would panic on many of them
 //
 // Pre-vote and check-quorum are on. Election time-outs are only the fallback:
 // elections are driven by what the links show ([Node.Campaign]).

@@ -54,6 +54,10 @@ func (e *Engine) peerConn(node string, up bool) {
 func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 	switch b := m.GetBody().(type) {
 	case *peerpb.Message_Hello:
+		if !e.mayBe(node, b.Hello.GetRaftId()) {
+			e.logf("engine: %s says that it is raft id %d, which is another's: it is not heard", node, b.Hello.GetRaftId())
+			return
+		}
 		anew := e.peer(node).hello.GetRaftId() != b.Hello.GetRaftId()
 		e.peer(node).hello = b.Hello
 		e.checkMember(node, b.Hello)
@@ -62,7 +66,7 @@ func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 		}
 	case *peerpb.Message_Raft:
 		rm := &raftpb.Message{}
-		if e.raft == nil || e.resetting != 0 || proto.Unmarshal(b.Raft, rm) != nil || e.peer(node).hello.GetRaftId() != rm.GetFrom() {
+		if e.raft == nil || e.resetting != 0 || proto.Unmarshal(b.Raft, rm) != nil || e.peer(node).hello.GetRaftId() != rm.GetFrom() || !e.mayBe(node, rm.GetFrom()) {
 			return // of or for another incarnation
 		}
 		if rm.GetType() == raftpb.MsgSnap && !e.readable(rm.GetSnapshot()) {
@@ -94,6 +98,25 @@ func (e *Engine) fromPeer(node string, m *peerpb.Message) {
 			e.keeper.Confirmed(e.now, id, b.Applied.GetEpoch(), b.Applied.GetConfigRevision())
 		}
 	}
+}
+
+// mayBe: the raft id is not that of another node, nor that of the coordination
+// points, as far as is known here.
+func (e *Engine) mayBe(node string, raftID uint64) bool {
+	if raftID != 0 && raftID == e.s.GetWitness().GetRaftId() {
+		return false
+	}
+	for _, m := range e.s.GetView().GetMembers() {
+		if m.GetRaftId() == raftID {
+			return m.GetNode() == node
+		}
+	}
+	for name, l := range e.s.GetLearners() {
+		if l.GetRaftId() == raftID {
+			return name == node
+		}
+	}
+	return true
 }
 
 // readable: a snapshot that this version can't read is refused before raft takes it.

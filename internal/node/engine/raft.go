@@ -233,7 +233,7 @@ func (e *Engine) apply(ent *raftpb.Entry) {
 	cc, inContext := confChange(ent)
 	switch {
 	case cc != nil && inContext == nil: // the library leaves a joint configuration by itself
-		e.raft.ApplyConfChange(cc)
+		e.applyConfChange(cc)
 		e.lead.confChange = false
 		return
 	case cc != nil:
@@ -262,7 +262,7 @@ func (e *Engine) apply(ent *raftpb.Entry) {
 	if cc != nil {
 		e.lead.confChange = false
 		if o.Refused == nil {
-			e.raft.ApplyConfChange(cc)
+			e.applyConfChange(cc)
 		}
 	}
 	if o.Refused == nil {
@@ -274,6 +274,12 @@ func (e *Engine) apply(ent *raftpb.Entry) {
 		e.viewApplied()
 	}
 	e.resolve(c, o)
+}
+
+func (e *Engine) applyConfChange(cc *raftpb.ConfChangeV2) {
+	if err := e.raft.ApplyConfChange(cc); err != nil {
+		e.fail("entry %d of the log: %v", e.applied, err)
+	}
 }
 
 // happened hands out the events since number.
