@@ -31,6 +31,8 @@ type Tuning struct {
 	// Of the nodes in turn, and which one should win an even split.
 	Sites         []string
 	PreferredSite string
+	// Nodes can be switched off, and the service is started elsewhere only when that was done.
+	Fencing bool
 }
 
 // defaultGroup is the default cluster's group.
@@ -174,6 +176,13 @@ func defaultCluster(o Options, p *plan, web webService) string {
 	if o.Tune.PreferredSite != "" {
 		fmt.Fprintf(&b, "preferredFencing: site\npreferredSite: %s\n", o.Tune.PreferredSite)
 	}
+	if o.Tune.Fencing {
+		fmt.Fprintf(&b, "fenceDevices:\n- name: switch\n  agent: %s\n  timeout: 30s\n  plugs: {", FenceAgent(p.Dir))
+		for i, n := range p.Nodes {
+			fmt.Fprintf(&b, "%s%s: %s", strings.Repeat(", ", min(i, 1)), n.Name, n.Name)
+		}
+		b.WriteString("}\n")
+	}
 	var names []string
 	for i, n := range p.Nodes {
 		names = append(names, n.Name)
@@ -181,13 +190,20 @@ func defaultCluster(o Options, p *plan, web webService) string {
 		if i < len(o.Tune.Sites) {
 			fmt.Fprintf(&b, "site: %s\n", o.Tune.Sites[i])
 		}
+		if o.Tune.Fencing {
+			b.WriteString("fenceLevels: [{devices: [switch]}]\n")
+		}
 		fmt.Fprintf(&b, "links:\n")
 		for i, port := range n.Ports {
 			fmt.Fprintf(&b, "- {name: link%d, address: %s}\n", i, port.Address.Addr())
 		}
 	}
 	list := "[" + strings.Join(names, ", ") + "]"
-	fmt.Fprintf(&b, "---\nkind: Group\nname: %s\nsystemList: %s\nautoStartList: %s\nresources:\n", defaultGroup, list, list)
+	fmt.Fprintf(&b, "---\nkind: Group\nname: %s\nsystemList: %s\nautoStartList: %s\n", defaultGroup, list, list)
+	if o.Tune.Fencing {
+		b.WriteString("takeover: power\n")
+	}
+	b.WriteString("resources:\n")
 	requires := ""
 	if p.Mode == Namespaces {
 		fmt.Fprintf(&b, "- name: web-ip\n  type: IP\n  attributes: {Address: %s/24, Device: eth0}\n", p.service().Addr())

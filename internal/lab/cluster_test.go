@@ -13,7 +13,7 @@ import (
 func TestDefaultClusterIsValid(t *testing.T) {
 	for _, mode := range []Mode{Namespaces, Loopback} {
 		for _, tune := range []Tuning{{}, {PeerInact: 300 * time.Millisecond}, {RestartLimit: -1}, {Resources: IdleResources}, {OwnWeb: true},
-			{Lives: true, Sites: []string{"east", "west", "west"}, PreferredSite: "west"}} {
+			{Lives: true, Sites: []string{"east", "west", "west"}, PreferredSite: "west"}, {Fencing: true}} {
 			c, err := newClusterSpec(Options{Name: "lab", Tune: tune, Binary: "/usr/bin/holdfast"}, mode, 0, "/tmp/holdfast-lab/lab")
 			if err != nil {
 				t.Fatal(err)

@@ -65,6 +65,21 @@ on loopback addresses.`,
 				}
 				return runProber(args[0], every, timeout, os.Stdin, os.Stdout)
 			}},
+		&cobra.Command{Use: powerCommand, Hidden: true, Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				ctx, stop := interruptible(cmd)
+				defer stop()
+				return runPower(ctx, c.name, c.dir)
+			}},
+		&cobra.Command{Use: agentCommand, Hidden: true, Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				dir := c.dir
+				if dir == "" {
+					dir = DefaultDir(c.name)
+				}
+				os.Exit(runAgent(dir, os.Stdin, os.Stdout, os.Stderr))
+				return nil
+			}},
 		&cobra.Command{Use: webCommand + " HOST:PORT [DIR]", Hidden: true, Args: cobra.RangeArgs(1, 2),
 			RunE: func(_ *cobra.Command, args []string) error { return runWeb(args[0], strings.Join(args[1:], "")) }},
 	)
@@ -92,6 +107,7 @@ func (c *commandLine) options(cmd *cobra.Command) Options {
 
 func (c *commandLine) up() *cobra.Command {
 	var nodes, arbiters, lockDisks int
+	var fencing bool
 	var file string
 	cmd := &cobra.Command{
 		Use:   "up [--nodes N | -f CLUSTER.yaml] [--arbiters A] [--lock-disks D]",
@@ -116,7 +132,10 @@ disks are files d1, d2 … that all nodes see.`,
 					return fmt.Errorf("--nodes must be 1 to %d", MaxNodes)
 				}
 			}
-			o.Arbiters, o.LockDisks = arbiters, lockDisks
+			o.Arbiters, o.LockDisks, o.Tune.Fencing = arbiters, lockDisks, fencing
+			if fencing && file != "" {
+				return errors.New("--fencing does not go with -f, which says itself how nodes can be switched off")
+			}
 			if file != "" {
 				text, err := os.ReadFile(file)
 				if err != nil {
@@ -143,6 +162,7 @@ disks are files d1, d2 … that all nodes see.`,
 	cmd.Flags().IntVar(&nodes, "nodes", 3, "number of nodes of the default cluster")
 	cmd.Flags().StringVarP(&file, "file", "f", "", "configuration of the cluster, instead of the default one")
 	cmd.Flags().IntVar(&arbiters, "arbiters", 0, "number of arbiters")
+	cmd.Flags().BoolVar(&fencing, "fencing", false, "with a power switch: the service is started elsewhere only when a lost node was switched off")
 	cmd.Flags().IntVar(&lockDisks, "lock-disks", 0, "number of lock disks")
 	return cmd
 }

@@ -267,6 +267,11 @@ func (l *Lab) make(ctx context.Context, o Options, cluster *clusterSpec) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	if o.Tune.Fencing {
+		if err := l.startPower(); err != nil {
+			return err
+		}
+	}
 	if err := l.bootAll(); err != nil {
 		return err
 	}
@@ -294,6 +299,7 @@ func (l *Lab) remove() error {
 	}
 	var errs []error
 	if l.rec.Boot == bootID() {
+		l.stopPower()
 		for i, m := range p.machines() {
 			errs = append(errs, l.powerOff(m, l.rec.records()[i]))
 		}
