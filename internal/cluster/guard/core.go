@@ -102,6 +102,8 @@ type Core struct {
 	byName    map[string]*peer
 	self      *peer // nil: not configured
 	raftID    uint64
+	// Newest own raft id, as a voter or while catching up. What was suspected before it is void.
+	identity uint64
 	// The last one that was not 0: what a goodbye is of.
 	lastRaftID uint64
 	epoch      uint64

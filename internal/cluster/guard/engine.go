@@ -268,6 +268,9 @@ func (c *Core) configure(m *guardpb.Configure) {
 	if c.raftID != oldRaftID {
 		c.newRaftID(oldRaftID)
 	}
+	if id := max(c.raftID, m.GetLearnerRaftId()); id > c.identity {
+		c.newIdentity(id)
+	}
 	c.changeView(oldEpoch, voters, earned)
 	c.saveDue, c.peersDirty = true, true
 }
@@ -303,8 +306,8 @@ func (c *Core) configurePeer(p *peer, from *guardpb.Peer) {
 	c.sumUp(p)
 }
 
-// newRaftID: this node is another voter than before, or none. What it stated as
-// the old one is void, and so is what others acknowledged to it.
+// newRaftID: this node is another voter than before, or none. What others
+// acknowledged to it as the old one is void.
 func (c *Core) newRaftID(old uint64) {
 	if old != 0 {
 		c.lastRaftID = old
@@ -313,11 +316,17 @@ func (c *Core) newRaftID(old uint64) {
 	if c.lease.state == leaseNone {
 		c.lease.raftID = 0
 	}
-	if c.raftID == 0 || c.raftID == c.lastRaftID {
-		return // an engine that was started again may know less for a while; what was stated binds
-	}
+}
+
+// newIdentity: this node is another incarnation, and what it stated as an
+// earlier one is void with that. It must know before it votes: a member whose lease
+// will depend on it has to be acknowledged by then. (An engine that was started
+// again may know less for a while; what was stated binds.)
+func (c *Core) newIdentity(id uint64) {
+	known := c.identity != 0
+	c.identity = id
 	for _, p := range c.peers {
-		if p.suspicion.raised {
+		if known && p.suspicion.raised {
 			c.endSuspicion(p)
 		}
 	}

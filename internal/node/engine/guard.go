@@ -347,6 +347,9 @@ func (e *Engine) guardConfiguration() *guardpb.Configure {
 		// A learner's word is wanted at once when it becomes a voter: the lease of those who
 		// have applied that already may depend on it.
 		c.WitnessRaftId = state.WitnessID(e.s)
+		if l := e.incarnation(); e.self() == nil && l != nil {
+			c.LearnerRaftId = l.GetRaftId()
+		}
 		c.MayAcknowledge = e.incarnation().GetGuardIncarnation() == e.guard.incarnation
 	}
 	for _, n := range sortedNodes(nodes) {

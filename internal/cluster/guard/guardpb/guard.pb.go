@@ -587,6 +587,8 @@ type Configure struct {
 	SeedNodes      uint32 `protobuf:"varint,11,opt,name=seed_nodes,json=seedNodes,proto3" json:"seed_nodes,omitempty"`
 	// Not 0: the coordination points vote in the applied view, with this raft id.
 	WitnessRaftId uint64 `protobuf:"varint,12,opt,name=witness_raft_id,json=witnessRaftId,proto3" json:"witness_raft_id,omitempty"`
+	// Own raft id while catching up: what an incarnation before it has stated is void.
+	LearnerRaftId uint64 `protobuf:"varint,14,opt,name=learner_raft_id,json=learnerRaftId,proto3" json:"learner_raft_id,omitempty"`
 	// Member.watchdog of this node in the applied state: guard's own time-out is never longer.
 	Watchdog      *durationpb.Duration `protobuf:"bytes,13,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -703,6 +705,13 @@ func (x *Configure) GetSeedNodes() uint32 {
 func (x *Configure) GetWitnessRaftId() uint64 {
 	if x != nil {
 		return x.WitnessRaftId
+	}
+	return 0
+}
+
+func (x *Configure) GetLearnerRaftId() uint64 {
+	if x != nil {
+		return x.LearnerRaftId
 	}
 	return 0
 }
@@ -2330,7 +2339,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\x04 \x03(\tR\n" +
 	"conditions\x12\x1a\n" +
-	"\brebooted\x18\x05 \x01(\bR\brebooted\"\xbd\x04\n" +
+	"\brebooted\x18\x05 \x01(\bR\brebooted\"\xe5\x04\n" +
 	"\tConfigure\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12!\n" +
 	"\fcluster_uuid\x18\x02 \x01(\tR\vclusterUuid\x127\n" +
@@ -2345,7 +2354,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	" \x01(\bR\x0emayAcknowledge\x12\x1d\n" +
 	"\n" +
 	"seed_nodes\x18\v \x01(\rR\tseedNodes\x12&\n" +
-	"\x0fwitness_raft_id\x18\f \x01(\x04R\rwitnessRaftId\x125\n" +
+	"\x0fwitness_raft_id\x18\f \x01(\x04R\rwitnessRaftId\x12&\n" +
+	"\x0flearner_raft_id\x18\x0e \x01(\x04R\rlearnerRaftId\x125\n" +
 	"\bwatchdog\x18\r \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\"\x8f\x02\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
