@@ -17,8 +17,9 @@ type Options struct {
 	Nodes     int
 	Links     int
 	Groups    int
-	Points    int // coordination points: 0, 1 or 3
-	LockDisks int // so many of them are lock disks, the others arbiters
+	Points    int  // coordination points: 0, 1 or 3
+	LockDisks int  // so many of them are lock disks, the others arbiters
+	Power     bool // some groups require that a lost node is switched off
 	// Which side of a split should win.
 	Preferred     v1.PreferredFencing
 	PreferredSite string
@@ -80,6 +81,7 @@ func Swarm(seed uint64) Options {
 			}
 		}
 	}
+	o.Power = newRand(seed, "power").IntN(3) == 0
 	every := pick(r, 300*time.Millisecond, time.Second, 3*time.Second)
 	at := 3 * time.Second
 	if r.IntN(4) == 0 {

@@ -212,6 +212,9 @@ func (k *checker) processes(group string) {
 	if len(all) > 1 {
 		k.c.count("stale.processes")
 	}
+	if len(all) > 1 && k.c.requiresPower(group) {
+		k.c.fail("N2", "processes of %s, which requires power, are alive on %s, be they paused or not", group, strings.Join(all, " and "))
+	}
 	if len(awake) > 1 {
 		k.c.fail("N2", "processes of %s are alive on %s", group, strings.Join(awake, " and "))
 	}

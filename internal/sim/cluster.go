@@ -66,7 +66,9 @@ func (c *cluster) fail(rule, format string, args ...any) {
 }
 
 func newCluster(o Options) *cluster {
-	return newClusterOf(o, configuration(o, newRand(o.Seed, "configuration")))
+	cfg := configuration(o, newRand(o.Seed, "configuration"))
+	power(o, cfg)
+	return newClusterOf(o, cfg)
 }
 
 // prefer a side of splits, as the options say.

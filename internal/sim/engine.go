@@ -35,7 +35,7 @@ func (n *node) startEngine() {
 			n.c.fail("N6", "%s: the engine does not start: %v", n.name, err)
 			return
 		}
-		n.engine, n.maxEpoch = e, 0
+		n.engine, n.maxEpoch, n.fenced = e, 0, map[uint64]bool{}
 		n.protectCalls = map[uint64]string{}
 		n.carryOut()
 		n.connect()
@@ -127,6 +127,7 @@ func (n *node) carryOut() {
 	}
 	if out.Changed || out.Exit != "" {
 		n.c.check.applied(n)
+		n.fencing()
 	}
 	if out.Exit != "" && !n.exiting {
 		n.exiting = true

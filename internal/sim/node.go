@@ -62,7 +62,9 @@ type node struct {
 	wokeUntil time.Duration
 
 	maxEpoch, maxEpochID uint64
-	wallOffset           time.Duration
+	// Fence operations that this run of the engine has begun.
+	fenced     map[uint64]bool
+	wallOffset time.Duration
 }
 
 // A socket joins guard and clusterd of one machine: ordered, and quick.

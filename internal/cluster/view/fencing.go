@@ -11,20 +11,24 @@ import (
 // retryFence is how long after an attempt that failed a node is tried to be switched off again.
 const retryFence = 15 * time.Second
 
+// abandoned ends an attempt whose member was lost while it ran the agents.
+func abandoned(s *pb.State) *pb.Command {
+	for _, op := range s.GetFenceOperations() {
+		if op.GetResult() == v1.FenceResult_FENCE_RESULT_RUNNING && state.MemberOf(s, op.GetBy()).GetRaftId() != op.GetByRaftId() {
+			return &pb.Command{Format: state.Format, Change: &pb.Command_FenceDone{FenceDone: &pb.FenceDone{
+				Number: op.GetNumber(), Result: v1.FenceResult_FENCE_RESULT_FAILED, Message: op.GetBy() + ", which ran the agents, was lost",
+			}}}
+		}
+	}
+	return nil
+}
+
 // power returns what is due about switching an evicted node off. The leader
 // itself runs the agents, if it may; after a failure other members take turns: a device
 // may be out of reach of one of them.
 func (k *Keeper) power(now time.Duration, s *pb.State, node string, sight Sight, sooner func(time.Duration)) *pb.Command {
 	f := s.GetNodeStatus()[node].GetFence()
 	op, before := state.FenceOf(s, node, f.GetRaftId())
-	if op.GetResult() == v1.FenceResult_FENCE_RESULT_RUNNING {
-		if m := state.MemberOf(s, op.GetBy()); m != nil && m.GetRaftId() == op.GetByRaftId() {
-			return nil
-		}
-		return &pb.Command{Format: state.Format, Change: &pb.Command_FenceDone{FenceDone: &pb.FenceDone{
-			Number: op.GetNumber(), Result: v1.FenceResult_FENCE_RESULT_FAILED, Message: op.GetBy() + ", which ran the agents, was lost",
-		}}}
-	}
 	if !state.PowerWanted(s, node) {
 		return nil
 	}

@@ -191,6 +191,9 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 	if c := k.evict(now, s, sight, sooner); c != nil {
 		return &pb.Command{Format: state.Format, Change: &pb.Command_Evict{Evict: c}}, 0
 	}
+	if c := abandoned(s); c != nil {
+		return c, 0
+	}
 	for _, node := range state.SortedKeys(s.GetNodeStatus()) {
 		st := s.NodeStatus[node]
 		if f := st.GetFence(); f != nil && f.GetProven() == pb.Proof_PROOF_UNSPECIFIED {

@@ -58,6 +58,10 @@ func (n *node) fencingOn() {
 		} else if !f.begun[op.GetNumber()] {
 			// One that an earlier run of clusterd has begun is done again: off is off.
 			f.begun[op.GetNumber()] = true
+			if s.GetNodeStatus()[op.GetNode()].GetFence().GetRaftId() != op.GetRaftId() {
+				n.fenceDone(&statepb.FenceDone{Number: op.GetNumber(), Result: v1.FenceResult_FENCE_RESULT_FAILED, Message: "it is not needed any more"})
+				continue
+			}
 			n.switchOff(op.GetNumber(), proto.CloneOf(s.GetNodes()[op.GetNode()]), s)
 		}
 	}
@@ -96,10 +100,13 @@ func (n *node) switchOff(number uint64, target *v1.Node, s *statepb.State) {
 		case out.Lied:
 			done.Result = v1.FenceResult_FENCE_RESULT_LIED
 		}
-		n.post(func() {
-			n.step(engine.Propose{Command: &statepb.Command{Change: &statepb.Command_FenceDone{FenceDone: done}}})
-		})
+		n.post(func() { n.fenceDone(done) })
 	})
+}
+
+// fenceDone is proposed as soon as the engine's present turn is over.
+func (n *node) fenceDone(done *statepb.FenceDone) {
+	n.local = append(n.local, engine.Propose{Command: &statepb.Command{Change: &statepb.Command_FenceDone{FenceDone: done}}})
 }
 
 // whileRunning is a context that ends with this node.

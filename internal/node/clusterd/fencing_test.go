@@ -57,6 +57,7 @@ func fencer(t *testing.T, agent string) (*node, *switcher) {
 		t.Fatal(err)
 	}
 	s.View.Members = s.View.Members[:1]
+	s.NodeStatus["n2"].Fence = &statepb.Fence{RaftId: 2}
 	s.FenceOperations = []*v1.FenceOperation{
 		{Number: 6, Node: "n2", RaftId: 2, By: "n1", ByRaftId: 9, Result: v1.FenceResult_FENCE_RESULT_RUNNING}, // of another incarnation
 		{Number: 7, Node: "n2", RaftId: 2, By: "n1", ByRaftId: 1, Result: v1.FenceResult_FENCE_RESULT_RUNNING},
@@ -77,6 +78,11 @@ func loop(n *node) (end func()) {
 			select {
 			case f := <-n.in:
 				f()
+				for len(n.local) > 0 {
+					in := n.local[0]
+					n.local = n.local[1:]
+					n.step(in)
+				}
 			case <-n.done:
 				return
 			}
@@ -115,10 +121,14 @@ func TestSwitchesOff(t *testing.T) {
 	}{
 		{"off", goodAgent, guardpb.LinkState_LINK_STATE_DOWN, v1.FenceResult_FENCE_RESULT_OFF, "level 1: device pdu has switched it off, and sees it off"},
 		{"failed", "off) echo 'no route' >&2; exit 1;;", guardpb.LinkState_LINK_STATE_DOWN, v1.FenceResult_FENCE_RESULT_FAILED, "no route"},
+		{"back", goodAgent, guardpb.LinkState_LINK_STATE_UP, v1.FenceResult_FENCE_RESULT_FAILED, "it is not needed any more"},
 		{"lied", goodAgent, guardpb.LinkState_LINK_STATE_UP, v1.FenceResult_FENCE_RESULT_LIED, "but the node is alive: its heartbeats still arrive at n1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n, e := fencer(t, c.agent)
+			if c.name == "back" {
+				e.s.NodeStatus["n2"].Fence = nil
+			}
 			d := e.outcome(t, n, c.heard)
 			if d.GetNumber() != 7 || d.GetResult() != c.want || !strings.Contains(d.GetMessage(), c.message) {
 				t.Errorf("outcome %v", d)
