@@ -18,12 +18,16 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
+// binaryDir holds the real binary, once it is built; removed after all tests.
+var binaryDir string
+
 // holdfast builds the real binary, once for all tests.
 var holdfast = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "holdfast-e2e-")
 	if err != nil {
 		return "", err
 	}
+	binaryDir = dir
 	if err := os.Chmod(dir, 0o755); err != nil { // other users run it too
 		return "", err
 	}

@@ -41,7 +41,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	_ = os.RemoveAll(binaryDir)
+	os.Exit(status)
 }
 
 func hear(addr string) {
