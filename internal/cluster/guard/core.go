@@ -173,7 +173,7 @@ func (c *Core) restore(s *Saved) {
 	c.rebooted = s.GetRebooted()
 	c.seeded = s.GetSeeded() // that the cluster started from cold was said by the guard before
 	c.lease.extendNumber = s.GetExtendNumber()
-	c.appended = s.GetAppended()
+	c.appended, c.identity = s.GetAppended(), s.GetIdentity()
 	for _, p := range s.GetProtected() {
 		c.protected = append(c.protected, proto.CloneOf(p))
 	}
@@ -403,7 +403,7 @@ func (c *Core) saved() *Saved {
 		Incarnation: c.cfg.Incarnation, Seeded: c.seeded, Cold: c.cold,
 		Left:     c.stop.leaving && c.bye.said,
 		Rebooted: c.rebooted,
-		Appended: c.appended, ExtendNumber: c.lease.extendNumber, ExtendedUntil: durationpb.New(c.lease.extended),
+		Appended: c.appended, Identity: c.identity, ExtendNumber: c.lease.extendNumber, ExtendedUntil: durationpb.New(c.lease.extended),
 		Protected: slices.Clone(c.protected),
 	}
 	if c.conf != nil {

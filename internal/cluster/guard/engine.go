@@ -323,10 +323,9 @@ func (c *Core) newRaftID(old uint64) {
 // will depend on it has to be acknowledged by then. (An engine that was started
 // again may know less for a while; what was stated binds.)
 func (c *Core) newIdentity(id uint64) {
-	known := c.identity != 0
 	c.identity = id
 	for _, p := range c.peers {
-		if known && p.suspicion.raised {
+		if p.suspicion.raised {
 			c.endSuspicion(p)
 		}
 	}

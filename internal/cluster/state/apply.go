@@ -137,6 +137,8 @@ func (a *applier) change() *Refused {
 		return a.clusterStarted(c.ClusterStarted)
 	case *pb.Command_WantPoints:
 		return a.wantPoints(c.WantPoints)
+	case *pb.Command_Steady:
+		return a.steady(c.Steady)
 	case *pb.Command_SetPoints:
 		return a.setPoints(c.SetPoints)
 	case *pb.Command_FenceStarted:

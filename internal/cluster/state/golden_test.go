@@ -47,6 +47,7 @@ func TestGoldenBytes(t *testing.T) {
 		{Change: &pb.Command_TimersSettled{TimersSettled: &pb.TimersSettled{ConfigRevision: 2}}},
 		{Change: &pb.Command_ClusterStarted{ClusterStarted: &pb.ClusterStarted{Node: "n1", RaftId: 1, GuardIncarnation: 1}}},
 		{Change: &pb.Command_WantPoints{WantPoints: &pb.WantPoints{BaseRaftId: 4, Points: []*v1.CoordinationPoint{{Name: "p"}}}}},
+		{Change: &pb.Command_Steady{Steady: &pb.Steady{Node: "n1", RaftId: 5}}},
 		{Change: &pb.Command_SetPoints{SetPoints: &pb.SetPoints{BaseEpoch: 1, RaftId: 5}}},
 		{Change: &pb.Command_Note{Note: &pb.Note{Events: []*v1.Event{{Code: "c", Message: "m"}}}}},
 		{Change: &pb.Command_Invite{Invite: &pb.Invite{Invitation: &pb.Invitation{Id: "i", Node: &v1.Node{Name: "n4"}, SecretHash: []byte{1}, ExpiresMs: 5}}}},

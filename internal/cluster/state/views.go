@@ -169,6 +169,7 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 	for _, v := range verdicts {
 		st := a.status(v.Node)
 		st.Phase = pb.NodePhase_NODE_PHASE_FAULTED
+		st.Evictions++
 		st.Silence = nil
 		st.Evacuate = false
 		a.endNodeStops(v.Node, v1.OperationState_OPERATION_STATE_DONE, v.Node+" was lost while it was being stopped")
@@ -309,6 +310,34 @@ func (a *applier) join(c *pb.Join) *Refused {
 	st.Phase = pb.NodePhase_NODE_PHASE_JOINING
 	a.out.ViewChanged = true
 	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.joining", c.GetNode(), "%s is joining", c.GetNode())
+	return nil
+}
+
+// Probation is how long after its last eviction a node may not join: the first
+// evictions cost nothing, each one after them doubles the wait. A link or a node that comes
+// and goes would else take its groups along each time.
+func Probation(s *pb.State, node string) time.Duration {
+	n := int(s.GetNodeStatus()[node].GetEvictions()) - freeEvictions
+	if n <= 0 {
+		return 0
+	}
+	return min(time.Second<<min(n-1, 10), maxProbation)
+}
+
+// SteadyAfter so long as a member a node's evictions are forgotten.
+const SteadyAfter = 5 * time.Minute
+
+const (
+	freeEvictions = 3
+	maxProbation  = 30 * time.Second
+)
+
+func (a *applier) steady(c *pb.Steady) *Refused {
+	m := MemberOf(a.s, c.GetNode())
+	if m == nil || m.GetRaftId() != c.GetRaftId() {
+		return refuse(CodeStale, "raft id %d of node %s is not in the view", c.GetRaftId(), c.GetNode())
+	}
+	a.status(c.GetNode()).Evictions = 0
 	return nil
 }
 

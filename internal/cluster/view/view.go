@@ -41,8 +41,16 @@ type Keeper struct {
 	silenceAt map[uint64]time.Duration
 	// When this node saw a fence appear, by raft id.
 	fenceAt map[uint64]time.Duration
+	// When this node saw a node's evictions become more, and a member appear, by raft id.
+	evictions map[string]evictions
+	memberAt  map[uint64]time.Duration
 	// When this node saw that the newest attempt to switch a node off had ended, by its number.
 	fenceEnded map[uint64]time.Duration
+}
+
+type evictions struct {
+	count uint32
+	last  time.Duration
 }
 
 type received struct {
@@ -63,6 +71,8 @@ func New() *Keeper {
 		confirmed:  map[uint64]confirmation{},
 		silenceAt:  map[uint64]time.Duration{},
 		fenceAt:    map[uint64]time.Duration{},
+		evictions:  map[string]evictions{},
+		memberAt:   map[uint64]time.Duration{},
 		fenceEnded: map[uint64]time.Duration{},
 	}
 }
@@ -73,8 +83,15 @@ func (k *Keeper) State(now time.Duration, s *pb.State) {
 	if e := s.GetView().GetEpoch(); e != k.epoch {
 		k.epoch, k.viewAt = e, now
 	}
-	silences, fences := map[uint64]time.Duration{}, map[uint64]time.Duration{}
+	silences, fences, members := map[uint64]time.Duration{}, map[uint64]time.Duration{}, map[uint64]time.Duration{}
+	for _, m := range s.GetView().GetMembers() {
+		members[m.GetRaftId()] = since(k.memberAt, m.GetRaftId(), now)
+	}
+	k.memberAt = members
 	for name, st := range s.GetNodeStatus() {
+		if n := st.GetEvictions(); n != k.evictions[name].count {
+			k.evictions[name] = evictions{n, now}
+		}
 		if sil := st.GetSilence(); sil != nil {
 			silences[sil.GetNumber()] = since(k.silenceAt, sil.GetNumber(), now)
 		}
@@ -134,6 +151,11 @@ func (k *Keeper) Confirmed(now time.Duration, raftID, epoch, revision uint64) {
 		since = c.since
 	}
 	k.confirmed[raftID] = confirmation{epoch, revision, since}
+}
+
+// Probation is how long a node must still wait before it may join again.
+func (k *Keeper) Probation(now time.Duration, s *pb.State, node string) time.Duration {
+	return max(0, k.evictions[node].last+state.Probation(s, node)-now)
 }
 
 // Suspecting returns the voters that suspect the present incarnation of node,
@@ -215,6 +237,13 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 		}
 		if len(k.Suspecting(s, node)) > 0 && sight.HeardAgain(node) {
 			return &pb.Command{Format: state.Format, Change: &pb.Command_Stays{Stays: &pb.Stays{Node: node, RaftId: m.GetRaftId()}}}, 0
+		}
+		if st.GetEvictions() > 0 {
+			due := k.memberAt[m.GetRaftId()] + state.SteadyAfter
+			if now >= due {
+				return &pb.Command{Format: state.Format, Change: &pb.Command_Steady{Steady: &pb.Steady{Node: node, RaftId: m.GetRaftId()}}}, 0
+			}
+			sooner(due)
 		}
 		if sil := st.GetSilence(); sil != nil {
 			due := k.silenceAt[sil.GetNumber()] + sil.GetLength().AsDuration()

@@ -192,7 +192,8 @@ type Engine struct {
 	waiting  proposals
 	groups   groupsInfo
 	points   points
-	proposer uint64
+	// Of this run: no other run of an engine has it. Clients of the points count on from there.
+	run, proposer uint64
 }
 
 // appendedView is a view change in the part of the log that is not applied yet.
@@ -226,7 +227,7 @@ func New(now time.Duration, wallMs int64, cfg Config) (*Engine, error) {
 	e.waiting.init()
 	e.groups.init(cfg.Node)
 	e.points.init()
-	e.proposer = cfg.Proposer
+	e.run, e.proposer = cfg.Proposer, cfg.Proposer
 	if err := e.load(cfg); err != nil {
 		return nil, err
 	}

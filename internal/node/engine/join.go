@@ -2,8 +2,10 @@ package engine
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/consensus"
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer/peerpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
@@ -24,6 +26,8 @@ type outside struct {
 	// On the leader: who asked to join, and incarnations that have ended by their own word.
 	asked    map[string]*peerpb.JoinRequest
 	resigned map[string]uint64
+	// Evictions of a node when it was last said that it has to wait.
+	told map[string]uint32
 }
 
 const askEvery = 200 * time.Millisecond
@@ -70,7 +74,7 @@ func (e *Engine) joinOn() {
 	if !e.guard.allStopped() || e.stage != idle || e.compacting {
 		return // E3
 	}
-	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended, Nonce: e.proposer}}})
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended, Nonce: e.run}}})
 }
 
 // stillKnown: the leader knows an incarnation of this node that it did not name.
@@ -141,6 +145,23 @@ func isOf(l *statepb.Member, m *peerpb.JoinRequest) bool {
 	return l != nil && l.GetGuardIncarnation() == m.GetGuardIncarnation() && l.GetNonce() == m.GetNonce() && l.GetRaftId() != m.GetOldRaftId()
 }
 
+// onProbation says once why a node is kept waiting.
+func (e *Engine) onProbation(node string, wait time.Duration) {
+	n := e.s.GetNodeStatus()[node].GetEvictions()
+	if e.outside.told[node] == n {
+		return
+	}
+	if e.outside.told == nil {
+		e.outside.told = map[string]uint32{}
+	}
+	e.outside.told[node] = n
+	e.submitAsLeader("probation "+node, &statepb.Command{Change: &statepb.Command_Note{Note: &statepb.Note{Events: []*v1.Event{{
+		Severity: v1.Severity_SEVERITY_WARNING, Code: "node.probation", Node: node,
+		Message: fmt.Sprintf("%s was evicted %d times lately: it may join again in %v, and after %v without another eviction that is forgotten",
+			node, n, wait.Round(time.Second), state.SteadyAfter),
+	}}}}})
+}
+
 // admit the next node that asked, on the leader.
 func (e *Engine) admit() *statepb.Command {
 	for _, node := range state.SortedKeys(e.outside.asked) {
@@ -153,6 +174,10 @@ func (e *Engine) admit() *statepb.Command {
 			e.answerJoin(node)
 			continue
 		}
+		if wait := e.keeper.Probation(e.now, e.s, node); wait > 0 {
+			e.onProbation(node, wait)
+			continue
+		}
 		return &statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{
 			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(), EndedRaftId: e.notStopped(node), Nonce: m.GetNonce(),
 		}}}
@@ -162,7 +187,7 @@ func (e *Engine) admit() *statepb.Command {
 
 // joinReply: begin anew under the new raft id.
 func (e *Engine) joinReply(m *peerpb.JoinReply) {
-	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetNonce() != e.proposer || m.GetRaftId() == e.RaftID() ||
+	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetNonce() != e.run || m.GetRaftId() == e.RaftID() ||
 		m.GetRaftId() <= e.outside.ended || !e.guard.allStopped() || e.stage != idle || e.compacting {
 		return
 	}

@@ -2083,6 +2083,8 @@ type Saved struct {
 	// Number of the newest announced silence that was used, and the end of the lease by it (CLOCK_BOOTTIME).
 	ExtendNumber  uint64               `protobuf:"varint,8,opt,name=extend_number,json=extendNumber,proto3" json:"extend_number,omitempty"`
 	ExtendedUntil *durationpb.Duration `protobuf:"bytes,9,opt,name=extended_until,json=extendedUntil,proto3" json:"extended_until,omitempty"`
+	// Newest own raft id: what was suspected before it is void.
+	Identity uint64 `protobuf:"varint,14,opt,name=identity,proto3" json:"identity,omitempty"`
 	// It ended by an orderly leave, with all stopped: the next guard starts as after a reboot.
 	Left bool `protobuf:"varint,10,opt,name=left,proto3" json:"left,omitempty"`
 	// The machine was restarted, and no guard has been committed since.
@@ -2182,6 +2184,13 @@ func (x *Saved) GetExtendedUntil() *durationpb.Duration {
 		return x.ExtendedUntil
 	}
 	return nil
+}
+
+func (x *Saved) GetIdentity() uint64 {
+	if x != nil {
+		return x.Identity
+	}
+	return 0
 }
 
 func (x *Saved) GetLeft() bool {
@@ -2463,7 +2472,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x0earrival_counts\x18\x10 \x03(\x04R\rarrivalCounts\x12#\n" +
 	"\rlocal_address\x18\x11 \x01(\tR\flocalAddress\x12!\n" +
 	"\fpeer_address\x18\x12 \x01(\tR\vpeerAddress\x12\x18\n" +
-	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\xbe\x03\n" +
+	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\xda\x03\n" +
 	"\x05Saved\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12<\n" +
 	"\n" +
@@ -2477,7 +2486,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x04cold\x18\x06 \x01(\bR\x04cold\x12\x1a\n" +
 	"\bappended\x18\a \x01(\x04R\bappended\x12#\n" +
 	"\rextend_number\x18\b \x01(\x04R\fextendNumber\x12@\n" +
-	"\x0eextended_until\x18\t \x01(\v2\x19.google.protobuf.DurationR\rextendedUntil\x12\x12\n" +
+	"\x0eextended_until\x18\t \x01(\v2\x19.google.protobuf.DurationR\rextendedUntil\x12\x1a\n" +
+	"\bidentity\x18\x0e \x01(\x04R\bidentity\x12\x12\n" +
 	"\x04left\x18\n" +
 	" \x01(\bR\x04left\x12\x1a\n" +
 	"\brebooted\x18\v \x01(\bR\brebooted\"\xb2\x02\n" +

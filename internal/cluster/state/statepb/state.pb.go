@@ -257,7 +257,7 @@ func (x Rotate_What) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rotate_What.Descriptor instead.
 func (Rotate_What) EnumDescriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52, 0}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53, 0}
 }
 
 // State is what every node agrees on at one index of the log.
@@ -1279,7 +1279,9 @@ type NodeStatus struct {
 	// Incarnation of its guard that has said that the cluster starts from cold.
 	ColdGuard uint64 `protobuf:"varint,7,opt,name=cold_guard,json=coldGuard,proto3" json:"cold_guard,omitempty"`
 	// 1 to 64: the block of this node on lock disks. The lowest that is free when the node is first configured.
-	Number        uint32 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
+	Number uint32 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
+	// Evictions since it was last quiet for a while (Steady).
+	Evictions     uint32 `protobuf:"varint,9,opt,name=evictions,proto3" json:"evictions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1366,6 +1368,13 @@ func (x *NodeStatus) GetColdGuard() uint64 {
 func (x *NodeStatus) GetNumber() uint32 {
 	if x != nil {
 		return x.Number
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetEvictions() uint32 {
+	if x != nil {
+		return x.Evictions
 	}
 	return 0
 }
@@ -1807,6 +1816,7 @@ type Command struct {
 	//	*Command_ClusterStarted
 	//	*Command_SetPoints
 	//	*Command_WantPoints
+	//	*Command_Steady
 	//	*Command_Invite
 	//	*Command_Enroll
 	//	*Command_Withdraw
@@ -2089,6 +2099,15 @@ func (x *Command) GetWantPoints() *WantPoints {
 	return nil
 }
 
+func (x *Command) GetSteady() *Steady {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Steady); ok {
+			return x.Steady
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetInvite() *Invite {
 	if x != nil {
 		if x, ok := x.Change.(*Command_Invite); ok {
@@ -2296,6 +2315,10 @@ type Command_WantPoints struct {
 	WantPoints *WantPoints `protobuf:"bytes,31,opt,name=want_points,json=wantPoints,proto3,oneof"`
 }
 
+type Command_Steady struct {
+	Steady *Steady `protobuf:"bytes,32,opt,name=steady,proto3,oneof"`
+}
+
 type Command_Invite struct {
 	Invite *Invite `protobuf:"bytes,40,opt,name=invite,proto3,oneof"`
 }
@@ -2388,6 +2411,8 @@ func (*Command_SetPoints) isCommand_Change() {}
 
 func (*Command_WantPoints) isCommand_Change() {}
 
+func (*Command_Steady) isCommand_Change() {}
+
 func (*Command_Invite) isCommand_Change() {}
 
 func (*Command_Enroll) isCommand_Change() {}
@@ -2412,6 +2437,59 @@ func (*Command_FenceDone) isCommand_Change() {}
 
 func (*Command_ConfirmDown) isCommand_Change() {}
 
+// Steady forgets the evictions of a member that has been one for long enough.
+type Steady struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId        uint64                 `protobuf:"varint,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Steady) Reset() {
+	*x = Steady{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Steady) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Steady) ProtoMessage() {}
+
+func (x *Steady) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Steady.ProtoReflect.Descriptor instead.
+func (*Steady) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Steady) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Steady) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
 // WantPoints asks for other coordination points; the leader's SetPoints follows.
 type WantPoints struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2425,7 +2503,7 @@ type WantPoints struct {
 
 func (x *WantPoints) Reset() {
 	*x = WantPoints{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2515,7 @@ func (x *WantPoints) String() string {
 func (*WantPoints) ProtoMessage() {}
 
 func (x *WantPoints) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2528,7 @@ func (x *WantPoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantPoints.ProtoReflect.Descriptor instead.
 func (*WantPoints) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WantPoints) GetBaseRaftId() uint64 {
@@ -2480,7 +2558,7 @@ type SetPoints struct {
 
 func (x *SetPoints) Reset() {
 	*x = SetPoints{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2570,7 @@ func (x *SetPoints) String() string {
 func (*SetPoints) ProtoMessage() {}
 
 func (x *SetPoints) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2583,7 @@ func (x *SetPoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoints.ProtoReflect.Descriptor instead.
 func (*SetPoints) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetPoints) GetBaseEpoch() uint64 {
@@ -2533,7 +2611,7 @@ type Configure struct {
 
 func (x *Configure) Reset() {
 	*x = Configure{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2623,7 @@ func (x *Configure) String() string {
 func (*Configure) ProtoMessage() {}
 
 func (x *Configure) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2636,7 @@ func (x *Configure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configure.ProtoReflect.Descriptor instead.
 func (*Configure) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Configure) GetBaseRevision() uint64 {
@@ -2591,7 +2669,7 @@ type GuardStarted struct {
 
 func (x *GuardStarted) Reset() {
 	*x = GuardStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2681,7 @@ func (x *GuardStarted) String() string {
 func (*GuardStarted) ProtoMessage() {}
 
 func (x *GuardStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2694,7 @@ func (x *GuardStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardStarted.ProtoReflect.Descriptor instead.
 func (*GuardStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GuardStarted) GetNode() string {
@@ -2678,7 +2756,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2768,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2781,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Statement) GetVoter() string {
@@ -2790,7 +2868,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +2880,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +2893,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Evict) GetBaseEpoch() uint64 {
@@ -2860,7 +2938,7 @@ type Evictee struct {
 
 func (x *Evictee) Reset() {
 	*x = Evictee{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +2950,7 @@ func (x *Evictee) String() string {
 func (*Evictee) ProtoMessage() {}
 
 func (x *Evictee) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +2963,7 @@ func (x *Evictee) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evictee.ProtoReflect.Descriptor instead.
 func (*Evictee) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Evictee) GetNode() string {
@@ -2920,7 +2998,7 @@ type Stays struct {
 
 func (x *Stays) Reset() {
 	*x = Stays{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3010,7 @@ func (x *Stays) String() string {
 func (*Stays) ProtoMessage() {}
 
 func (x *Stays) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3023,7 @@ func (x *Stays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stays.ProtoReflect.Descriptor instead.
 func (*Stays) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Stays) GetNode() string {
@@ -2976,7 +3054,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3066,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3079,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Leave) GetBaseEpoch() uint64 {
@@ -3042,7 +3120,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3132,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3145,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Join) GetNode() string {
@@ -3117,7 +3195,7 @@ type Promote struct {
 
 func (x *Promote) Reset() {
 	*x = Promote{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3207,7 @@ func (x *Promote) String() string {
 func (*Promote) ProtoMessage() {}
 
 func (x *Promote) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3220,7 @@ func (x *Promote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promote.ProtoReflect.Descriptor instead.
 func (*Promote) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Promote) GetBaseEpoch() uint64 {
@@ -3178,7 +3256,7 @@ type Proven struct {
 
 func (x *Proven) Reset() {
 	*x = Proven{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +3268,7 @@ func (x *Proven) String() string {
 func (*Proven) ProtoMessage() {}
 
 func (x *Proven) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +3281,7 @@ func (x *Proven) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proven.ProtoReflect.Descriptor instead.
 func (*Proven) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Proven) GetNode() string {
@@ -3239,7 +3317,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3329,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3342,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Report) GetNode() string {
@@ -3302,7 +3380,7 @@ type GroupReport struct {
 
 func (x *GroupReport) Reset() {
 	*x = GroupReport{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3392,7 @@ func (x *GroupReport) String() string {
 func (*GroupReport) ProtoMessage() {}
 
 func (x *GroupReport) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3405,7 @@ func (x *GroupReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupReport.ProtoReflect.Descriptor instead.
 func (*GroupReport) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GroupReport) GetGroup() string {
@@ -3367,7 +3445,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3457,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3470,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Plan) GetBasePlanRevision() uint64 {
@@ -3453,7 +3531,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3465,7 +3543,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3478,7 +3556,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Order) GetGroup() string {
@@ -3542,7 +3620,7 @@ type GroupChange struct {
 
 func (x *GroupChange) Reset() {
 	*x = GroupChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +3632,7 @@ func (x *GroupChange) String() string {
 func (*GroupChange) ProtoMessage() {}
 
 func (x *GroupChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +3645,7 @@ func (x *GroupChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupChange.ProtoReflect.Descriptor instead.
 func (*GroupChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GroupChange) GetGroup() string {
@@ -3680,7 +3758,7 @@ type OperationChange struct {
 
 func (x *OperationChange) Reset() {
 	*x = OperationChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3770,7 @@ func (x *OperationChange) String() string {
 func (*OperationChange) ProtoMessage() {}
 
 func (x *OperationChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3783,7 @@ func (x *OperationChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationChange.ProtoReflect.Descriptor instead.
 func (*OperationChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OperationChange) GetId() uint64 {
@@ -3739,7 +3817,7 @@ type Operate struct {
 
 func (x *Operate) Reset() {
 	*x = Operate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3829,7 @@ func (x *Operate) String() string {
 func (*Operate) ProtoMessage() {}
 
 func (x *Operate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3842,7 @@ func (x *Operate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operate.ProtoReflect.Descriptor instead.
 func (*Operate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Operate) GetOperation() *v1.Operation {
@@ -3786,7 +3864,7 @@ type SetFrozen struct {
 
 func (x *SetFrozen) Reset() {
 	*x = SetFrozen{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +3876,7 @@ func (x *SetFrozen) String() string {
 func (*SetFrozen) ProtoMessage() {}
 
 func (x *SetFrozen) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +3889,7 @@ func (x *SetFrozen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFrozen.ProtoReflect.Descriptor instead.
 func (*SetFrozen) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetFrozen) GetGroup() string {
@@ -3849,7 +3927,7 @@ type Clear struct {
 
 func (x *Clear) Reset() {
 	*x = Clear{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +3939,7 @@ func (x *Clear) String() string {
 func (*Clear) ProtoMessage() {}
 
 func (x *Clear) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +3952,7 @@ func (x *Clear) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clear.ProtoReflect.Descriptor instead.
 func (*Clear) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Clear) GetGroup() string {
@@ -3910,7 +3988,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4000,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4013,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Flush) GetGroup() string {
@@ -3964,7 +4042,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4054,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4067,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{38}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Probe) GetGroup() string {
@@ -4025,7 +4103,7 @@ type AnnounceSilence struct {
 
 func (x *AnnounceSilence) Reset() {
 	*x = AnnounceSilence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4037,7 +4115,7 @@ func (x *AnnounceSilence) String() string {
 func (*AnnounceSilence) ProtoMessage() {}
 
 func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4050,7 +4128,7 @@ func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceSilence.ProtoReflect.Descriptor instead.
 func (*AnnounceSilence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{39}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AnnounceSilence) GetNode() string {
@@ -4085,7 +4163,7 @@ type SilenceOver struct {
 
 func (x *SilenceOver) Reset() {
 	*x = SilenceOver{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4097,7 +4175,7 @@ func (x *SilenceOver) String() string {
 func (*SilenceOver) ProtoMessage() {}
 
 func (x *SilenceOver) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4110,7 +4188,7 @@ func (x *SilenceOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceOver.ProtoReflect.Descriptor instead.
 func (*SilenceOver) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{40}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SilenceOver) GetNode() string {
@@ -4137,7 +4215,7 @@ type TimersSettled struct {
 
 func (x *TimersSettled) Reset() {
 	*x = TimersSettled{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4149,7 +4227,7 @@ func (x *TimersSettled) String() string {
 func (*TimersSettled) ProtoMessage() {}
 
 func (x *TimersSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4162,7 +4240,7 @@ func (x *TimersSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimersSettled.ProtoReflect.Descriptor instead.
 func (*TimersSettled) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{41}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TimersSettled) GetConfigRevision() uint64 {
@@ -4185,7 +4263,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4197,7 +4275,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4210,7 +4288,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{42}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ClusterStarted) GetNode() string {
@@ -4244,7 +4322,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4256,7 +4334,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4269,7 +4347,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{43}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Note) GetEvents() []*v1.Event {
@@ -4296,7 +4374,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4308,7 +4386,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4321,7 +4399,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{44}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Audit) GetWho() string {
@@ -4362,7 +4440,7 @@ type Invite struct {
 
 func (x *Invite) Reset() {
 	*x = Invite{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4374,7 +4452,7 @@ func (x *Invite) String() string {
 func (*Invite) ProtoMessage() {}
 
 func (x *Invite) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4387,7 +4465,7 @@ func (x *Invite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invite.ProtoReflect.Descriptor instead.
 func (*Invite) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{45}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Invite) GetInvitation() *Invitation {
@@ -4409,7 +4487,7 @@ type Enroll struct {
 
 func (x *Enroll) Reset() {
 	*x = Enroll{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4421,7 +4499,7 @@ func (x *Enroll) String() string {
 func (*Enroll) ProtoMessage() {}
 
 func (x *Enroll) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4434,7 +4512,7 @@ func (x *Enroll) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enroll.ProtoReflect.Descriptor instead.
 func (*Enroll) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{46}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Enroll) GetId() string {
@@ -4461,7 +4539,7 @@ type Withdraw struct {
 
 func (x *Withdraw) Reset() {
 	*x = Withdraw{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4473,7 +4551,7 @@ func (x *Withdraw) String() string {
 func (*Withdraw) ProtoMessage() {}
 
 func (x *Withdraw) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4486,7 +4564,7 @@ func (x *Withdraw) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Withdraw.ProtoReflect.Descriptor instead.
 func (*Withdraw) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{47}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Withdraw) GetId() string {
@@ -4509,7 +4587,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4521,7 +4599,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4534,7 +4612,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{48}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemoveNode) GetNode() string {
@@ -4561,7 +4639,7 @@ type SetUser struct {
 
 func (x *SetUser) Reset() {
 	*x = SetUser{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4573,7 +4651,7 @@ func (x *SetUser) String() string {
 func (*SetUser) ProtoMessage() {}
 
 func (x *SetUser) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4586,7 +4664,7 @@ func (x *SetUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUser.ProtoReflect.Descriptor instead.
 func (*SetUser) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{49}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetUser) GetUser() *v1.User {
@@ -4606,7 +4684,7 @@ type DeleteUser struct {
 
 func (x *DeleteUser) Reset() {
 	*x = DeleteUser{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +4696,7 @@ func (x *DeleteUser) String() string {
 func (*DeleteUser) ProtoMessage() {}
 
 func (x *DeleteUser) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +4709,7 @@ func (x *DeleteUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUser.ProtoReflect.Descriptor instead.
 func (*DeleteUser) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{50}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeleteUser) GetName() string {
@@ -4652,7 +4730,7 @@ type Stand struct {
 
 func (x *Stand) Reset() {
 	*x = Stand{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4664,7 +4742,7 @@ func (x *Stand) String() string {
 func (*Stand) ProtoMessage() {}
 
 func (x *Stand) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4677,7 +4755,7 @@ func (x *Stand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stand.ProtoReflect.Descriptor instead.
 func (*Stand) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{51}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Stand) GetNode() string {
@@ -4708,7 +4786,7 @@ type Rotate struct {
 
 func (x *Rotate) Reset() {
 	*x = Rotate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4720,7 +4798,7 @@ func (x *Rotate) String() string {
 func (*Rotate) ProtoMessage() {}
 
 func (x *Rotate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4733,7 +4811,7 @@ func (x *Rotate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotate.ProtoReflect.Descriptor instead.
 func (*Rotate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Rotate) GetWhat() Rotate_What {
@@ -4767,7 +4845,7 @@ type Destroy struct {
 
 func (x *Destroy) Reset() {
 	*x = Destroy{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4779,7 +4857,7 @@ func (x *Destroy) String() string {
 func (*Destroy) ProtoMessage() {}
 
 func (x *Destroy) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4792,7 +4870,7 @@ func (x *Destroy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destroy.ProtoReflect.Descriptor instead.
 func (*Destroy) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Destroy) GetName() string {
@@ -4816,7 +4894,7 @@ type FenceStarted struct {
 
 func (x *FenceStarted) Reset() {
 	*x = FenceStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4828,7 +4906,7 @@ func (x *FenceStarted) String() string {
 func (*FenceStarted) ProtoMessage() {}
 
 func (x *FenceStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4841,7 +4919,7 @@ func (x *FenceStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceStarted.ProtoReflect.Descriptor instead.
 func (*FenceStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{54}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FenceStarted) GetNode() string {
@@ -4886,7 +4964,7 @@ type FenceDone struct {
 
 func (x *FenceDone) Reset() {
 	*x = FenceDone{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +4976,7 @@ func (x *FenceDone) String() string {
 func (*FenceDone) ProtoMessage() {}
 
 func (x *FenceDone) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +4989,7 @@ func (x *FenceDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceDone.ProtoReflect.Descriptor instead.
 func (*FenceDone) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{55}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FenceDone) GetNumber() uint64 {
@@ -4955,7 +5033,7 @@ type ConfirmDown struct {
 
 func (x *ConfirmDown) Reset() {
 	*x = ConfirmDown{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4967,7 +5045,7 @@ func (x *ConfirmDown) String() string {
 func (*ConfirmDown) ProtoMessage() {}
 
 func (x *ConfirmDown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4980,7 +5058,7 @@ func (x *ConfirmDown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmDown.ProtoReflect.Descriptor instead.
 func (*ConfirmDown) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{56}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ConfirmDown) GetNode() string {
@@ -5143,7 +5221,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x125\n" +
 	"\bwatchdog\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\x12\x14\n" +
-	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"\xb0\x02\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"\xce\x02\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
@@ -5155,7 +5233,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"lastReport\x12\x1d\n" +
 	"\n" +
 	"cold_guard\x18\a \x01(\x04R\tcoldGuard\x12\x16\n" +
-	"\x06number\x18\b \x01(\rR\x06number\"\x97\x01\n" +
+	"\x06number\x18\b \x01(\rR\x06number\x12\x1c\n" +
+	"\tevictions\x18\t \x01(\rR\tevictions\"\x97\x01\n" +
 	"\x05Fence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -5200,7 +5279,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xff\x10\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xb4\x11\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1a\n" +
@@ -5232,6 +5311,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"set_points\x18\x1e \x01(\v2\x1c.holdfast.state.v1.SetPointsH\x00R\tsetPoints\x12@\n" +
 	"\vwant_points\x18\x1f \x01(\v2\x1d.holdfast.state.v1.WantPointsH\x00R\n" +
 	"wantPoints\x123\n" +
+	"\x06steady\x18  \x01(\v2\x19.holdfast.state.v1.SteadyH\x00R\x06steady\x123\n" +
 	"\x06invite\x18( \x01(\v2\x19.holdfast.state.v1.InviteH\x00R\x06invite\x123\n" +
 	"\x06enroll\x18) \x01(\v2\x19.holdfast.state.v1.EnrollH\x00R\x06enroll\x129\n" +
 	"\bwithdraw\x18* \x01(\v2\x1b.holdfast.state.v1.WithdrawH\x00R\bwithdraw\x12@\n" +
@@ -5248,7 +5328,10 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"fence_done\x183 \x01(\v2\x1c.holdfast.state.v1.FenceDoneH\x00R\tfenceDone\x12C\n" +
 	"\fconfirm_down\x184 \x01(\v2\x1e.holdfast.state.v1.ConfirmDownH\x00R\vconfirmDown\x12.\n" +
 	"\x05audit\x181 \x01(\v2\x18.holdfast.state.v1.AuditR\x05auditB\b\n" +
-	"\x06change\"f\n" +
+	"\x06change\"5\n" +
+	"\x06Steady\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x02 \x01(\x04R\x06raftId\"f\n" +
 	"\n" +
 	"WantPoints\x12 \n" +
 	"\fbase_raft_id\x18\x01 \x01(\x04R\n" +
@@ -5483,7 +5566,7 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(RotationPhase)(0),           // 0: holdfast.state.v1.RotationPhase
 	(NodePhase)(0),               // 1: holdfast.state.v1.NodePhase
@@ -5505,206 +5588,208 @@ var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(*GroupStatus)(nil),          // 17: holdfast.state.v1.GroupStatus
 	(*GroupOnNode)(nil),          // 18: holdfast.state.v1.GroupOnNode
 	(*Command)(nil),              // 19: holdfast.state.v1.Command
-	(*WantPoints)(nil),           // 20: holdfast.state.v1.WantPoints
-	(*SetPoints)(nil),            // 21: holdfast.state.v1.SetPoints
-	(*Configure)(nil),            // 22: holdfast.state.v1.Configure
-	(*GuardStarted)(nil),         // 23: holdfast.state.v1.GuardStarted
-	(*Statement)(nil),            // 24: holdfast.state.v1.Statement
-	(*Evict)(nil),                // 25: holdfast.state.v1.Evict
-	(*Evictee)(nil),              // 26: holdfast.state.v1.Evictee
-	(*Stays)(nil),                // 27: holdfast.state.v1.Stays
-	(*Leave)(nil),                // 28: holdfast.state.v1.Leave
-	(*Join)(nil),                 // 29: holdfast.state.v1.Join
-	(*Promote)(nil),              // 30: holdfast.state.v1.Promote
-	(*Proven)(nil),               // 31: holdfast.state.v1.Proven
-	(*Report)(nil),               // 32: holdfast.state.v1.Report
-	(*GroupReport)(nil),          // 33: holdfast.state.v1.GroupReport
-	(*Plan)(nil),                 // 34: holdfast.state.v1.Plan
-	(*Order)(nil),                // 35: holdfast.state.v1.Order
-	(*GroupChange)(nil),          // 36: holdfast.state.v1.GroupChange
-	(*OperationChange)(nil),      // 37: holdfast.state.v1.OperationChange
-	(*Operate)(nil),              // 38: holdfast.state.v1.Operate
-	(*SetFrozen)(nil),            // 39: holdfast.state.v1.SetFrozen
-	(*Clear)(nil),                // 40: holdfast.state.v1.Clear
-	(*Flush)(nil),                // 41: holdfast.state.v1.Flush
-	(*Probe)(nil),                // 42: holdfast.state.v1.Probe
-	(*AnnounceSilence)(nil),      // 43: holdfast.state.v1.AnnounceSilence
-	(*SilenceOver)(nil),          // 44: holdfast.state.v1.SilenceOver
-	(*TimersSettled)(nil),        // 45: holdfast.state.v1.TimersSettled
-	(*ClusterStarted)(nil),       // 46: holdfast.state.v1.ClusterStarted
-	(*Note)(nil),                 // 47: holdfast.state.v1.Note
-	(*Audit)(nil),                // 48: holdfast.state.v1.Audit
-	(*Invite)(nil),               // 49: holdfast.state.v1.Invite
-	(*Enroll)(nil),               // 50: holdfast.state.v1.Enroll
-	(*Withdraw)(nil),             // 51: holdfast.state.v1.Withdraw
-	(*RemoveNode)(nil),           // 52: holdfast.state.v1.RemoveNode
-	(*SetUser)(nil),              // 53: holdfast.state.v1.SetUser
-	(*DeleteUser)(nil),           // 54: holdfast.state.v1.DeleteUser
-	(*Stand)(nil),                // 55: holdfast.state.v1.Stand
-	(*Rotate)(nil),               // 56: holdfast.state.v1.Rotate
-	(*Destroy)(nil),              // 57: holdfast.state.v1.Destroy
-	(*FenceStarted)(nil),         // 58: holdfast.state.v1.FenceStarted
-	(*FenceDone)(nil),            // 59: holdfast.state.v1.FenceDone
-	(*ConfirmDown)(nil),          // 60: holdfast.state.v1.ConfirmDown
-	nil,                          // 61: holdfast.state.v1.State.NodesEntry
-	nil,                          // 62: holdfast.state.v1.State.TypesEntry
-	nil,                          // 63: holdfast.state.v1.State.GroupsEntry
-	nil,                          // 64: holdfast.state.v1.State.LearnersEntry
-	nil,                          // 65: holdfast.state.v1.State.NodeStatusEntry
-	nil,                          // 66: holdfast.state.v1.State.GroupStatusEntry
-	nil,                          // 67: holdfast.state.v1.State.RequestsEntry
-	nil,                          // 68: holdfast.state.v1.State.CertificatesEntry
-	nil,                          // 69: holdfast.state.v1.State.InvitationsEntry
-	nil,                          // 70: holdfast.state.v1.State.UsersEntry
-	nil,                          // 71: holdfast.state.v1.State.StandingsEntry
-	nil,                          // 72: holdfast.state.v1.GroupStatus.NodesEntry
-	nil,                          // 73: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                          // 74: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                          // 75: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                          // 76: holdfast.state.v1.Order.ResourceWantsEntry
-	(*v1.Cluster)(nil),           // 77: holdfast.v1.Cluster
-	(*v1.Operation)(nil),         // 78: holdfast.v1.Operation
-	(*v1.Event)(nil),             // 79: holdfast.v1.Event
-	(*v1.Decision)(nil),          // 80: holdfast.v1.Decision
-	(*durationpb.Duration)(nil),  // 81: google.protobuf.Duration
-	(*v1.FenceOperation)(nil),    // 82: holdfast.v1.FenceOperation
-	(*v1.CoordinationPoint)(nil), // 83: holdfast.v1.CoordinationPoint
-	(*v1.Node)(nil),              // 84: holdfast.v1.Node
-	(v1.Want)(0),                 // 85: holdfast.v1.Want
-	(*v1.Configuration)(nil),     // 86: holdfast.v1.Configuration
-	(v1.OperationState)(0),       // 87: holdfast.v1.OperationState
-	(*v1.User)(nil),              // 88: holdfast.v1.User
-	(v1.FenceResult)(0),          // 89: holdfast.v1.FenceResult
-	(*v1.ResourceType)(nil),      // 90: holdfast.v1.ResourceType
-	(*v1.Group)(nil),             // 91: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),    // 92: holdfast.v1.ResourceStatus
+	(*Steady)(nil),               // 20: holdfast.state.v1.Steady
+	(*WantPoints)(nil),           // 21: holdfast.state.v1.WantPoints
+	(*SetPoints)(nil),            // 22: holdfast.state.v1.SetPoints
+	(*Configure)(nil),            // 23: holdfast.state.v1.Configure
+	(*GuardStarted)(nil),         // 24: holdfast.state.v1.GuardStarted
+	(*Statement)(nil),            // 25: holdfast.state.v1.Statement
+	(*Evict)(nil),                // 26: holdfast.state.v1.Evict
+	(*Evictee)(nil),              // 27: holdfast.state.v1.Evictee
+	(*Stays)(nil),                // 28: holdfast.state.v1.Stays
+	(*Leave)(nil),                // 29: holdfast.state.v1.Leave
+	(*Join)(nil),                 // 30: holdfast.state.v1.Join
+	(*Promote)(nil),              // 31: holdfast.state.v1.Promote
+	(*Proven)(nil),               // 32: holdfast.state.v1.Proven
+	(*Report)(nil),               // 33: holdfast.state.v1.Report
+	(*GroupReport)(nil),          // 34: holdfast.state.v1.GroupReport
+	(*Plan)(nil),                 // 35: holdfast.state.v1.Plan
+	(*Order)(nil),                // 36: holdfast.state.v1.Order
+	(*GroupChange)(nil),          // 37: holdfast.state.v1.GroupChange
+	(*OperationChange)(nil),      // 38: holdfast.state.v1.OperationChange
+	(*Operate)(nil),              // 39: holdfast.state.v1.Operate
+	(*SetFrozen)(nil),            // 40: holdfast.state.v1.SetFrozen
+	(*Clear)(nil),                // 41: holdfast.state.v1.Clear
+	(*Flush)(nil),                // 42: holdfast.state.v1.Flush
+	(*Probe)(nil),                // 43: holdfast.state.v1.Probe
+	(*AnnounceSilence)(nil),      // 44: holdfast.state.v1.AnnounceSilence
+	(*SilenceOver)(nil),          // 45: holdfast.state.v1.SilenceOver
+	(*TimersSettled)(nil),        // 46: holdfast.state.v1.TimersSettled
+	(*ClusterStarted)(nil),       // 47: holdfast.state.v1.ClusterStarted
+	(*Note)(nil),                 // 48: holdfast.state.v1.Note
+	(*Audit)(nil),                // 49: holdfast.state.v1.Audit
+	(*Invite)(nil),               // 50: holdfast.state.v1.Invite
+	(*Enroll)(nil),               // 51: holdfast.state.v1.Enroll
+	(*Withdraw)(nil),             // 52: holdfast.state.v1.Withdraw
+	(*RemoveNode)(nil),           // 53: holdfast.state.v1.RemoveNode
+	(*SetUser)(nil),              // 54: holdfast.state.v1.SetUser
+	(*DeleteUser)(nil),           // 55: holdfast.state.v1.DeleteUser
+	(*Stand)(nil),                // 56: holdfast.state.v1.Stand
+	(*Rotate)(nil),               // 57: holdfast.state.v1.Rotate
+	(*Destroy)(nil),              // 58: holdfast.state.v1.Destroy
+	(*FenceStarted)(nil),         // 59: holdfast.state.v1.FenceStarted
+	(*FenceDone)(nil),            // 60: holdfast.state.v1.FenceDone
+	(*ConfirmDown)(nil),          // 61: holdfast.state.v1.ConfirmDown
+	nil,                          // 62: holdfast.state.v1.State.NodesEntry
+	nil,                          // 63: holdfast.state.v1.State.TypesEntry
+	nil,                          // 64: holdfast.state.v1.State.GroupsEntry
+	nil,                          // 65: holdfast.state.v1.State.LearnersEntry
+	nil,                          // 66: holdfast.state.v1.State.NodeStatusEntry
+	nil,                          // 67: holdfast.state.v1.State.GroupStatusEntry
+	nil,                          // 68: holdfast.state.v1.State.RequestsEntry
+	nil,                          // 69: holdfast.state.v1.State.CertificatesEntry
+	nil,                          // 70: holdfast.state.v1.State.InvitationsEntry
+	nil,                          // 71: holdfast.state.v1.State.UsersEntry
+	nil,                          // 72: holdfast.state.v1.State.StandingsEntry
+	nil,                          // 73: holdfast.state.v1.GroupStatus.NodesEntry
+	nil,                          // 74: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                          // 75: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                          // 76: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                          // 77: holdfast.state.v1.Order.ResourceWantsEntry
+	(*v1.Cluster)(nil),           // 78: holdfast.v1.Cluster
+	(*v1.Operation)(nil),         // 79: holdfast.v1.Operation
+	(*v1.Event)(nil),             // 80: holdfast.v1.Event
+	(*v1.Decision)(nil),          // 81: holdfast.v1.Decision
+	(*durationpb.Duration)(nil),  // 82: google.protobuf.Duration
+	(*v1.FenceOperation)(nil),    // 83: holdfast.v1.FenceOperation
+	(*v1.CoordinationPoint)(nil), // 84: holdfast.v1.CoordinationPoint
+	(*v1.Node)(nil),              // 85: holdfast.v1.Node
+	(v1.Want)(0),                 // 86: holdfast.v1.Want
+	(*v1.Configuration)(nil),     // 87: holdfast.v1.Configuration
+	(v1.OperationState)(0),       // 88: holdfast.v1.OperationState
+	(*v1.User)(nil),              // 89: holdfast.v1.User
+	(v1.FenceResult)(0),          // 90: holdfast.v1.FenceResult
+	(*v1.ResourceType)(nil),      // 91: holdfast.v1.ResourceType
+	(*v1.Group)(nil),             // 92: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),    // 93: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	77,  // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
-	61,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
-	62,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
-	63,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
+	78,  // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	62,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
+	63,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
+	64,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
 	12,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
-	64,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
-	65,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
-	66,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	78,  // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	79,  // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	80,  // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	81,  // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	65,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
+	66,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
+	67,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
+	79,  // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	80,  // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	81,  // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	82,  // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
 	13,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
-	67,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
+	68,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
 	5,   // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
-	68,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
-	69,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
-	70,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
+	69,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
+	70,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
+	71,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
 	9,   // 18: holdfast.state.v1.State.heartbeat_key:type_name -> holdfast.state.v1.Rotation
 	9,   // 19: holdfast.state.v1.State.authority:type_name -> holdfast.state.v1.Rotation
-	71,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
-	82,  // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
-	83,  // 22: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
+	72,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
+	83,  // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
+	84,  // 22: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
 	6,   // 23: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
-	83,  // 24: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
-	84,  // 25: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
+	84,  // 24: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
+	85,  // 25: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
 	0,   // 26: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
 	8,   // 27: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
 	8,   // 28: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
 	8,   // 29: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
 	13,  // 30: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	81,  // 31: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
+	82,  // 31: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
 	1,   // 32: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
 	15,  // 33: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
 	16,  // 34: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	81,  // 35: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	82,  // 35: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
 	2,   // 36: holdfast.state.v1.Fence.proven:type_name -> holdfast.state.v1.Proof
-	81,  // 37: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	72,  // 38: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	85,  // 39: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	73,  // 40: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	74,  // 41: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	22,  // 42: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	23,  // 43: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	25,  // 44: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	27,  // 45: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	28,  // 46: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	29,  // 47: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	30,  // 48: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	31,  // 49: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	32,  // 50: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	34,  // 51: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	38,  // 52: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	39,  // 53: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	40,  // 54: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	43,  // 55: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	44,  // 56: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	45,  // 57: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	47,  // 58: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	41,  // 59: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	42,  // 60: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	46,  // 61: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	21,  // 62: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
-	20,  // 63: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
-	49,  // 64: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
-	50,  // 65: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
-	51,  // 66: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
-	52,  // 67: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
-	53,  // 68: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
-	54,  // 69: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
-	55,  // 70: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
-	56,  // 71: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
-	57,  // 72: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
-	58,  // 73: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
-	59,  // 74: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
-	60,  // 75: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
-	48,  // 76: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
-	83,  // 77: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
-	86,  // 78: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	81,  // 79: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
-	81,  // 80: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	26,  // 81: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	24,  // 82: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	81,  // 83: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	81,  // 84: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	2,   // 85: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	33,  // 86: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	75,  // 87: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	35,  // 88: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	36,  // 89: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	80,  // 90: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	37,  // 91: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	79,  // 92: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	85,  // 93: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	76,  // 94: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	87,  // 95: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	78,  // 96: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	81,  // 97: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	79,  // 98: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	7,   // 99: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
-	88,  // 100: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
-	10,  // 101: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
-	3,   // 102: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
-	8,   // 103: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
-	89,  // 104: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
-	84,  // 105: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	90,  // 106: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	91,  // 107: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	13,  // 108: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	14,  // 109: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	17,  // 110: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	11,  // 111: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	7,   // 112: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
-	88,  // 113: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
-	10,  // 114: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
-	18,  // 115: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	92,  // 116: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	85,  // 117: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	92,  // 118: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	85,  // 119: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	120, // [120:120] is the sub-list for method output_type
-	120, // [120:120] is the sub-list for method input_type
-	120, // [120:120] is the sub-list for extension type_name
-	120, // [120:120] is the sub-list for extension extendee
-	0,   // [0:120] is the sub-list for field type_name
+	82,  // 37: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	73,  // 38: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	86,  // 39: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	74,  // 40: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	75,  // 41: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	23,  // 42: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	24,  // 43: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	26,  // 44: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	28,  // 45: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	29,  // 46: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	30,  // 47: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	31,  // 48: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	32,  // 49: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	33,  // 50: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	35,  // 51: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	39,  // 52: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	40,  // 53: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	41,  // 54: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	44,  // 55: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	45,  // 56: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	46,  // 57: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	48,  // 58: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	42,  // 59: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	43,  // 60: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	47,  // 61: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	22,  // 62: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	21,  // 63: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
+	20,  // 64: holdfast.state.v1.Command.steady:type_name -> holdfast.state.v1.Steady
+	50,  // 65: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
+	51,  // 66: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
+	52,  // 67: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
+	53,  // 68: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
+	54,  // 69: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
+	55,  // 70: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
+	56,  // 71: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
+	57,  // 72: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
+	58,  // 73: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
+	59,  // 74: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
+	60,  // 75: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
+	61,  // 76: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
+	49,  // 77: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
+	84,  // 78: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	87,  // 79: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	82,  // 80: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
+	82,  // 81: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	27,  // 82: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	25,  // 83: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	82,  // 84: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	82,  // 85: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	2,   // 86: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	34,  // 87: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	76,  // 88: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	36,  // 89: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	37,  // 90: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	81,  // 91: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	38,  // 92: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	80,  // 93: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	86,  // 94: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	77,  // 95: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	88,  // 96: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	79,  // 97: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	82,  // 98: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	80,  // 99: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	7,   // 100: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
+	89,  // 101: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
+	10,  // 102: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
+	3,   // 103: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
+	8,   // 104: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
+	90,  // 105: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
+	85,  // 106: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	91,  // 107: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	92,  // 108: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	13,  // 109: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	14,  // 110: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	17,  // 111: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	11,  // 112: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	7,   // 113: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
+	89,  // 114: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
+	10,  // 115: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
+	18,  // 116: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	93,  // 117: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	86,  // 118: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	93,  // 119: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	86,  // 120: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	121, // [121:121] is the sub-list for method output_type
+	121, // [121:121] is the sub-list for method input_type
+	121, // [121:121] is the sub-list for extension type_name
+	121, // [121:121] is the sub-list for extension extendee
+	0,   // [0:121] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -5735,6 +5820,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 		(*Command_ClusterStarted)(nil),
 		(*Command_SetPoints)(nil),
 		(*Command_WantPoints)(nil),
+		(*Command_Steady)(nil),
 		(*Command_Invite)(nil),
 		(*Command_Enroll)(nil),
 		(*Command_Withdraw)(nil),
@@ -5754,7 +5840,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   73,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
