@@ -452,6 +452,9 @@ func (n *node) toGuard(f *guardpb.ToGuard) {
 		f = proto.CloneOf(f)
 		s.pass(n, 0, s.g, func() {
 			n.guard.Engine(n.local(), f)
+			if n.c.o.Power && n.guard.Configured() != nil { // armed, and never needed
+				n.guard.Watchdog(n.local(), timers.Watchdog(n.guard.Configured().GetPeerinact().AsDuration()))
+			}
 			n.guardOut()
 		})
 	}

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -137,4 +138,44 @@ func FuzzEngine(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Harmless is what a watchdog is fed by: a lease, or a stop that was confirmed.
+func TestHarmless(t *testing.T) {
+	core := New(0, Config{Node: "a", Incarnation: 1})
+	core.EngineConn(0, true)
+	alone := goodConfigure()
+	alone.Peers = alone.Peers[:1]
+	core.Engine(0, &guardpb.ToGuard{Body: &guardpb.ToGuard_Configure{Configure: alone}})
+	core.Watchdog(0, time.Second)
+	said := false
+	for _, f := range core.Take().Engine {
+		said = said || f.GetPeers().GetWatchdog().AsDuration() == time.Second
+	}
+	if !said {
+		t.Error("the engine is not told of the watchdog")
+	}
+	if core.LeaseUntil() != 600*time.Millisecond || !core.Harmless(599*time.Millisecond) || core.Harmless(600*time.Millisecond) {
+		t.Errorf("lease until %v, harmless just before its end %v, and at it %v", core.LeaseUntil(), core.Harmless(599*time.Millisecond), core.Harmless(600*time.Millisecond))
+	}
+	now := 100 * time.Millisecond
+	none := proto.CloneOf(alone)
+	none.RaftId, none.Peers[0].RaftId = 0, 0
+	core.Engine(now, &guardpb.ToGuard{Body: &guardpb.ToGuard_Configure{Configure: none}})
+	if core.Take().Stop == nil || core.Harmless(now) {
+		t.Error("harmless before the stop is confirmed")
+	}
+	core.Stopped(now, 0, errors.New("process 7 does not end"))
+	if core.Harmless(now) {
+		t.Error("harmless after a stop that failed")
+	}
+	now += time.Second
+	core.Tick(now)
+	if core.Take().Stop == nil || core.Harmless(now) {
+		t.Error("harmless while it is tried again")
+	}
+	core.Stopped(now, 0, nil)
+	if !core.Harmless(now) {
+		t.Error("not harmless after everything is stopped")
+	}
 }

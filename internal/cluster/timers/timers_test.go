@@ -25,6 +25,9 @@ func TestShares(t *testing.T) {
 		if Lease(d) <= 0 || Stop(d) <= 0 || Margin(d) < d*15/100 {
 			t.Fatalf("T3: %v: lease %v stop %v margin %v", d, Lease(d), Stop(d), Margin(d))
 		}
+		if w := Watchdog(d); w < Stop(d)+Margin(d) || w >= Stop(d)+Margin(d)+time.Second || w%time.Second != 0 {
+			t.Fatalf("%v: watchdog %v", d, w)
+		}
 		hb, pt, pi := Effective(&holdfastv1.Timers{Peerinact: durationpb.New(d)})
 		if pi != d || hb != d/10 || pt != d/2 || hb > pi/HeartbeatDivisor {
 			t.Fatalf("T2: %v: heartbeat %v peertrouble %v", d, hb, pt)
