@@ -230,12 +230,12 @@ func (k *checker) allProcesses() {
 const forever = time.Duration(1<<63 - 1)
 
 // hopeless: so many disks are gone that only an administrator could help. The
-// newest view may be known to nobody any more who lives; then the one before,
-// by which the living must vote, counts.
+// newest view may be known to no voter any more who lives; then the one before,
+// by which the living must vote, counts. (A learner that knows it can't pass it on.)
 func (k *checker) hopeless() bool {
 	var living *pb.State
 	for _, n := range k.c.nodes {
-		if n.engine != nil && n.engine.State().GetView().GetEpoch() > living.GetView().GetEpoch() {
+		if n.engine != nil && state.MemberOf(n.engine.State(), n.name) != nil && n.engine.State().GetView().GetEpoch() > living.GetView().GetEpoch() {
 			living = n.engine.State()
 		}
 	}
