@@ -50,6 +50,7 @@
 //	N5  an incarnation that is proven to have stopped (after its eviction, by the word of the node's next incarnation, or
 //	    because it resigned) holds a lease, paused or not, or runs something while awake; or one that left runs something
 //	N6  a core panics, or stops for a reason that no fault explains
+//	N7  something is started under a lease that guard would not stop at its end
 //
 // And at the end of the second phase:
 //

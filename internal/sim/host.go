@@ -99,6 +99,9 @@ func (h *host) run(x agent.Call) {
 	c := &call{Call: x, h: h}
 	h.calls[x.Token] = c
 	w.count("call." + x.Entry.String())
+	if g := h.n.guard; x.Starts && g != nil && g.LeaseHeld(h.n.local()) && !g.Protects(x.Group) {
+		h.n.c.fail("N7", "%s of %s begins on %s, and guard would not stop it at the end of the lease", x.Entry, x.Resource, h.n.name)
+	}
 	b := s.behaviour
 	if b.flaky > 0 && w.chance(b.flaky) {
 		b = randomBehaviour(w)

@@ -187,6 +187,11 @@ func (c *Core) finishLeaving() {
 
 // protect records what runs for a group, and refuses it without a lease: it is
 // recorded all the same, and stopped, since it may run already.
+// Protects says whether a group would be stopped at the end of the lease.
+func (c *Core) Protects(group string) bool {
+	return slices.ContainsFunc(c.protected, func(p *guardpb.Protect) bool { return p.GetGroup() == group })
+}
+
 func (c *Core) protect(m *guardpb.Protect) error {
 	if m.GetGroup() == "" {
 		return fmt.Errorf("guard: a protected group needs a name")

@@ -33,6 +33,9 @@ type groupsInfo struct {
 	// Calls that wait for guard's answer, by group, and what guard knows.
 	held      map[string][]agent.Call
 	protected map[string]bool
+	// Nothing of them runs any more, but guard has yet to answer that it protects them. Told before
+	// that, it would forget them, and its answer would be taken for the protection of what is started next.
+	goneLater map[string]bool
 	// All that is active was announced in this lease.
 	announced bool
 	// Calls under way that may start something.
@@ -65,6 +68,7 @@ func (g *groupsInfo) init(node string) {
 	g.reports = map[string]*statepb.GroupReport{}
 	g.held = map[string][]agent.Call{}
 	g.protected = map[string]bool{}
+	g.goneLater = map[string]bool{}
 	g.starting = map[uint64]string{}
 }
 
@@ -109,8 +113,7 @@ func (e *Engine) announce() {
 	g.announced = true
 	for _, name := range g.runtime.Active() {
 		if _, asked := g.protected[name]; !asked {
-			g.protected[name] = false
-			e.out.Protect = append(e.out.Protect, name)
+			e.protect(name)
 		}
 	}
 }
@@ -198,8 +201,7 @@ func (e *Engine) takeActions() time.Duration {
 	a := g.runtime.Take()
 	for _, name := range a.Protect {
 		if ok, asked := g.protected[name]; !asked || !ok {
-			g.protected[name] = false
-			e.out.Protect = append(e.out.Protect, name)
+			e.protect(name)
 		}
 	}
 	for _, c := range a.Calls {
@@ -211,8 +213,7 @@ func (e *Engine) takeActions() time.Duration {
 			a.Wake = e.now
 		case !g.protected[c.Group]:
 			if _, asked := g.protected[c.Group]; !asked {
-				g.protected[c.Group] = false
-				e.out.Protect = append(e.out.Protect, c.Group)
+				e.protect(c.Group)
 			}
 			g.held[c.Group] = append(g.held[c.Group], c)
 		default:
@@ -235,10 +236,28 @@ func (e *Engine) takeActions() time.Duration {
 		}
 	}
 	for _, name := range a.Gone {
-		delete(g.protected, name)
-		e.out.Gone = append(e.out.Gone, name)
+		e.gone(name)
 	}
 	return a.Wake
+}
+
+// protect a group: guard is asked to.
+func (e *Engine) protect(name string) {
+	e.groups.protected[name] = false
+	delete(e.groups.goneLater, name)
+	e.out.Gone = slices.DeleteFunc(e.out.Gone, func(n string) bool { return n == name }) // the driver would say it after this
+	e.out.Protect = append(e.out.Protect, name)
+}
+
+// gone: nothing of the group runs any more.
+func (e *Engine) gone(name string) {
+	g := &e.groups
+	if ok, asked := g.protected[name]; asked && !ok && e.guard.connected {
+		g.goneLater[name] = true
+		return
+	}
+	delete(g.protected, name)
+	e.out.Gone = append(e.out.Gone, name)
 }
 
 // start a call that may start something.
@@ -251,7 +270,14 @@ func (e *Engine) protected(group, err string) {
 	g := &e.groups
 	held := g.held[group]
 	delete(g.held, group)
-	g.protected[group] = err == ""
+	if g.protected[group] = true; err != "" {
+		delete(g.protected, group) // whatever is started next asks anew
+	}
+	if g.goneLater[group] {
+		delete(g.goneLater, group)
+		delete(g.protected, group)
+		e.out.Gone = append(e.out.Gone, group)
+	}
 	for _, c := range held {
 		switch {
 		case err != "":
