@@ -20,6 +20,9 @@ const (
 	heartbeatTicks = 2
 )
 
+// ElectionTimeout is after how long without a majority's answers a leader leads no more.
+const ElectionTimeout = electionTicks * TickEvery
+
 // maxMessage bounds the entries of one append.
 const maxMessage = 1 << 20
 

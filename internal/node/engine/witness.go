@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/consensus"
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
@@ -47,6 +48,10 @@ type wantedRenewal struct {
 	// Of guard, by which it counts.
 	incarnation uint64
 }
+
+// behindLimit leaves time for a heartbeat and its answer before raft takes leadership from a node whom no majority
+// answers: if the points took part only after that, it would begin anew for ever.
+const behindLimit = consensus.ElectionTimeout / 2
 
 type silentSince struct{ first, last time.Duration }
 
@@ -279,7 +284,7 @@ func (e *Engine) follows(id uint64) bool {
 		}
 	}
 	b, lagging := p.behind[id]
-	return !lagging || e.now < b.since+state.Peerinact(e.s)
+	return !lagging || e.now < b.since+min(state.Peerinact(e.s), behindLimit)
 }
 
 // witnessWanted: guard asks for the points' acknowledgement.
