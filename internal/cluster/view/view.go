@@ -32,7 +32,9 @@ import (
 type Keeper struct {
 	// By the suspected and the voter.
 	statements map[string]map[string]received
-	epoch      uint64
+	// Nodes of the state that was looked at last.
+	known map[string]bool
+	epoch uint64
 	// When this node applied the view.
 	viewAt time.Duration
 	// Epoch and configuration revision that each member has confirmed, by raft id.
@@ -64,6 +66,9 @@ type confirmation struct {
 	since time.Duration
 }
 
+// maxStrangers is how many nodes that the state does not know may be suspected.
+const maxStrangers = 64
+
 // New keeper.
 func New() *Keeper {
 	return &Keeper{
@@ -82,6 +87,10 @@ func New() *Keeper {
 func (k *Keeper) State(now time.Duration, s *pb.State) {
 	if e := s.GetView().GetEpoch(); e != k.epoch {
 		k.epoch, k.viewAt = e, now
+	}
+	k.known = make(map[string]bool, len(s.GetNodes()))
+	for name := range s.GetNodes() {
+		k.known[name] = true
 	}
 	silences, fences, members := map[uint64]time.Duration{}, map[uint64]time.Duration{}, map[uint64]time.Duration{}
 	for _, m := range s.GetView().GetMembers() {
@@ -137,10 +146,25 @@ func hasRaftID(s *pb.State, id uint64) bool {
 func (k *Keeper) Stated(now time.Duration, st *pb.Statement) {
 	about := k.statements[st.GetAbout()]
 	if about == nil {
+		if !k.known[st.GetAbout()] && k.strangers() >= maxStrangers {
+			return
+		}
 		about = map[string]received{}
 		k.statements[st.GetAbout()] = about
 	}
 	about[st.GetVoter()] = received{proto.CloneOf(st), now}
+}
+
+// strangers counts the names that the state did not know when it was looked at last. Words
+// about them are kept, since the state may be older than the word, but not about any number of them.
+func (k *Keeper) strangers() int {
+	n := 0
+	for name := range k.statements {
+		if !k.known[name] {
+			n++
+		}
+	}
+	return n
 }
 
 // Confirmed takes the word of a member, or of a learner, that its guard runs by

@@ -188,3 +188,21 @@ func TestJoinWaitsForConfirmation(t *testing.T) {
 		t.Fatalf("%v", c)
 	}
 }
+
+// Words about nodes that the state does not know are kept, but not about any number of them; those about its nodes always are.
+func TestStatementsAboutStrangers(t *testing.T) {
+	d := newDesk(t)
+	say := func(about string) {
+		d.Stated(d.now, &pb.Statement{Voter: "n2", VoterRaftId: 2, VoterGuardIncarnation: 1, About: about, AboutRaftId: 9})
+	}
+	for i := range 10_000 {
+		say(fmt.Sprintf("x%d", i))
+	}
+	if n := len(d.statements); n != maxStrangers {
+		t.Errorf("words about %d nodes are kept, of which the state knows none", n)
+	}
+	d.silent("n3", "n1", "n2", "n4")
+	if c, _ := d.next(); c.GetEvict() == nil {
+		t.Error("n3 is not evicted any more")
+	}
+}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -21,6 +22,9 @@ import (
 const (
 	retryProposal = 500 * time.Millisecond
 	retryRefused  = 20 * time.Millisecond
+	// Commands that somebody waits for, at most: without a quorum all of them would wait.
+	maxAsked      = 512
+	maxAskedBytes = 16 << 20
 )
 
 // ErrForgotten ends a proposal of an incarnation that has ended: it is not
@@ -58,6 +62,17 @@ func (p *proposals) forget(token uint64) {
 	}
 }
 
+// asked counts what callers of this node wait for. What the engine itself says is bounded by what there is to say.
+func (p *proposals) asked() (n, bytes int) {
+	for _, one := range p.open {
+		if one.token != 0 {
+			n++
+			bytes += len(one.bytes)
+		}
+	}
+	return n, bytes
+}
+
 func (p *proposals) has(key string) bool {
 	for _, one := range p.open {
 		if one.key == key {
@@ -87,6 +102,11 @@ func (p *proposals) refused(now time.Duration, request uint64) {
 }
 
 func (e *Engine) propose(token uint64, c *statepb.Command) {
+	if n, bytes := e.waiting.asked(); n >= maxAsked || bytes+proto.Size(c) > maxAskedBytes && n > 0 {
+		e.out.Results = append(e.out.Results, Result{Token: token, Err: &state.Refused{Code: state.CodeConflict, Message: fmt.Sprintf(
+			"%d commands of this node wait already, so that this one was not even begun: holdfast status shows whether there is a quorum; repeat it later", n)}})
+		return
+	}
 	e.submit(&proposal{token: token, command: proto.CloneOf(c)})
 }
 
