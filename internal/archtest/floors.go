@@ -68,6 +68,8 @@ var floors = []floor{
 		why: "deciding and doing know the state, and not each other"},
 	{packages: []string{"internal/group/agents", "internal/config"},
 		why: "bundled agents and configuration files describe what planner and runtime use"},
+	{packages: []string{"internal/setup", "internal/setup/..."},
+		why: "a response file is judged as a configuration is, with tokens, before anything is done", inside: true},
 	{packages: []string{"internal/node/engine"},
 		why: "the engine joins the cores; it is a core itself"},
 	{packages: []string{"internal/api"},

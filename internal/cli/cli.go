@@ -84,7 +84,7 @@ another: the path of a unix socket, or https://HOST:PORT with --client-dir.`,
 	root.AddCommand(
 		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.quorumCommand(), a.fenceCommand(), a.groupCommand(), a.resourceCommand(), a.typeCommand(),
 		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
-		a.versionCommand(),
+		a.setupCommand(), a.versionCommand(),
 	)
 	root.AddCommand(more...)
 	return root
