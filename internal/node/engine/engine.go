@@ -267,7 +267,7 @@ func (e *Engine) Step(now time.Duration, wallMs int64, in Input) {
 	case Notice:
 		e.groups.runtime.Notify(e.now, in.Notice)
 	case Protected:
-		e.protected(in.Group, in.Err)
+		e.answered(in.Group, in.Err)
 	case FromPoint:
 		e.fromPoint(in)
 	}

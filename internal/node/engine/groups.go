@@ -33,6 +33,9 @@ type groupsInfo struct {
 	// Calls that wait for guard's answer, by group, and what guard knows.
 	held      map[string][]agent.Call
 	protected map[string]bool
+	// Protects that guard has not answered. Only the answer to the last one counts: what
+	// it said before may be of a time before the group was gone.
+	unanswered map[string]int
 	// All that is active was announced in this lease.
 	announced bool
 	// Calls under way that may start something.
@@ -64,7 +67,7 @@ func (g *groupsInfo) init(node string) {
 	g.runtime = agent.New(node)
 	g.reports = map[string]*statepb.GroupReport{}
 	g.held = map[string][]agent.Call{}
-	g.protected = map[string]bool{}
+	g.protected, g.unanswered = map[string]bool{}, map[string]int{}
 	g.starting = map[uint64]string{}
 }
 
@@ -110,9 +113,17 @@ func (e *Engine) announce() {
 	for _, name := range g.runtime.Active() {
 		if _, asked := g.protected[name]; !asked {
 			g.protected[name] = false
-			e.out.Protect = append(e.out.Protect, name)
+			e.protect(name)
 		}
 	}
+}
+
+// protect: guard is to be told what it would have to stop of a group. What was
+// said before of its end is over, or it would be carried out afterwards.
+func (e *Engine) protect(group string) {
+	e.out.Gone = slices.DeleteFunc(e.out.Gone, func(g string) bool { return g == group })
+	e.out.Protect = append(e.out.Protect, group)
+	e.groups.unanswered[group]++
 }
 
 func (e *Engine) planOn(term uint64) {
@@ -199,7 +210,7 @@ func (e *Engine) takeActions() time.Duration {
 	for _, name := range a.Protect {
 		if ok, asked := g.protected[name]; !asked || !ok {
 			g.protected[name] = false
-			e.out.Protect = append(e.out.Protect, name)
+			e.protect(name)
 		}
 	}
 	for _, c := range a.Calls {
@@ -212,7 +223,7 @@ func (e *Engine) takeActions() time.Duration {
 		case !g.protected[c.Group]:
 			if _, asked := g.protected[c.Group]; !asked {
 				g.protected[c.Group] = false
-				e.out.Protect = append(e.out.Protect, c.Group)
+				e.protect(c.Group)
 			}
 			g.held[c.Group] = append(g.held[c.Group], c)
 		default:
@@ -247,6 +258,18 @@ func (e *Engine) start(c agent.Call) {
 	e.out.Calls = append(e.out.Calls, c)
 }
 
+// answered by guard, or for it.
+func (e *Engine) answered(group, err string) {
+	g := &e.groups
+	if g.unanswered[group]--; g.unanswered[group] > 0 {
+		return
+	}
+	delete(g.unanswered, group)
+	if _, asked := g.protected[group]; asked {
+		e.protected(group, err)
+	}
+}
+
 func (e *Engine) protected(group, err string) {
 	g := &e.groups
 	held := g.held[group]
@@ -277,7 +300,7 @@ func (e *Engine) cancelStarts() {
 
 func (e *Engine) callDone(d agent.Done) {
 	if group, ok := e.groups.starting[d.Token]; ok && !e.guard.lease.GetHeld() && e.guard.connected {
-		e.out.Protect = append(e.out.Protect, group) // it ended after guard had looked: let guard look again
+		e.protect(group) // it ended after guard had looked: let guard look again
 	}
 	delete(e.groups.starting, d.Token)
 	e.groups.runtime.Done(e.now, e.wall, d)

@@ -131,6 +131,7 @@ func (e *Engine) guardConn(up bool) {
 	g.incarnation, g.configured, g.runsEpoch, g.runsRevision = 0, nil, 0, 0
 	g.peers, g.lease, g.quiet = nil, nil, false
 	g.leaveCall = 0 // another guard is asked anew
+	e.groups.unanswered = map[string]int{}
 }
 
 func (e *Engine) fromGuard(f *guardpb.FromGuard) {
