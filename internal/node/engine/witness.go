@@ -117,7 +117,7 @@ func (e *Engine) pointsOn() {
 		}
 		e.raft.Dropped(m)
 		if m.GetType() == raftpb.MsgApp && p.needed {
-			e.raft.Nudge() // the library sends no other append before it hears from the points
+			e.beatPoints()
 		}
 	}
 	for _, r := range out.Renewed {
@@ -249,8 +249,19 @@ func (e *Engine) lookWhoIsNeeded() {
 	was := p.needed
 	if p.needed = now || before; p.needed && !was {
 		e.logf("engine: the coordination points take part in commits: too few members follow")
-		e.raft.Nudge()
+		e.beatPoints()
 	}
+}
+
+// beatPoints has the points answer a heartbeat now: the library sends them no other
+// append before it hears from them, and its own next heartbeat may come too late
+// for a leader of whom nobody else is heard.
+func (e *Engine) beatPoints() {
+	if e.points.client == nil {
+		return
+	}
+	id, to, term := e.RaftID(), e.points.register, e.raft.Status().Term
+	e.points.client.Step(e.now, &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: &id, To: &to, Term: &term})
 }
 
 // pointsDecide: they are among the voters, and the others that follow are no majority.
@@ -278,10 +289,12 @@ func (e *Engine) follows(id uint64) bool {
 	case !lagging || match > was.match:
 		p.behind[id] = behind{match, e.now}
 	}
-	if name := e.nameOf(id); name != "" {
-		if _, suspected := e.guard.statements[name]; suspected {
-			return false
-		}
+	name := e.nameOf(id)
+	if _, suspected := e.guard.statements[name]; suspected {
+		return false
+	}
+	if state.MemberOf(e.s, name).GetRaftId() != id {
+		return match >= e.raft.Status().LastIndex // in a joint configuration there may be some that have been evicted
 	}
 	b, lagging := p.behind[id]
 	return !lagging || e.now < b.since+min(state.Peerinact(e.s), behindLimit)
