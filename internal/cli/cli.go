@@ -86,8 +86,39 @@ another: the path of a unix socket, or https://HOST:PORT with --client-dir.`,
 		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
 		a.setupCommand(), a.versionCommand(),
 	)
+	for _, c := range more {
+		strict(c)
+	}
 	root.AddCommand(more...)
 	return root
+}
+
+// strict gives a command of another package, and those below it, the manners of
+// this one's: too few or too many words are a wrong command line.
+func strict(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+	if c.HasSubCommands() && (c.Args == nil || c.Args(c, []string{"x"}) != nil) {
+		grouped(c)
+		return
+	}
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, have []string) error {
+		err := check(c, have)
+		if err == nil || errors.As(err, new(*Exit)) {
+			return err
+		}
+		for n := range have {
+			if check(c, have[:n]) == nil {
+				return wrongNumber(c, "too many arguments")
+			}
+		}
+		return wrongNumber(c, "an argument is missing")
+	}
 }
 
 // grouped makes a command that only has subcommands: alone it shows them, and
@@ -117,12 +148,15 @@ func args(least, most int) cobra.PositionalArgs {
 		if len(have) >= least && len(have) <= most {
 			return nil
 		}
-		what := "too many arguments"
 		if len(have) < least {
-			what = "an argument is missing"
+			return wrongNumber(c, "an argument is missing")
 		}
-		return usage("%s: %s", what, strings.TrimSuffix(c.UseLine(), " [flags]")).hint(c)
+		return wrongNumber(c, "too many arguments")
 	}
+}
+
+func wrongNumber(c *cobra.Command, what string) error {
+	return usage("%s: %s", what, strings.TrimSuffix(c.UseLine(), " [flags]")).hint(c)
 }
 
 // failure is an error as it is shown.

@@ -64,8 +64,13 @@ func Parse(files ...File) *Documents {
 	seen := map[string]string{}
 	for i, f := range files {
 		d.order[f.Name] = i
-		for _, doc := range d.dec.Split(f.Name, f.Text) {
+		before := len(d.dec.Faults())
+		docs := d.dec.Split(f.Name, f.Text)
+		for _, doc := range docs {
 			d.document(doc, seen)
+		}
+		if len(docs) == 0 && len(d.dec.Faults()) == before {
+			d.dec.Add(Fault{File: f.Name, Problem: "has no documents", Fix: "holdfast export shows what documents look like"})
 		}
 	}
 	d.lost = d.lost || d.dec.Lost()

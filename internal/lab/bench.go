@@ -110,7 +110,7 @@ func CheckTests(names []string) ([]string, error) {
 	}
 	for _, n := range names {
 		if _, ok := benchTests[n]; !ok {
-			return nil, fmt.Errorf("there is no test %q; there are %s", n, strings.Join(slices.Sorted(maps.Keys(benchTests)), ", "))
+			return nil, bad("there is no test %q; there are %s", n, strings.Join(slices.Sorted(maps.Keys(benchTests)), ", "))
 		}
 	}
 	for _, n := range names { // what it is compared with belongs to it
@@ -145,7 +145,7 @@ func Failover(ctx context.Context, o BenchOptions, done func(*BenchResult)) erro
 		return err
 	}
 	if o.Runs < 1 {
-		return errors.New("--runs must be 1 at least")
+		return bad("--runs must be 1 at least")
 	}
 	b := &bench{o: o, rand: rand.New(rand.NewPCG(1, 2))}
 	defer b.close()

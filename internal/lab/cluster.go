@@ -62,7 +62,7 @@ func newClusterSpec(o Options, mode Mode, number int, dir string) (*clusterSpec,
 	c := &clusterSpec{number: number, none: len(o.Command) > 0}
 	if len(o.Config) > 0 {
 		if o.Nodes != 0 {
-			return nil, errors.New("--nodes does not go with -f: the file says which nodes there are")
+			return nil, bad("--nodes does not go with -f: the file says which nodes there are")
 		}
 		c.yaml = string(o.Config)
 		var err error
@@ -103,7 +103,7 @@ func nodesOf(text []byte) ([]nodeAddresses, error) {
 				a, err = ap.Addr(), nil
 			}
 			if err != nil {
-				return nil, fmt.Errorf("node %s, link %s: %w", n.GetName(), l.GetName(), err)
+				return nil, bad("node %s, link %s: %w", n.GetName(), l.GetName(), err)
 			}
 			node.Links = append(node.Links, a)
 		}
@@ -111,9 +111,9 @@ func nodesOf(text []byte) ([]nodeAddresses, error) {
 	}
 	if len(out) == 0 {
 		for _, f := range docs.Faults() {
-			return nil, errors.New(f.String())
+			return nil, bad("%s", f)
 		}
-		return nil, errors.New("the cluster file has no nodes: holdfast lab up without -f makes a cluster, and holdfast export shows it")
+		return nil, bad("the cluster file has no nodes: holdfast lab up without -f makes a cluster, and holdfast export shows it")
 	}
 	return out, nil
 }

@@ -129,20 +129,20 @@ disks are files d1, d2 … that all nodes see.`,
 			o := c.options(cmd)
 			if cmd.Flags().Changed("nodes") {
 				if o.Nodes = nodes; nodes < 1 {
-					return fmt.Errorf("--nodes must be 1 to %d", MaxNodes)
+					return bad("--nodes must be 1 to %d", MaxNodes)
 				}
 			}
 			o.Arbiters, o.LockDisks, o.Tune.Fencing = arbiters, lockDisks, fencing
 			if fencing && file != "" {
-				return errors.New("--fencing does not go with -f, which says itself how nodes can be switched off")
+				return bad("--fencing does not go with -f, which says itself how nodes can be switched off")
 			}
 			if file != "" {
 				text, err := os.ReadFile(file)
 				if err != nil {
-					return err
+					return bad("%w", err)
 				}
 				if o.Config = text; len(text) == 0 {
-					return fmt.Errorf("%s is empty", file)
+					return bad("%s is empty", file)
 				}
 			}
 			l, err := Bring(ctx, o)
@@ -362,7 +362,7 @@ func (c *commandLine) status() *cobra.Command {
 
 func checkOutput(o string) error {
 	if o != "table" && o != "json" {
-		return fmt.Errorf("-o %s is unknown here: table or json", o)
+		return bad("-o %s is unknown here: table or json", o)
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ reads and writes fail at once.`,
 			case from != "":
 				return l.cutSides(strings.Split(from, ","), names, oneWay, links)
 			case oneWay:
-				return errors.New("--one-way needs --from NODE")
+				return bad("--one-way needs --from NODE")
 			}
 			for _, name := range names {
 				if _, disk := l.rec.Plan.lockDisk(name); disk {

@@ -49,16 +49,16 @@ func (l *Lab) again(ctx context.Context, o Options) (*Lab, error) {
 			return nil, err
 		}
 		if _, err := Open(o.Name, o.Dir); err == nil {
-			return nil, fmt.Errorf("lab %s is being made or removed by another command: try again when that has ended, or %s", l.Name(), down)
+			return nil, refused("lab %s is being made or removed by another command: try again when that has ended, or %s", l.Name(), down)
 		}
 		return Make(ctx, o)
 	case o.Nodes != 0 && o.Nodes != len(l.Nodes()):
-		return nil, fmt.Errorf("lab %s is up with %d nodes, not %d: %s removes it, --name makes another beside it", l.Name(), len(l.Nodes()), o.Nodes, down)
+		return nil, refused("lab %s is up with %d nodes, not %d: %s removes it, --name makes another beside it", l.Name(), len(l.Nodes()), o.Nodes, down)
 	case o.Arbiters+o.LockDisks != 0 && (o.Arbiters != len(l.rec.Plan.Arbiters) || o.LockDisks != len(l.rec.Plan.LockDisks)):
-		return nil, fmt.Errorf("lab %s is up with %d arbiters and %d lock disks: %s removes it, --name makes another beside it; holdfast quorum changes the running one",
+		return nil, refused("lab %s is up with %d arbiters and %d lock disks: %s removes it, --name makes another beside it; holdfast quorum changes the running one",
 			l.Name(), len(l.rec.Plan.Arbiters), len(l.rec.Plan.LockDisks), down)
 	case len(o.Config) > 0 && l.rec.Service != "":
-		return nil, fmt.Errorf("lab %s is up with the default cluster: %s removes it, --name makes another beside it; holdfast apply changes the running one", l.Name(), down)
+		return nil, refused("lab %s is up with the default cluster: %s removes it, --name makes another beside it; holdfast apply changes the running one", l.Name(), down)
 	}
 	o.Progress(fmt.Sprintf("lab %s is up already in %s", l.Name(), l.Dir()))
 	return l, l.StartAll()

@@ -1,14 +1,13 @@
 package lab
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
 
 // errLoopback explains why a loopback network can't be cut.
 func (l *Lab) errLoopback() error {
-	return fmt.Errorf("lab %s runs on loopback addresses, where the network can't be cut: run the lab as root for that, or try holdfast lab kill or pause", l.Name())
+	return refused("lab %s runs on loopback addresses, where the network can't be cut: run the lab as root for that, or try holdfast lab kill or pause", l.Name())
 }
 
 // Cut switches the node's ports off, on all links or on the given ones
@@ -68,7 +67,7 @@ func (l *Lab) CutPair(a, b string, oneWay bool, links ...int) error {
 func (l *Lab) Split(a, b []string, oneWay bool, links ...int) (time.Duration, error) {
 	for _, name := range a {
 		if slices.Contains(b, name) {
-			return 0, fmt.Errorf("%s can't be cut from itself", name)
+			return 0, bad("%s can't be cut from itself", name)
 		}
 	}
 	var at time.Duration
@@ -151,11 +150,11 @@ func (l *Lab) plugged(name string, links []int) (*nodePlan, *nodeRecord, error) 
 		return nil, nil, l.errLoopback()
 	}
 	if l.state(p, r) == Off {
-		return nil, nil, fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
+		return nil, nil, refused("node %s is off: holdfast lab start %s", name, name)
 	}
 	for _, i := range links {
 		if i < 0 || i >= len(p.Ports) {
-			return nil, nil, fmt.Errorf("there is no link %d: node %s has links 0 to %d", i, name, len(p.Ports)-1)
+			return nil, nil, absent("there is no link %d: node %s has links 0 to %d", i, name, len(p.Ports)-1)
 		}
 	}
 	return p, r, nil

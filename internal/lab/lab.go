@@ -134,14 +134,14 @@ func Make(ctx context.Context, o Options) (*Lab, error) {
 	}
 	lock, err := reg.lock(o.Name, "lock", false)
 	if errors.Is(err, errHeld) {
-		return nil, fmt.Errorf("lab %s is being changed by another command: try again when that has ended", o.Name)
+		return nil, refused("lab %s is being changed by another command: try again when that has ended", o.Name)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 	if dir, ok := reg.dirOf(o.Name); ok {
-		return nil, fmt.Errorf("lab %s exists in %s: remove it with holdfast lab down --name %s, or choose another --name", o.Name, dir, o.Name)
+		return nil, refused("lab %s exists in %s: remove it with holdfast lab down --name %s, or choose another --name", o.Name, dir, o.Name)
 	}
 	rec, cluster, err := newRecord(o, reg)
 	if err != nil {
@@ -191,7 +191,7 @@ func newRecord(o Options, reg registry) (*record, *clusterSpec, error) {
 	rec.Plan, rec.Service = *p, cluster.service
 	rec.Nodes, rec.Arbiters = make([]nodeRecord, len(p.Nodes)), make([]nodeRecord, len(p.Arbiters))
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return nil, nil, fmt.Errorf("%s is not empty: give --dir a new directory", dir)
+		return nil, nil, refused("%s is not empty: give --dir a new directory", dir)
 	}
 	for d := dir; ; d = filepath.Dir(d) {
 		if _, err := os.Stat(d); err == nil || d == filepath.Dir(d) {

@@ -88,7 +88,7 @@ func setDisk(p *nodePlan, r *nodeRecord, d diskPlan, there bool) error {
 		return fmt.Errorf("lock disk %s of node %s: %w", d.Name, p.Name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return fmt.Errorf("lock disk %s is a plain file, which can't be cut from a node: this machine has no loop devices", d.Name)
+		return refused("lock disk %s is a plain file, which can't be cut from a node: this machine has no loop devices", d.Name)
 	}
 	f, err := os.Open(loopPath(int(unix.Minor(st.Rdev))))
 	if err != nil {
@@ -133,7 +133,7 @@ func (l *Lab) HealDisk(disk string) error {
 func (l *Lab) setDisks(disk string, nodes []string, there bool) error {
 	d, ok := l.rec.Plan.lockDisk(disk)
 	if !ok {
-		return fmt.Errorf("lab %s has no lock disk %q", l.Name(), disk)
+		return absent("lab %s has no lock disk %q", l.Name(), disk)
 	}
 	for _, name := range nodes {
 		p, r, err := l.rec.machine(name)
@@ -142,11 +142,11 @@ func (l *Lab) setDisks(disk string, nodes []string, there bool) error {
 		}
 		switch {
 		case p.Arbiter.IsValid():
-			return fmt.Errorf("%s is an arbiter, which has no lock disks", name)
+			return bad("%s is an arbiter, which has no lock disks", name)
 		case there && !slices.Contains(r.CutDisks, disk):
 			continue
 		case l.state(p, r) == Off:
-			return fmt.Errorf("node %s is off: holdfast lab start %s", name, name)
+			return refused("node %s is off: holdfast lab start %s", name, name)
 		}
 		if err := setDisk(p, r, d, there); err != nil {
 			return err

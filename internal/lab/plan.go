@@ -81,7 +81,7 @@ var labNames = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
 // CheckName says what is wrong with the name of a lab.
 func CheckName(name string) error {
 	if !labNames.MatchString(name) {
-		return fmt.Errorf("%q is no name for a lab: take 1 to 16 small letters and digits, a letter first", name)
+		return bad("%q is no name for a lab: take 1 to 16 small letters and digits, a letter first", name)
 	}
 	return nil
 }
@@ -158,11 +158,11 @@ func newPlan(name, dir string, mode Mode, number int, nodes []nodeAddresses, cgr
 		return nil, err
 	}
 	if len(nodes) < 1 || len(nodes) > MaxNodes {
-		return nil, fmt.Errorf("a lab has 1 to %d nodes, not %d", MaxNodes, len(nodes))
+		return nil, bad("a lab has 1 to %d nodes, not %d", MaxNodes, len(nodes))
 	}
 	links := len(nodes[0].Links)
 	if links < 1 || links > MaxLinks {
-		return nil, fmt.Errorf("node %s has %d links; a lab has 1 to %d", nodes[0].Name, links, MaxLinks)
+		return nil, bad("node %s has %d links; a lab has 1 to %d", nodes[0].Name, links, MaxLinks)
 	}
 	p := &plan{Name: name, Dir: dir, Mode: mode, Number: number}
 	if mode == Namespaces {
@@ -185,7 +185,7 @@ func newPlan(name, dir string, mode Mode, number int, nodes []nodeAddresses, cgr
 		}
 		for i, n := range nodes {
 			if len(n.Links) != links {
-				return nil, fmt.Errorf("node %s has %d links, node %s has %d; all nodes have the same", n.Name, len(n.Links), nodes[0].Name, links)
+				return nil, bad("node %s has %d links, node %s has %d; all nodes have the same", n.Name, len(n.Links), nodes[0].Name, links)
 			}
 			if i >= len(p.Nodes) {
 				node := nodePlan{Name: n.Name, Dir: filepath.Join(dir, "nodes", n.Name)}
@@ -196,7 +196,7 @@ func newPlan(name, dir string, mode Mode, number int, nodes []nodeAddresses, cgr
 			}
 			a := n.Links[link]
 			if other, ok := seen[a]; ok {
-				return nil, fmt.Errorf("nodes %s and %s both have address %s", other, n.Name, a)
+				return nil, bad("nodes %s and %s both have address %s", other, n.Name, a)
 			}
 			seen[a] = n.Name
 			port := portPlan{Address: netip.PrefixFrom(a, prefix.Bits())}
@@ -220,9 +220,9 @@ func linkPrefix(nodes []nodeAddresses, link int, mode Mode) (netip.Prefix, error
 		a := n.Links[link]
 		if loop := a.IsLoopback(); loop != (mode == Loopback) {
 			if loop {
-				return prefix, fmt.Errorf("node %s has the loopback address %s, but as root each node has a network of its own: take addresses like %s", n.Name, a, linkHost(mode, 0, link, 1))
+				return prefix, bad("node %s has the loopback address %s, but as root each node has a network of its own: take addresses like %s", n.Name, a, linkHost(mode, 0, link, 1))
 			}
-			return prefix, fmt.Errorf("node %s has address %s, which needs a network of its own: run the lab as root, or take addresses like %s", n.Name, a, linkHost(mode, 0, link, 1))
+			return prefix, bad("node %s has address %s, which needs a network of its own: run the lab as root, or take addresses like %s", n.Name, a, linkHost(mode, 0, link, 1))
 		}
 		bits := 24
 		if a.Is6() {
@@ -230,10 +230,10 @@ func linkPrefix(nodes []nodeAddresses, link int, mode Mode) (netip.Prefix, error
 		}
 		p, err := a.Prefix(bits)
 		if err != nil {
-			return prefix, fmt.Errorf("node %s: address %s: %w", n.Name, a, err)
+			return prefix, bad("node %s: address %s: %w", n.Name, a, err)
 		}
 		if prefix.IsValid() && p != prefix {
-			return prefix, fmt.Errorf("node %s has %s, outside of %s where %s is: a lab's link is one network (IPv4 /24, IPv6 /64)", n.Name, a, prefix, nodes[0].Name)
+			return prefix, bad("node %s has %s, outside of %s where %s is: a lab's link is one network (IPv4 /24, IPv6 /64)", n.Name, a, prefix, nodes[0].Name)
 		}
 		prefix = p
 	}
@@ -264,11 +264,11 @@ func (p *plan) service() netip.AddrPort {
 // addPoints adds coordination points to a lab that is laid out.
 func (p *plan) addPoints(arbiters, lockDisks int) error {
 	if n := arbiters + lockDisks; arbiters < 0 || lockDisks < 0 || n != 0 && n != 1 && n != 3 {
-		return fmt.Errorf("a cluster has 1 or 3 coordination points or none, not %d arbiters and %d lock disks", arbiters, lockDisks)
+		return bad("a cluster has 1 or 3 coordination points or none, not %d arbiters and %d lock disks", arbiters, lockDisks)
 	}
 	taken := func(name string) error {
 		if _, err := p.machine(name); err == nil {
-			return fmt.Errorf("a node is called %s, as is a coordination point of the lab: rename the node", name)
+			return bad("a node is called %s, as is a coordination point of the lab: rename the node", name)
 		}
 		return nil
 	}
@@ -290,7 +290,7 @@ func (p *plan) addPoints(arbiters, lockDisks int) error {
 		for link, beside := range p.Nodes[0].Ports {
 			host, ok := hostIn(beside.Address.Masked(), arbiterHost+i+1)
 			if by, used := seen[host]; used || !ok {
-				return fmt.Errorf("node %s has address %s, where the lab's arbiter %s would be: take another one", by, host, name)
+				return bad("node %s has address %s, where the lab's arbiter %s would be: take another one", by, host, name)
 			}
 			port := portPlan{Address: netip.PrefixFrom(host, beside.Address.Bits())}
 			if p.Mode == Namespaces {
@@ -333,14 +333,14 @@ func (p *plan) machine(name string) (*nodePlan, error) {
 		}
 		names += " " + m.Name
 	}
-	return nil, fmt.Errorf("lab %s has no node %q; it has%s", p.Name, name, names)
+	return nil, absent("lab %s has no node %q; it has%s", p.Name, name, names)
 }
 
 // node finds a node.
 func (p *plan) node(name string) (*nodePlan, error) {
 	m, err := p.machine(name)
 	if err == nil && m.Arbiter.IsValid() {
-		return nil, fmt.Errorf("%s is an arbiter, no node of the cluster", name)
+		return nil, absent("%s is an arbiter, no node of the cluster", name)
 	}
 	return m, err
 }

@@ -77,7 +77,7 @@ func (r *record) save() error {
 }
 
 // errNoLab: there is no lab.json in the directory.
-var errNoLab = errors.New("no lab")
+var errNoLab = absent("no lab")
 
 func loadRecord(dir string) (*record, error) {
 	b, err := os.ReadFile(recordFile(dir))
