@@ -179,3 +179,43 @@ func TestHarmless(t *testing.T) {
 		t.Error("not harmless after everything is stopped")
 	}
 }
+
+// A suspicion is the word of the incarnation that raised it, also when a later guard repeats it, and ends with it:
+// taken for the word of the next incarnation it would be a statement that nobody is bound by.
+func TestSuspicionIsOfItsIncarnation(t *testing.T) {
+	c := New(0, Config{Node: "a", Incarnation: 1})
+	c.EngineConn(0, true)
+	c.Engine(0, &guardpb.ToGuard{Body: &guardpb.ToGuard_Configure{Configure: goodConfigure()}})
+	for now := time.Duration(0); now < 2*time.Second; now += 50 * time.Millisecond {
+		c.Tick(now)
+	}
+	word := func(c *Core) (st *guardpb.Suspect) {
+		for _, f := range c.out.Engine {
+			if f.GetSuspect() != nil {
+				st = f.GetSuspect()
+			}
+		}
+		return st
+	}
+	if st := word(c).GetStatement(); st.GetAbout() != "b" || st.GetVoterRaftId() != 1 {
+		t.Fatalf("guard 1 says %v", st)
+	}
+	saved := c.Take().Save
+	c = New(3*time.Second, Config{Node: "a", Incarnation: 2, Saved: saved})
+	c.EngineConn(3*time.Second, true)
+	if st := word(c).GetStatement(); st.GetAbout() != "b" || st.GetVoterRaftId() != 1 || st.GetVoterGuardIncarnation() != 2 {
+		t.Fatalf("guard 2 says %v", st)
+	}
+	c.Take()
+	joining := goodConfigure()
+	joining.RaftId, joining.LearnerRaftId, joining.Peers[0].RaftId = 0, 9, 0
+	c.Engine(3*time.Second, &guardpb.ToGuard{Body: &guardpb.ToGuard_Configure{Configure: joining}})
+	if out := c.Take(); len(out.Save.GetSuspicions()) != 0 {
+		t.Errorf("incarnation 9 is bound by %v", out.Save.GetSuspicions())
+	}
+	c.EngineConn(3*time.Second, false)
+	c.EngineConn(3*time.Second, true)
+	if st := word(c); st != nil {
+		t.Errorf("incarnation 9 repeats %v", st)
+	}
+}

@@ -87,13 +87,15 @@ func (c *Core) suspect(p *peer, q suspicion) {
 	c.state(p)
 }
 
-// state sends this node's word about p to the engine.
+// state sends this node's word about p to the engine. It is the word of the
+// incarnation that raised the suspicion: with another one it ends (newIdentity), and must
+// not be taken for what that one has stated.
 func (c *Core) state(p *peer) {
 	q := &p.suspicion
 	c.toEngine(&guardpb.FromGuard{Body: &guardpb.FromGuard_Suspect{Suspect: &guardpb.Suspect{
 		Reason: q.reason,
 		Statement: &statepb.Statement{
-			Voter: c.cfg.Node, VoterRaftId: c.raftID, VoterGuardIncarnation: c.cfg.Incarnation,
+			Voter: c.cfg.Node, VoterRaftId: c.identity, VoterGuardIncarnation: c.cfg.Incarnation,
 			About: p.node, AboutRaftId: q.raftID, Stays: q.stays,
 			Age:              durationpb.New(c.age(p)),
 			YoungestSequence: p.young.sequence, AboutGuardIncarnation: p.young.incarnation,

@@ -189,7 +189,11 @@ func (k *Keeper) Suspecting(s *pb.State, node string) []string {
 	m, stays := state.MemberOf(s, node), s.GetNodeStatus()[node].GetStays()
 	for _, voter := range state.SortedKeys(k.statements[node]) {
 		st := k.statements[node][voter].statement
-		id := state.MemberOf(s, voter).GetRaftId()
+		v := state.MemberOf(s, voter)
+		id := v.GetRaftId()
+		if v.GetGuardIncarnation() > st.GetVoterGuardIncarnation() {
+			continue // void: the guard that has come since says it again if it still does
+		}
 		if voter == state.WitnessName {
 			id = state.WitnessID(s)
 		}

@@ -206,3 +206,13 @@ func TestStatementsAboutStrangers(t *testing.T) {
 		t.Error("n3 is not evicted any more")
 	}
 }
+
+// The word of a guard is void once a newer guard of that node is committed.
+func TestStatementOfAnEarlierGuard(t *testing.T) {
+	d := newDesk(t)
+	d.silent("n5", "n2", "n3")
+	d.apply(&pb.Command{Change: &pb.Command_GuardStarted{GuardStarted: &pb.GuardStarted{Node: "n2", RaftId: 2, GuardIncarnation: 2}}})
+	if who := d.Suspecting(d.s, "n5"); len(who) != 1 || who[0] != "n3" {
+		t.Errorf("suspected by %v", who)
+	}
+}

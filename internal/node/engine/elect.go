@@ -148,7 +148,9 @@ func (e *Engine) suspicion(node string, m *peerpb.Suspicion) {
 
 // suspected: this node's guard suspects a peer, bindingly.
 func (e *Engine) suspected(st *statepb.Statement, reason string) {
-	st.Voter, st.VoterRaftId = e.node, e.RaftID()
+	if st.Voter = e.node; st.GetVoterRaftId() != e.RaftID() {
+		return // of an earlier incarnation, which guard forgets once it knows of this one: it binds nobody then
+	}
 	e.keeper.Stated(e.now, st)
 	if was := e.guard.statements[st.GetAbout()].statement; was.GetAboutRaftId() != st.GetAboutRaftId() || was.GetStays() != st.GetStays() {
 		e.guard.forgetHeard(st.GetAbout())
