@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
@@ -120,22 +121,35 @@ func (l *Lab) AddPoints(ctx context.Context) error {
 		return err
 	}
 	if len(have.GetPoints())+len(have.GetWanted()) == 0 {
-		add, err := l.quorumAdd(ctx)
-		if err != nil {
-			return err
-		}
-		cmd, err := l.cli(ctx, node, add...)
-		if err != nil {
-			return err
-		}
-		if said, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("holdfast quorum add: %w\n%s", err, strings.TrimSpace(string(said)))
+		// A cluster that has just started may lose its leader once more: then it says so, and the command is repeated.
+		for end := time.Now().Add(15 * time.Second); ; {
+			said, err := l.addPoints(ctx, node)
+			if err == nil {
+				break
+			}
+			if !strings.Contains(said, "HF3001") || time.Now().After(end) || pause(ctx, 100*time.Millisecond) != nil {
+				return fmt.Errorf("holdfast quorum add: %w\n%s", err, said)
+			}
 		}
 	}
 	if err := l.AwaitPoints(ctx); err != nil {
 		return err
 	}
 	return l.change(func() error { l.rec.PointsAdded = true; return nil })
+}
+
+// addPoints runs the command, with fresh tokens, and returns what it said.
+func (l *Lab) addPoints(ctx context.Context, node string) (said string, err error) {
+	add, err := l.quorumAdd(ctx)
+	if err != nil {
+		return "", err
+	}
+	cmd, err := l.cli(ctx, node, add...)
+	if err != nil {
+		return "", err
+	}
+	out, err := cmd.CombinedOutput()
+	return strings.TrimSpace(string(out)), err
 }
 
 // quorumAdd are the arguments of the command that adds all points.

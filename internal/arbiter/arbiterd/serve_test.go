@@ -336,7 +336,7 @@ func TestSlowNode(t *testing.T) {
 	// It is given up after a while.
 	select {
 	case <-stuck:
-	case <-time.After(20 * limit):
+	case <-time.After(time.Minute): // it goes by the time limit of the server, but a busy machine takes its time
 		t.Error("a node that does not listen keeps its connection")
 	}
 }

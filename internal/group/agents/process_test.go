@@ -209,9 +209,11 @@ func TestLog(t *testing.T) {
 	r := newRig(t, "cgroups")
 	a := map[string]string{"PathName": script(t, "echo can not open the configuration >&2", "exit 3")}
 	r.do("Process", agent.Online, a)
-	until(t, "it has ended", func() bool { return r.do("Process", agent.Monitor, a).State == isOffline })
+	until(t, "it has ended, and how is known", func() bool {
+		return strings.Contains(r.do("Process", agent.Monitor, a).Message, "exited with status 3")
+	})
 	res := r.wantState("Process", a, isOffline)
-	if !strings.Contains(res.Message, "exited with status 3") || !strings.Contains(res.Message, "can not open the configuration") {
+	if !strings.Contains(res.Message, "can not open the configuration") {
 		t.Errorf("message %q", res.Message)
 	}
 	p := place{h: r.h, group: "web", resource: "app"}
