@@ -91,6 +91,10 @@ func TestVerdicts(t *testing.T) {
 			}
 		}
 	}
+	second := func(s *statepb.State) { // a group of which a part can run
+		s.Groups["web"].Resources = append(s.Groups["web"].Resources, &v1.Resource{Name: "log", Type: "FileOnOff"})
+		apifake.Runs(s, "web", "n1")
+	}
 	for name, c := range map[string]struct {
 		change func(*statepb.State, *api.Local)
 		want   string
@@ -120,6 +124,31 @@ func TestVerdicts(t *testing.T) {
 			l.Lease = api.Lease{Reason: "n2 and n3 silent for 1.2s"}
 			l.Leader = ""
 		}, "failed: no quorum: n1 runs nothing and changes nothing (n2 and n3 silent for 1.2s)"},
+		"a resource held offline": {func(s *statepb.State, _ *api.Local) {
+			second(s)
+			on := s.GroupStatus["web"].Nodes["n1"]
+			on.Want, on.HeldResources = v1.Want_WANT_ONLINE, []string{"app"}
+			on.Resources["app"].State = v1.ResourceState_RESOURCE_STATE_OFFLINE
+		}, "degraded: group web is partial on n1: an administrator took app offline; any one node may fail"},
+		"a part missing that nobody took offline": {func(s *statepb.State, _ *api.Local) {
+			second(s)
+			on := s.GroupStatus["web"].Nodes["n1"]
+			on.Want = v1.Want_WANT_NOTHING
+			on.Resources["app"].State = v1.ResourceState_RESOURCE_STATE_OFFLINE
+		}, "failed: group web is partial on n1; any one node may fail"},
+		"its node was stopped": {func(s *statepb.State, _ *api.Local) {
+			apifake.Runs(s, "web", "")
+			s.GroupStatus["web"].WaitsForNode, s.GroupStatus["web"].Waiting = "n1", "n1 was stopped, and web with it"
+			s.GroupStatus["web"].Nodes["n2"].Faulted = true
+			s.NodeStatus["n1"].Phase = statepb.NodePhase_NODE_PHASE_DOWN
+			s.View.Members = s.View.Members[1:]
+		}, "degraded: node n1 is stopped; group web is offline: n1 was stopped, and web with it; the next node failure stops all groups: the other one can't tell who is left"},
+		"held offline after a fault": {func(s *statepb.State, _ *api.Local) {
+			apifake.Runs(s, "web", "")
+			s.GroupStatus["web"].HeldOffline = true
+			s.GroupStatus["web"].Nodes["n2"].Faulted = true
+			s.GroupStatus["web"].Nodes["n2"].Resources["app"] = &v1.ResourceStatus{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: "it crashed"}
+		}, "degraded: group web, which an administrator took offline, is faulted: app faulted: it crashed (on n2); any one node may fail"},
 		"held offline": {func(s *statepb.State, _ *api.Local) {
 			apifake.Runs(s, "web", "")
 			s.GroupStatus["web"].HeldOffline = true

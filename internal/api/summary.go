@@ -224,10 +224,22 @@ func (l *look) groupInfo(g *v1.Group) *v1.GroupInfo {
 			info.Message = on.GetMessage() + " (on " + n + ")"
 		}
 	}
+	if held := l.held(g.GetName(), info.GetNode()); info.Message == "" && info.State == v1.GroupState_GROUP_STATE_PARTIAL && held != "" {
+		info.Message = "an administrator took " + held + " offline"
+	}
 	if info.Message == "" && !active(info.State) && gs.GetIntentOnline() {
 		info.Message = "it should be online"
 	}
 	return info
+}
+
+// held names the resources of a group that an administrator keeps offline on the node where the group runs; "": none.
+func (l *look) held(group, node string) string {
+	on := l.GetGroupStatus()[group].GetNodes()[node]
+	if on.GetWant() != v1.Want_WANT_ONLINE {
+		return ""
+	}
+	return strings.Join(on.GetHeldResources(), ", ")
 }
 
 func rank(s v1.GroupState) int {

@@ -118,15 +118,24 @@ func (l *look) judgeNodes(nodes []*v1.NodeInfo) (found []finding) {
 func (l *look) judgeGroups(groups []*v1.GroupInfo) (found []finding) {
 	for _, g := range groups {
 		gs := l.GetGroupStatus()[g.GetName()]
-		why := ""
+		name, why := g.GetName(), ""
 		if g.GetMessage() != "" {
 			why = ": " + g.GetMessage()
 		}
 		switch s := g.GetState(); {
 		case s == v1.GroupState_GROUP_STATE_ONLINE, g.GetHeldOffline() && s == v1.GroupState_GROUP_STATE_OFFLINE:
 			if g.GetMessage() != "" {
-				found = append(found, finding{false, "group " + g.GetName() + why})
+				found = append(found, finding{false, "group " + name + why})
 			}
+		case s == v1.GroupState_GROUP_STATE_PARTIAL && l.held(name, g.GetNode()) != "":
+			found = append(found, finding{false, fmt.Sprintf("group %s is partial on %s%s", name, g.GetNode(), why)})
+		case !active(s) && (g.GetHeldOffline() || gs.GetWaitsForNode() != ""):
+			// As an administrator wanted it, whatever went wrong before.
+			text := "group " + name + " is offline" + why
+			if g.GetHeldOffline() {
+				text = "group " + name + ", which an administrator took offline, is " + word(s) + why
+			}
+			found = append(found, finding{false, text})
 		case s == v1.GroupState_GROUP_STATE_STARTING, s == v1.GroupState_GROUP_STATE_STOPPING:
 			found = append(found, finding{false, fmt.Sprintf("group %s is %s on %s%s", g.GetName(), word(s), g.GetNode(), why)})
 		case s == v1.GroupState_GROUP_STATE_FAULTED, s == v1.GroupState_GROUP_STATE_PARTIAL, gs.GetNoTarget(), gs.GetIntentOnline():
