@@ -25,8 +25,11 @@ type election struct {
 	reports, triedAt int
 	// This node was without a leader when it looked last.
 	without bool
-	since   time.Duration
-	wake    time.Duration
+	// The term, and since when it is that: somebody campaigns, or leadership was moved.
+	term      uint64
+	termSince time.Duration
+	since     time.Duration
+	wake      time.Duration
 }
 
 type leaderless struct {
@@ -48,6 +51,12 @@ func (e *Engine) elect() {
 		return // E3
 	}
 	st := e.raft.Status()
+	if e.election.term != st.Term {
+		if e.election.term != 0 {
+			e.election.termSince = e.now
+		}
+		e.election.term = st.Term
+	}
 	if st.Leader != 0 {
 		if e.election.without { // there is a leader again
 			e.election.leaderless = map[string]leaderless{}
@@ -74,6 +83,12 @@ func (e *Engine) elect() {
 			e.election.wake = min(e.election.wake, due)
 			return
 		}
+	}
+	// Who won this term is about to say so; a campaign before that would take it away from the winner, who may be the
+	// one that this node has just moved its leadership to.
+	if next := e.election.termSince + retryCampaign; e.election.termSince != 0 && e.now < next {
+		e.election.wake = min(e.election.wake, next)
+		return
 	}
 	if e.election.tries > 0 {
 		wait := min(retryCampaign<<min(e.election.tries-1, 10), retryCampaignMax)

@@ -40,9 +40,9 @@ func newTrio(t testing.TB) *trio {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &trio{t: t, by: map[string]*Engine{}}
+	w := &trio{t: t, now: time.Hour, by: map[string]*Engine{}}
 	for _, n := range cfg.GetNodes() {
-		e, err := New(0, 0, Config{Node: n.GetName(), Proposer: 1, Saved: consensus.Saved{
+		e, err := New(w.now, 0, Config{Node: n.GetName(), Proposer: 1, Saved: consensus.Saved{
 			HardState: &raftpb.HardState{Term: proto.Uint64(1), Commit: proto.Uint64(1)},
 			Snapshot: &raftpb.Snapshot{Data: state.Marshal(s), Metadata: &raftpb.SnapshotMetadata{
 				Index: proto.Uint64(1), Term: proto.Uint64(1), ConfState: &raftpb.ConfState{Voters: []uint64{1, 2, 3}},
