@@ -41,7 +41,7 @@ func TestNodesOf(t *testing.T) {
 		"kind: Node\nname: a\nlinks:\n- {name: x, address: nowhere}\n": "node a, link x",
 		"kind: Cluster\nname: a\n":                                     "no nodes",
 		"}{":                                                           "cluster file",
-		"":                                                             "no nodes",
+		"":                                                             "no documents",
 	} {
 		if _, err := nodesOf([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, not %q", text, err, want)
