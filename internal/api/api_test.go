@@ -114,7 +114,7 @@ func TestVerdicts(t *testing.T) {
 		"faulted": {func(s *statepb.State, _ *api.Local) {
 			apifake.Runs(s, "web", "")
 			s.GroupStatus["web"].Nodes["n1"].Faulted = true
-			s.GroupStatus["web"].NoTarget = true
+			s.GroupStatus["web"].Instances[""].NoTarget = true
 			s.GroupStatus["web"].Nodes["n1"].Resources["app"] = &v1.ResourceStatus{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: "it crashed"}
 		}, "failed: group web is faulted: app faulted: it crashed (on n1); any one node may fail"},
 		"starting": {func(s *statepb.State, _ *api.Local) {
@@ -138,20 +138,21 @@ func TestVerdicts(t *testing.T) {
 		}, "failed: group web is partial on n1; any one node may fail"},
 		"its node was stopped": {func(s *statepb.State, _ *api.Local) {
 			apifake.Runs(s, "web", "")
-			s.GroupStatus["web"].WaitsForNode, s.GroupStatus["web"].Waiting = "n1", "n1 was stopped, and web with it"
+			b := s.GroupStatus["web"].Instances[""]
+			b.WaitsForNode, b.Waiting = "n1", "n1 was stopped, and web with it"
 			s.GroupStatus["web"].Nodes["n2"].Faulted = true
 			s.NodeStatus["n1"].Phase = statepb.NodePhase_NODE_PHASE_DOWN
 			s.View.Members = s.View.Members[1:]
 		}, "degraded: node n1 is stopped; group web is offline: n1 was stopped, and web with it; the next node failure stops all groups: the other one can't tell who is left"},
 		"held offline after a fault": {func(s *statepb.State, _ *api.Local) {
 			apifake.Runs(s, "web", "")
-			s.GroupStatus["web"].HeldOffline = true
+			s.GroupStatus["web"].Instances[""].HeldOffline = true
 			s.GroupStatus["web"].Nodes["n2"].Faulted = true
 			s.GroupStatus["web"].Nodes["n2"].Resources["app"] = &v1.ResourceStatus{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: "it crashed"}
 		}, "degraded: group web, which an administrator took offline, is faulted: app faulted: it crashed (on n2); any one node may fail"},
 		"held offline": {func(s *statepb.State, _ *api.Local) {
 			apifake.Runs(s, "web", "")
-			s.GroupStatus["web"].HeldOffline = true
+			s.GroupStatus["web"].Instances[""].HeldOffline = true
 		}, "healthy: all 3 nodes up, 0 of 1 group online (the others are not meant to be); any one node may fail"},
 	} {
 		t.Run(name, func(t *testing.T) {

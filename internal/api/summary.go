@@ -206,15 +206,16 @@ func (l *look) placesOf(g *v1.Group) []string {
 
 func (l *look) groupInfo(g *v1.Group) *v1.GroupInfo {
 	gs := l.GetGroupStatus()[g.GetName()]
+	b := state.Book(gs, "")
 	info := &v1.GroupInfo{
-		Name: g.GetName(), Frozen: g.GetFrozen(), HeldOffline: gs.GetHeldOffline(), LastOnline: gs.GetLastOnline(),
-		State: v1.GroupState_GROUP_STATE_OFFLINE, Operation: gs.GetOperation(), Message: gs.GetWaiting(),
+		Name: g.GetName(), Frozen: g.GetFrozen(), HeldOffline: state.HeldOffline(gs), LastOnline: b.GetLastOnline(),
+		State: v1.GroupState_GROUP_STATE_OFFLINE, Operation: b.GetOperation(), Message: b.GetWaiting(),
 	}
 	for _, n := range l.placesOf(g) {
 		on := l.groupOnNode(g, n)
 		info.Nodes = append(info.Nodes, on)
 		// The node that matters most: where it runs, else where it failed, else where it is not known.
-		if rank(on.GetState()) > rank(info.State) || rank(on.GetState()) == rank(info.State) && n == gs.GetActive() {
+		if rank(on.GetState()) > rank(info.State) || rank(on.GetState()) == rank(info.State) && n == b.GetActive() {
 			info.State, info.Node = on.GetState(), n
 			if !active(on.GetState()) {
 				info.Node = ""
@@ -227,7 +228,7 @@ func (l *look) groupInfo(g *v1.Group) *v1.GroupInfo {
 	if held := l.held(g.GetName(), info.GetNode()); info.Message == "" && info.State == v1.GroupState_GROUP_STATE_PARTIAL && held != "" {
 		info.Message = "an administrator took " + held + " offline"
 	}
-	if info.Message == "" && !active(info.State) && gs.GetIntentOnline() {
+	if info.Message == "" && !active(info.State) && b.GetIntentOnline() {
 		info.Message = "it should be online"
 	}
 	return info

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 )
 
 // This file says in words how the cluster is, and what the next failure would do.
@@ -117,7 +118,7 @@ func (l *look) judgeNodes(nodes []*v1.NodeInfo) (found []finding) {
 
 func (l *look) judgeGroups(groups []*v1.GroupInfo) (found []finding) {
 	for _, g := range groups {
-		gs := l.GetGroupStatus()[g.GetName()]
+		b := state.Book(l.GetGroupStatus()[g.GetName()], "")
 		name, why := g.GetName(), ""
 		if g.GetMessage() != "" {
 			why = ": " + g.GetMessage()
@@ -129,7 +130,7 @@ func (l *look) judgeGroups(groups []*v1.GroupInfo) (found []finding) {
 			}
 		case s == v1.GroupState_GROUP_STATE_PARTIAL && l.held(name, g.GetNode()) != "":
 			found = append(found, finding{false, fmt.Sprintf("group %s is partial on %s%s", name, g.GetNode(), why)})
-		case !active(s) && (g.GetHeldOffline() || gs.GetWaitsForNode() != ""):
+		case !active(s) && (g.GetHeldOffline() || b.GetWaitsForNode() != ""):
 			// As an administrator wanted it, whatever went wrong before.
 			text := "group " + name + " is offline" + why
 			if g.GetHeldOffline() {
@@ -138,7 +139,7 @@ func (l *look) judgeGroups(groups []*v1.GroupInfo) (found []finding) {
 			found = append(found, finding{false, text})
 		case s == v1.GroupState_GROUP_STATE_STARTING, s == v1.GroupState_GROUP_STATE_STOPPING:
 			found = append(found, finding{false, fmt.Sprintf("group %s is %s on %s%s", g.GetName(), word(s), g.GetNode(), why)})
-		case s == v1.GroupState_GROUP_STATE_FAULTED, s == v1.GroupState_GROUP_STATE_PARTIAL, gs.GetNoTarget(), gs.GetIntentOnline():
+		case s == v1.GroupState_GROUP_STATE_FAULTED, s == v1.GroupState_GROUP_STATE_PARTIAL, b.GetNoTarget(), b.GetIntentOnline():
 			where := ""
 			if g.GetNode() != "" {
 				where = " on " + g.GetNode()

@@ -175,7 +175,7 @@ func troubled(s *statepb.State, l *api.Local) {
 	on.Faulted = true
 	on.Resources["db-server"] = &v1.ResourceStatus{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: "process 812 was killed by signal 9", Restarts: 2, ChangedMs: 1_700_000_000_000}
 	on.Want = v1.Want_WANT_OFFLINE
-	s.GroupStatus["db"].NoTarget = true
+	s.GroupStatus["db"].Instances[""].NoTarget = true
 	s.Operations = append(s.Operations, &v1.Operation{Id: 7, Kind: v1.OperationKind_OPERATION_KIND_GROUP_SWITCH, Group: "web", Node: "n2",
 		State: v1.OperationState_OPERATION_STATE_RUNNING, Message: "web is going offline on n1", StartedMs: 1_700_000_000_000})
 	s.NextOperation = 7

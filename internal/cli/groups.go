@@ -113,7 +113,7 @@ func writeGroup(w io.Writer, m *v1.ShowGroupResponse) {
 		state += " on " + g.GetNode()
 	}
 	failOver := ""
-	if cfg.AutoFailOver != nil && !cfg.GetAutoFailOver() {
+	if cfg.AutoFailOver != nil && cfg.GetAutoFailOver() == 0 {
 		failOver = "only by an administrator"
 	}
 	pairs(w, [2]string{"Group", g.GetName()}, [2]string{"State", state}, [2]string{"Note", groupNote(g)},

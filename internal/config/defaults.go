@@ -30,7 +30,7 @@ func WithDefaults(cfg *v1.Configuration, types []*v1.ResourceType) *v1.Configura
 	}
 	for _, g := range out.Groups {
 		if g.AutoFailOver == nil {
-			g.AutoFailOver = proto.Bool(true)
+			g.AutoFailOver = proto.Uint32(1)
 		}
 		for _, r := range g.Resources {
 			if r.Critical == nil {

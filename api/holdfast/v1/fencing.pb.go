@@ -558,7 +558,7 @@ var File_api_holdfast_v1_fencing_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_fencing_proto_rawDesc = "" +
 	"\n" +
-	"\x1dapi/holdfast/v1/fencing.proto\x12\vholdfast.v1\x1a\x1dapi/holdfast/v1/objects.proto\x1a\x1eapi/holdfast/v1/services.proto\"\x12\n" +
+	"\x1dapi/holdfast/v1/fencing.proto\x12\vholdfast.v1\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1dapi/holdfast/v1/objects.proto\x1a\x1eapi/holdfast/v1/services.proto\"\x12\n" +
 	"\x10ListFenceRequest\"\xbe\x01\n" +
 	"\x11ListFenceResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x120\n" +
@@ -656,6 +656,7 @@ func file_api_holdfast_v1_fencing_proto_init() {
 	if File_api_holdfast_v1_fencing_proto != nil {
 		return
 	}
+	file_api_holdfast_v1_groups_proto_init()
 	file_api_holdfast_v1_objects_proto_init()
 	file_api_holdfast_v1_services_proto_init()
 	type x struct{}

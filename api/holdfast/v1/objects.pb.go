@@ -25,6 +25,108 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// FailFastAction is what the reset of a node means that a package, or a service of one, demands (fail-fast).
+type FailFastAction int32
+
+const (
+	FailFastAction_FAIL_FAST_ACTION_UNSPECIFIED FailFastAction = 0
+	// Guard stops all groups at once and restarts the machine.
+	FailFastAction_FAIL_FAST_ACTION_RESET FailFastAction = 1
+	// Guard stops all groups at once and the node leaves the cluster until it is started again; the machine goes on.
+	FailFastAction_FAIL_FAST_ACTION_STOP FailFastAction = 2
+)
+
+// Enum value maps for FailFastAction.
+var (
+	FailFastAction_name = map[int32]string{
+		0: "FAIL_FAST_ACTION_UNSPECIFIED",
+		1: "FAIL_FAST_ACTION_RESET",
+		2: "FAIL_FAST_ACTION_STOP",
+	}
+	FailFastAction_value = map[string]int32{
+		"FAIL_FAST_ACTION_UNSPECIFIED": 0,
+		"FAIL_FAST_ACTION_RESET":       1,
+		"FAIL_FAST_ACTION_STOP":        2,
+	}
+)
+
+func (x FailFastAction) Enum() *FailFastAction {
+	p := new(FailFastAction)
+	*p = x
+	return p
+}
+
+func (x FailFastAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FailFastAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[0].Descriptor()
+}
+
+func (FailFastAction) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[0]
+}
+
+func (x FailFastAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FailFastAction.Descriptor instead.
+func (FailFastAction) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
+}
+
+// SnmpVersion of the protocol.
+type SnmpVersion int32
+
+const (
+	SnmpVersion_SNMP_VERSION_UNSPECIFIED SnmpVersion = 0
+	SnmpVersion_SNMP_VERSION_V2C         SnmpVersion = 1
+	SnmpVersion_SNMP_VERSION_V3          SnmpVersion = 2
+)
+
+// Enum value maps for SnmpVersion.
+var (
+	SnmpVersion_name = map[int32]string{
+		0: "SNMP_VERSION_UNSPECIFIED",
+		1: "SNMP_VERSION_V2C",
+		2: "SNMP_VERSION_V3",
+	}
+	SnmpVersion_value = map[string]int32{
+		"SNMP_VERSION_UNSPECIFIED": 0,
+		"SNMP_VERSION_V2C":         1,
+		"SNMP_VERSION_V3":          2,
+	}
+)
+
+func (x SnmpVersion) Enum() *SnmpVersion {
+	p := new(SnmpVersion)
+	*p = x
+	return p
+}
+
+func (x SnmpVersion) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SnmpVersion) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[1].Descriptor()
+}
+
+func (SnmpVersion) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[1]
+}
+
+func (x SnmpVersion) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SnmpVersion.Descriptor instead.
+func (SnmpVersion) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{1}
+}
+
 // PreferredFencing is the rule by which the better side of a split is found.
 type PreferredFencing int32
 
@@ -69,11 +171,11 @@ func (x PreferredFencing) String() string {
 }
 
 func (PreferredFencing) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[0].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[2].Descriptor()
 }
 
 func (PreferredFencing) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[0]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[2]
 }
 
 func (x PreferredFencing) Number() protoreflect.EnumNumber {
@@ -82,187 +184,7 @@ func (x PreferredFencing) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PreferredFencing.Descriptor instead.
 func (PreferredFencing) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
-}
-
-// Takeover is what must be proven of a lost node before its groups are started elsewhere.
-type Takeover int32
-
-const (
-	Takeover_TAKEOVER_UNSPECIFIED Takeover = 0
-	// Lease, stop and margin have passed (and the watchdog's time-out where one is armed).
-	Takeover_TAKEOVER_TIME Takeover = 1
-	// What the group writes is fenced: reservation preempted or a higher epoch acknowledged.
-	Takeover_TAKEOVER_STORAGE Takeover = 2
-	// A power-fence agent has confirmed that the machine is off.
-	Takeover_TAKEOVER_POWER Takeover = 3
-)
-
-// Enum value maps for Takeover.
-var (
-	Takeover_name = map[int32]string{
-		0: "TAKEOVER_UNSPECIFIED",
-		1: "TAKEOVER_TIME",
-		2: "TAKEOVER_STORAGE",
-		3: "TAKEOVER_POWER",
-	}
-	Takeover_value = map[string]int32{
-		"TAKEOVER_UNSPECIFIED": 0,
-		"TAKEOVER_TIME":        1,
-		"TAKEOVER_STORAGE":     2,
-		"TAKEOVER_POWER":       3,
-	}
-)
-
-func (x Takeover) Enum() *Takeover {
-	p := new(Takeover)
-	*p = x
-	return p
-}
-
-func (x Takeover) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Takeover) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[1].Descriptor()
-}
-
-func (Takeover) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[1]
-}
-
-func (x Takeover) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Takeover.Descriptor instead.
-func (Takeover) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{1}
-}
-
-// Operations says what may be done to resources of a type.
-type Operations int32
-
-const (
-	Operations_OPERATIONS_UNSPECIFIED Operations = 0
-	// Brought online and offline (the usual kind).
-	Operations_OPERATIONS_ON_OFF Operations = 1
-	// Brought online and restarted; a group going offline leaves it.
-	Operations_OPERATIONS_ON_ONLY Operations = 2
-	// Only monitored: a persistent resource (a network card, say).
-	Operations_OPERATIONS_NONE Operations = 3
-)
-
-// Enum value maps for Operations.
-var (
-	Operations_name = map[int32]string{
-		0: "OPERATIONS_UNSPECIFIED",
-		1: "OPERATIONS_ON_OFF",
-		2: "OPERATIONS_ON_ONLY",
-		3: "OPERATIONS_NONE",
-	}
-	Operations_value = map[string]int32{
-		"OPERATIONS_UNSPECIFIED": 0,
-		"OPERATIONS_ON_OFF":      1,
-		"OPERATIONS_ON_ONLY":     2,
-		"OPERATIONS_NONE":        3,
-	}
-)
-
-func (x Operations) Enum() *Operations {
-	p := new(Operations)
-	*p = x
-	return p
-}
-
-func (x Operations) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Operations) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[2].Descriptor()
-}
-
-func (Operations) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[2]
-}
-
-func (x Operations) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Operations.Descriptor instead.
-func (Operations) EnumDescriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
-}
-
-// AttributeKind is the shape of an attribute's value.
-type AttributeKind int32
-
-const (
-	AttributeKind_ATTRIBUTE_KIND_UNSPECIFIED AttributeKind = 0
-	AttributeKind_ATTRIBUTE_KIND_STRING      AttributeKind = 1
-	AttributeKind_ATTRIBUTE_KIND_INTEGER     AttributeKind = 2
-	AttributeKind_ATTRIBUTE_KIND_BOOLEAN     AttributeKind = 3
-	AttributeKind_ATTRIBUTE_KIND_DURATION    AttributeKind = 4
-	// A program with its arguments, run without a shell.
-	AttributeKind_ATTRIBUTE_KIND_COMMAND AttributeKind = 5
-	// An absolute path.
-	AttributeKind_ATTRIBUTE_KIND_PATH AttributeKind = 6
-	// An IPv4 or IPv6 address with prefix length.
-	AttributeKind_ATTRIBUTE_KIND_PREFIX AttributeKind = 7
-)
-
-// Enum value maps for AttributeKind.
-var (
-	AttributeKind_name = map[int32]string{
-		0: "ATTRIBUTE_KIND_UNSPECIFIED",
-		1: "ATTRIBUTE_KIND_STRING",
-		2: "ATTRIBUTE_KIND_INTEGER",
-		3: "ATTRIBUTE_KIND_BOOLEAN",
-		4: "ATTRIBUTE_KIND_DURATION",
-		5: "ATTRIBUTE_KIND_COMMAND",
-		6: "ATTRIBUTE_KIND_PATH",
-		7: "ATTRIBUTE_KIND_PREFIX",
-	}
-	AttributeKind_value = map[string]int32{
-		"ATTRIBUTE_KIND_UNSPECIFIED": 0,
-		"ATTRIBUTE_KIND_STRING":      1,
-		"ATTRIBUTE_KIND_INTEGER":     2,
-		"ATTRIBUTE_KIND_BOOLEAN":     3,
-		"ATTRIBUTE_KIND_DURATION":    4,
-		"ATTRIBUTE_KIND_COMMAND":     5,
-		"ATTRIBUTE_KIND_PATH":        6,
-		"ATTRIBUTE_KIND_PREFIX":      7,
-	}
-)
-
-func (x AttributeKind) Enum() *AttributeKind {
-	p := new(AttributeKind)
-	*p = x
-	return p
-}
-
-func (x AttributeKind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (AttributeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[3].Descriptor()
-}
-
-func (AttributeKind) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[3]
-}
-
-func (x AttributeKind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use AttributeKind.Descriptor instead.
-func (AttributeKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
 }
 
 // Role is what a user may do.
@@ -305,11 +227,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[3].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[4]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[3]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -318,7 +240,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
 }
 
 // ResourceState is what an agent has found out.
@@ -363,11 +285,11 @@ func (x ResourceState) String() string {
 }
 
 func (ResourceState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
 }
 
 func (ResourceState) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[5]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[4]
 }
 
 func (x ResourceState) Number() protoreflect.EnumNumber {
@@ -376,7 +298,7 @@ func (x ResourceState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceState.Descriptor instead.
 func (ResourceState) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
 }
 
 // ResourceActivity is what an agent is doing with a resource, or waits for.
@@ -428,11 +350,11 @@ func (x ResourceActivity) String() string {
 }
 
 func (ResourceActivity) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[6].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
 }
 
 func (ResourceActivity) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[6]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[5]
 }
 
 func (x ResourceActivity) Number() protoreflect.EnumNumber {
@@ -441,7 +363,131 @@ func (x ResourceActivity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceActivity.Descriptor instead.
 func (ResourceActivity) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+}
+
+// Verdict is what a script's exit code says about a fault.
+type Verdict int32
+
+const (
+	// The usual rules apply.
+	Verdict_VERDICT_UNSPECIFIED Verdict = 0
+	// It would fail everywhere: the group is not started elsewhere by itself (exit 1 of a run script).
+	Verdict_VERDICT_NOWHERE Verdict = 1
+	// The node is not used for the group any more until an administrator enables it (exit 2 of a run script, a service that failed).
+	Verdict_VERDICT_NOT_HERE Verdict = 2
+	// As NOT_HERE, and the node is to be reset (fail-fast).
+	Verdict_VERDICT_RESET Verdict = 3
+	// The halt stopped half-way; a person has to look (halt_aborted).
+	Verdict_VERDICT_HALT_ABORTED Verdict = 4
+)
+
+// Enum value maps for Verdict.
+var (
+	Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "VERDICT_NOWHERE",
+		2: "VERDICT_NOT_HERE",
+		3: "VERDICT_RESET",
+		4: "VERDICT_HALT_ABORTED",
+	}
+	Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED":  0,
+		"VERDICT_NOWHERE":      1,
+		"VERDICT_NOT_HERE":     2,
+		"VERDICT_RESET":        3,
+		"VERDICT_HALT_ABORTED": 4,
+	}
+)
+
+func (x Verdict) Enum() *Verdict {
+	p := new(Verdict)
+	*p = x
+	return p
+}
+
+func (x Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[6].Descriptor()
+}
+
+func (Verdict) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[6]
+}
+
+func (x Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Verdict.Descriptor instead.
+func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+}
+
+// AdminWait is the situation in which a resource of which faults are not managed waits for an administrator.
+// The field's reasons plus one.
+type AdminWait int32
+
+const (
+	AdminWait_ADMIN_WAIT_UNSPECIFIED         AdminWait = 0
+	AdminWait_ADMIN_WAIT_OFFLINE_HUNG        AdminWait = 1
+	AdminWait_ADMIN_WAIT_OFFLINE_INEFFECTIVE AdminWait = 2
+	AdminWait_ADMIN_WAIT_ONLINE_HUNG         AdminWait = 3
+	AdminWait_ADMIN_WAIT_ONLINE_INEFFECTIVE  AdminWait = 4
+	AdminWait_ADMIN_WAIT_UNEXPECTED_OFFLINE  AdminWait = 5
+	AdminWait_ADMIN_WAIT_MONITOR_HUNG        AdminWait = 6
+)
+
+// Enum value maps for AdminWait.
+var (
+	AdminWait_name = map[int32]string{
+		0: "ADMIN_WAIT_UNSPECIFIED",
+		1: "ADMIN_WAIT_OFFLINE_HUNG",
+		2: "ADMIN_WAIT_OFFLINE_INEFFECTIVE",
+		3: "ADMIN_WAIT_ONLINE_HUNG",
+		4: "ADMIN_WAIT_ONLINE_INEFFECTIVE",
+		5: "ADMIN_WAIT_UNEXPECTED_OFFLINE",
+		6: "ADMIN_WAIT_MONITOR_HUNG",
+	}
+	AdminWait_value = map[string]int32{
+		"ADMIN_WAIT_UNSPECIFIED":         0,
+		"ADMIN_WAIT_OFFLINE_HUNG":        1,
+		"ADMIN_WAIT_OFFLINE_INEFFECTIVE": 2,
+		"ADMIN_WAIT_ONLINE_HUNG":         3,
+		"ADMIN_WAIT_ONLINE_INEFFECTIVE":  4,
+		"ADMIN_WAIT_UNEXPECTED_OFFLINE":  5,
+		"ADMIN_WAIT_MONITOR_HUNG":        6,
+	}
+)
+
+func (x AdminWait) Enum() *AdminWait {
+	p := new(AdminWait)
+	*p = x
+	return p
+}
+
+func (x AdminWait) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AdminWait) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[7].Descriptor()
+}
+
+func (AdminWait) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[7]
+}
+
+func (x AdminWait) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AdminWait.Descriptor instead.
+func (AdminWait) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
 }
 
 // Want is what the cluster wants of a group on a node.
@@ -482,11 +528,11 @@ func (x Want) String() string {
 }
 
 func (Want) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[7].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[8].Descriptor()
 }
 
 func (Want) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[7]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[8]
 }
 
 func (x Want) Number() protoreflect.EnumNumber {
@@ -495,7 +541,7 @@ func (x Want) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Want.Descriptor instead.
 func (Want) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
 }
 
 // Severity of an event.
@@ -538,11 +584,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[8].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[9].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[8]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[9]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -551,7 +597,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 // OperationKind is what an administrator asked for.
@@ -565,6 +611,10 @@ const (
 	OperationKind_OPERATION_KIND_RESOURCE_ONLINE  OperationKind = 4
 	OperationKind_OPERATION_KIND_RESOURCE_OFFLINE OperationKind = 5
 	OperationKind_OPERATION_KIND_NODE_STOP        OperationKind = 6
+	// Runs an action of a resource on a node.
+	OperationKind_OPERATION_KIND_RESOURCE_ACTION OperationKind = 7
+	// Moves the groups of a node away.
+	OperationKind_OPERATION_KIND_NODE_EVACUATE OperationKind = 8
 )
 
 // Enum value maps for OperationKind.
@@ -577,6 +627,8 @@ var (
 		4: "OPERATION_KIND_RESOURCE_ONLINE",
 		5: "OPERATION_KIND_RESOURCE_OFFLINE",
 		6: "OPERATION_KIND_NODE_STOP",
+		7: "OPERATION_KIND_RESOURCE_ACTION",
+		8: "OPERATION_KIND_NODE_EVACUATE",
 	}
 	OperationKind_value = map[string]int32{
 		"OPERATION_KIND_UNSPECIFIED":      0,
@@ -586,6 +638,8 @@ var (
 		"OPERATION_KIND_RESOURCE_ONLINE":  4,
 		"OPERATION_KIND_RESOURCE_OFFLINE": 5,
 		"OPERATION_KIND_NODE_STOP":        6,
+		"OPERATION_KIND_RESOURCE_ACTION":  7,
+		"OPERATION_KIND_NODE_EVACUATE":    8,
 	}
 )
 
@@ -600,11 +654,11 @@ func (x OperationKind) String() string {
 }
 
 func (OperationKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[9].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[10].Descriptor()
 }
 
 func (OperationKind) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[9]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[10]
 }
 
 func (x OperationKind) Number() protoreflect.EnumNumber {
@@ -613,7 +667,7 @@ func (x OperationKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationKind.Descriptor instead.
 func (OperationKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
 // OperationState of an operation.
@@ -653,11 +707,11 @@ func (x OperationState) String() string {
 }
 
 func (OperationState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[10].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[11].Descriptor()
 }
 
 func (OperationState) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[10]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[11]
 }
 
 func (x OperationState) Number() protoreflect.EnumNumber {
@@ -666,7 +720,60 @@ func (x OperationState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationState.Descriptor instead.
 func (OperationState) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
+}
+
+// SignalState of a simple signal.
+type SignalState int32
+
+const (
+	SignalState_SIGNAL_STATE_UNSPECIFIED SignalState = 0
+	SignalState_SIGNAL_STATE_UNKNOWN     SignalState = 1
+	SignalState_SIGNAL_STATE_UP          SignalState = 2
+	SignalState_SIGNAL_STATE_DOWN        SignalState = 3
+)
+
+// Enum value maps for SignalState.
+var (
+	SignalState_name = map[int32]string{
+		0: "SIGNAL_STATE_UNSPECIFIED",
+		1: "SIGNAL_STATE_UNKNOWN",
+		2: "SIGNAL_STATE_UP",
+		3: "SIGNAL_STATE_DOWN",
+	}
+	SignalState_value = map[string]int32{
+		"SIGNAL_STATE_UNSPECIFIED": 0,
+		"SIGNAL_STATE_UNKNOWN":     1,
+		"SIGNAL_STATE_UP":          2,
+		"SIGNAL_STATE_DOWN":        3,
+	}
+)
+
+func (x SignalState) Enum() *SignalState {
+	p := new(SignalState)
+	*p = x
+	return p
+}
+
+func (x SignalState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SignalState) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_objects_proto_enumTypes[12].Descriptor()
+}
+
+func (SignalState) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_objects_proto_enumTypes[12]
+}
+
+func (x SignalState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SignalState.Descriptor instead.
+func (SignalState) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 // FenceResult is how a fence operation stands.
@@ -716,11 +823,11 @@ func (x FenceResult) String() string {
 }
 
 func (FenceResult) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_objects_proto_enumTypes[11].Descriptor()
+	return file_api_holdfast_v1_objects_proto_enumTypes[13].Descriptor()
 }
 
 func (FenceResult) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_objects_proto_enumTypes[11]
+	return &file_api_holdfast_v1_objects_proto_enumTypes[13]
 }
 
 func (x FenceResult) Number() protoreflect.EnumNumber {
@@ -729,7 +836,7 @@ func (x FenceResult) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FenceResult.Descriptor instead.
 func (FenceResult) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 // Timers of the links between nodes. Unset fields follow peerinact.
@@ -814,9 +921,23 @@ type Cluster struct {
 	// How long the side that should lose withholds its word from the coordination points. 0s to 60s; unset: peerinact/2.
 	PreferredFencingDelay *durationpb.Duration `protobuf:"bytes,8,opt,name=preferred_fencing_delay,json=preferredFencingDelay,proto3" json:"preferred_fencing_delay,omitempty"`
 	// Power-fence devices by which nodes can be switched off.
-	FenceDevices  []*FenceDevice `protobuf:"bytes,9,rep,name=fence_devices,json=fenceDevices,proto3" json:"fence_devices,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FenceDevices []*FenceDevice `protobuf:"bytes,9,rep,name=fence_devices,json=fenceDevices,proto3" json:"fence_devices,omitempty"`
+	// Who is told of events.
+	Notifiers []*Notifier `protobuf:"bytes,10,rep,name=notifiers,proto3" json:"notifiers,omitempty"`
+	// Directory of the trigger programs on every node, one per trigger and named like it. Unset: /etc/holdfast/triggers.
+	TriggerPath string `protobuf:"bytes,11,opt,name=trigger_path,json=triggerPath,proto3" json:"trigger_path,omitempty"`
+	// Triggers of nodes and of the cluster that are run: sysoffline, sysup, sysjoin, injeopardy, loadwarning, unable_to_restart_agent.
+	TriggersEnabled []string `protobuf:"bytes,12,rep,name=triggers_enabled,json=triggersEnabled,proto3" json:"triggers_enabled,omitempty"`
+	// Weight of each dimension of capacity for the failover policy BIGGEST_AVAILABLE. Unset: 1 each.
+	MeterWeight map[string]uint32 `protobuf:"bytes,13,rep,name=meter_weight,json=meterWeight,proto3" json:"meter_weight,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Most resources in the cluster. Unset: 20000.
+	ResourceLimit *uint32 `protobuf:"varint,14,opt,name=resource_limit,json=resourceLimit,proto3,oneof" json:"resource_limit,omitempty"`
+	// A group that came to a node by failover or failback is not failed back before it has been there for so long. Unset: 5m.
+	MinimumResidence *durationpb.Duration `protobuf:"bytes,15,opt,name=minimum_residence,json=minimumResidence,proto3" json:"minimum_residence,omitempty"`
+	// What happens to a node whose package demands a reset. Unset: RESET.
+	FailFastAction FailFastAction `protobuf:"varint,16,opt,name=fail_fast_action,json=failFastAction,proto3,enum=holdfast.v1.FailFastAction" json:"fail_fast_action,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -912,6 +1033,512 @@ func (x *Cluster) GetFenceDevices() []*FenceDevice {
 	return nil
 }
 
+func (x *Cluster) GetNotifiers() []*Notifier {
+	if x != nil {
+		return x.Notifiers
+	}
+	return nil
+}
+
+func (x *Cluster) GetTriggerPath() string {
+	if x != nil {
+		return x.TriggerPath
+	}
+	return ""
+}
+
+func (x *Cluster) GetTriggersEnabled() []string {
+	if x != nil {
+		return x.TriggersEnabled
+	}
+	return nil
+}
+
+func (x *Cluster) GetMeterWeight() map[string]uint32 {
+	if x != nil {
+		return x.MeterWeight
+	}
+	return nil
+}
+
+func (x *Cluster) GetResourceLimit() uint32 {
+	if x != nil && x.ResourceLimit != nil {
+		return *x.ResourceLimit
+	}
+	return 0
+}
+
+func (x *Cluster) GetMinimumResidence() *durationpb.Duration {
+	if x != nil {
+		return x.MinimumResidence
+	}
+	return nil
+}
+
+func (x *Cluster) GetFailFastAction() FailFastAction {
+	if x != nil {
+		return x.FailFastAction
+	}
+	return FailFastAction_FAIL_FAST_ACTION_UNSPECIFIED
+}
+
+// Notifier tells somebody of events. Each event is told once, in order; after a change of the
+// leader the one that was on its way may be told twice, with the same number.
+type Notifier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Least severity that is told. Unset: WARNING.
+	Severity Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=holdfast.v1.Severity" json:"severity,omitempty"`
+	// Only events whose code begins with one of these. Empty: all.
+	Codes []string `protobuf:"bytes,3,rep,name=codes,proto3" json:"codes,omitempty"`
+	// An event that could not be delivered for so long is given up, and that is an event itself. Unset: 1h.
+	GiveUpAfter *durationpb.Duration `protobuf:"bytes,4,opt,name=give_up_after,json=giveUpAfter,proto3" json:"give_up_after,omitempty"`
+	// Types that are valid to be assigned to Way:
+	//
+	//	*Notifier_Program
+	//	*Notifier_Mail
+	//	*Notifier_Snmp
+	//	*Notifier_Webhook
+	Way           isNotifier_Way `protobuf_oneof:"way"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notifier) Reset() {
+	*x = Notifier{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notifier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notifier) ProtoMessage() {}
+
+func (x *Notifier) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notifier.ProtoReflect.Descriptor instead.
+func (*Notifier) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Notifier) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Notifier) GetSeverity() Severity {
+	if x != nil {
+		return x.Severity
+	}
+	return Severity_SEVERITY_UNSPECIFIED
+}
+
+func (x *Notifier) GetCodes() []string {
+	if x != nil {
+		return x.Codes
+	}
+	return nil
+}
+
+func (x *Notifier) GetGiveUpAfter() *durationpb.Duration {
+	if x != nil {
+		return x.GiveUpAfter
+	}
+	return nil
+}
+
+func (x *Notifier) GetWay() isNotifier_Way {
+	if x != nil {
+		return x.Way
+	}
+	return nil
+}
+
+func (x *Notifier) GetProgram() *ProgramNotifier {
+	if x != nil {
+		if x, ok := x.Way.(*Notifier_Program); ok {
+			return x.Program
+		}
+	}
+	return nil
+}
+
+func (x *Notifier) GetMail() *MailNotifier {
+	if x != nil {
+		if x, ok := x.Way.(*Notifier_Mail); ok {
+			return x.Mail
+		}
+	}
+	return nil
+}
+
+func (x *Notifier) GetSnmp() *SnmpNotifier {
+	if x != nil {
+		if x, ok := x.Way.(*Notifier_Snmp); ok {
+			return x.Snmp
+		}
+	}
+	return nil
+}
+
+func (x *Notifier) GetWebhook() *WebhookNotifier {
+	if x != nil {
+		if x, ok := x.Way.(*Notifier_Webhook); ok {
+			return x.Webhook
+		}
+	}
+	return nil
+}
+
+type isNotifier_Way interface {
+	isNotifier_Way()
+}
+
+type Notifier_Program struct {
+	Program *ProgramNotifier `protobuf:"bytes,10,opt,name=program,proto3,oneof"`
+}
+
+type Notifier_Mail struct {
+	Mail *MailNotifier `protobuf:"bytes,11,opt,name=mail,proto3,oneof"`
+}
+
+type Notifier_Snmp struct {
+	Snmp *SnmpNotifier `protobuf:"bytes,12,opt,name=snmp,proto3,oneof"`
+}
+
+type Notifier_Webhook struct {
+	Webhook *WebhookNotifier `protobuf:"bytes,13,opt,name=webhook,proto3,oneof"`
+}
+
+func (*Notifier_Program) isNotifier_Way() {}
+
+func (*Notifier_Mail) isNotifier_Way() {}
+
+func (*Notifier_Snmp) isNotifier_Way() {}
+
+func (*Notifier_Webhook) isNotifier_Way() {}
+
+// ProgramNotifier runs a program with the event as JSON on its standard input. Exit status 0: delivered.
+type ProgramNotifier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Program with its arguments, run without a shell.
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Unset: 30s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProgramNotifier) Reset() {
+	*x = ProgramNotifier{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProgramNotifier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProgramNotifier) ProtoMessage() {}
+
+func (x *ProgramNotifier) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProgramNotifier.ProtoReflect.Descriptor instead.
+func (*ProgramNotifier) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ProgramNotifier) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *ProgramNotifier) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// MailNotifier sends mail by SMTP, with STARTTLS where the server offers it.
+type MailNotifier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port; without a port: 25.
+	Server string   `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	From   string   `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To     []string `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
+	// For authentication; then STARTTLS is demanded. The password is the first line of password_file.
+	User         string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	PasswordFile string `protobuf:"bytes,5,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// PEM file with the authority of the server's certificate. Unset: those of the system.
+	CaFile        string `protobuf:"bytes,6,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MailNotifier) Reset() {
+	*x = MailNotifier{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MailNotifier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MailNotifier) ProtoMessage() {}
+
+func (x *MailNotifier) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MailNotifier.ProtoReflect.Descriptor instead.
+func (*MailNotifier) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MailNotifier) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *MailNotifier) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MailNotifier) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *MailNotifier) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *MailNotifier) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *MailNotifier) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+// SnmpNotifier sends SNMP traps (RFC 3416, RFC 3414); docs/HOLDFAST-MIB.txt describes them.
+type SnmpNotifier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port; without a port: 162.
+	Server  string      `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Version SnmpVersion `protobuf:"varint,2,opt,name=version,proto3,enum=holdfast.v1.SnmpVersion" json:"version,omitempty"`
+	// With version V2C: first line of this file. Unset: "public".
+	CommunityFile string `protobuf:"bytes,3,opt,name=community_file,json=communityFile,proto3" json:"community_file,omitempty"`
+	// With version V3.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// SHA-256 authentication: the pass phrase is the first line of this file, at least 8 characters.
+	AuthFile string `protobuf:"bytes,5,opt,name=auth_file,json=authFile,proto3" json:"auth_file,omitempty"`
+	// AES-128 privacy: the pass phrase is the first line of this file.
+	PrivacyFile   string `protobuf:"bytes,6,opt,name=privacy_file,json=privacyFile,proto3" json:"privacy_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnmpNotifier) Reset() {
+	*x = SnmpNotifier{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnmpNotifier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnmpNotifier) ProtoMessage() {}
+
+func (x *SnmpNotifier) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnmpNotifier.ProtoReflect.Descriptor instead.
+func (*SnmpNotifier) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SnmpNotifier) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *SnmpNotifier) GetVersion() SnmpVersion {
+	if x != nil {
+		return x.Version
+	}
+	return SnmpVersion_SNMP_VERSION_UNSPECIFIED
+}
+
+func (x *SnmpNotifier) GetCommunityFile() string {
+	if x != nil {
+		return x.CommunityFile
+	}
+	return ""
+}
+
+func (x *SnmpNotifier) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SnmpNotifier) GetAuthFile() string {
+	if x != nil {
+		return x.AuthFile
+	}
+	return ""
+}
+
+func (x *SnmpNotifier) GetPrivacyFile() string {
+	if x != nil {
+		return x.PrivacyFile
+	}
+	return ""
+}
+
+// WebhookNotifier posts the event as JSON. A status of 200 to 299: delivered.
+type WebhookNotifier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https, or http to a loopback address.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Header fields are read from this file, one "Name: value" a line: it may hold secrets.
+	HeadersFile string `protobuf:"bytes,2,opt,name=headers_file,json=headersFile,proto3" json:"headers_file,omitempty"`
+	// PEM file with the authority of the server's certificate. Unset: those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Unset: 10s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookNotifier) Reset() {
+	*x = WebhookNotifier{}
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookNotifier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookNotifier) ProtoMessage() {}
+
+func (x *WebhookNotifier) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookNotifier.ProtoReflect.Descriptor instead.
+func (*WebhookNotifier) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WebhookNotifier) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WebhookNotifier) GetHeadersFile() string {
+	if x != nil {
+		return x.HeadersFile
+	}
+	return ""
+}
+
+func (x *WebhookNotifier) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *WebhookNotifier) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 // FenceDevice is a way to switch nodes off, driven by a program of the fence-agents standard.
 type FenceDevice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -934,7 +1561,7 @@ type FenceDevice struct {
 
 func (x *FenceDevice) Reset() {
 	*x = FenceDevice{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1573,7 @@ func (x *FenceDevice) String() string {
 func (*FenceDevice) ProtoMessage() {}
 
 func (x *FenceDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[2]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1586,7 @@ func (x *FenceDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceDevice.ProtoReflect.Descriptor instead.
 func (*FenceDevice) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FenceDevice) GetName() string {
@@ -1021,7 +1648,7 @@ type FenceLevel struct {
 
 func (x *FenceLevel) Reset() {
 	*x = FenceLevel{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1660,7 @@ func (x *FenceLevel) String() string {
 func (*FenceLevel) ProtoMessage() {}
 
 func (x *FenceLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[3]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1673,7 @@ func (x *FenceLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceLevel.ProtoReflect.Descriptor instead.
 func (*FenceLevel) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FenceLevel) GetDevices() []string {
@@ -1071,7 +1698,7 @@ type CoordinationPoint struct {
 
 func (x *CoordinationPoint) Reset() {
 	*x = CoordinationPoint{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1710,7 @@ func (x *CoordinationPoint) String() string {
 func (*CoordinationPoint) ProtoMessage() {}
 
 func (x *CoordinationPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[4]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1723,7 @@ func (x *CoordinationPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinationPoint.ProtoReflect.Descriptor instead.
 func (*CoordinationPoint) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CoordinationPoint) GetName() string {
@@ -1162,7 +1789,7 @@ type ArbiterPoint struct {
 
 func (x *ArbiterPoint) Reset() {
 	*x = ArbiterPoint{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1801,7 @@ func (x *ArbiterPoint) String() string {
 func (*ArbiterPoint) ProtoMessage() {}
 
 func (x *ArbiterPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[5]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1814,7 @@ func (x *ArbiterPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArbiterPoint.ProtoReflect.Descriptor instead.
 func (*ArbiterPoint) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ArbiterPoint) GetAddress() string {
@@ -1228,7 +1855,7 @@ type LockDiskPoint struct {
 
 func (x *LockDiskPoint) Reset() {
 	*x = LockDiskPoint{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1867,7 @@ func (x *LockDiskPoint) String() string {
 func (*LockDiskPoint) ProtoMessage() {}
 
 func (x *LockDiskPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[6]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1880,7 @@ func (x *LockDiskPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockDiskPoint.ProtoReflect.Descriptor instead.
 func (*LockDiskPoint) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{6}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LockDiskPoint) GetPath() string {
@@ -1296,7 +1923,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1935,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[7]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1948,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{7}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Link) GetName() string {
@@ -1351,14 +1978,26 @@ type Node struct {
 	// For preferred fencing by site.
 	Site string `protobuf:"bytes,5,opt,name=site,proto3" json:"site,omitempty"`
 	// Tried in order until one succeeds. Empty: this node can't be switched off.
-	FenceLevels   []*FenceLevel `protobuf:"bytes,6,rep,name=fence_levels,json=fenceLevels,proto3" json:"fence_levels,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FenceLevels []*FenceLevel `protobuf:"bytes,6,rep,name=fence_levels,json=fenceLevels,proto3" json:"fence_levels,omitempty"`
+	// What it has to give to groups that declare a load, by dimension: cpu, memory, units … Without a dimension it has no bound in it. The field's Capacity.
+	Capacity map[string]int64 `protobuf:"bytes,7,rep,name=capacity,proto3" json:"capacity,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Whole numbers of things that groups with prerequisites use up: licences, exclusive pairs. The field's Limits.
+	Limits map[string]int64 `protobuf:"bytes,8,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Kept back from placement, by dimension; must be less than the capacity.
+	ReservedCapacity map[string]int64 `protobuf:"bytes,9,rep,name=reserved_capacity,json=reservedCapacity,proto3" json:"reserved_capacity,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Percent of any capacity in use above which the node is warned of after load_time_threshold. Unset: 80.
+	LoadWarningLevel *uint32 `protobuf:"varint,10,opt,name=load_warning_level,json=loadWarningLevel,proto3,oneof" json:"load_warning_level,omitempty"`
+	// How long it must be so. Unset: 10m.
+	LoadTimeThreshold *durationpb.Duration `protobuf:"bytes,11,opt,name=load_time_threshold,json=loadTimeThreshold,proto3" json:"load_time_threshold,omitempty"`
+	// Its groups move away when the operating system shuts the node down or reboots it. Unset: true.
+	EvacuateOnShutdown *bool `protobuf:"varint,12,opt,name=evacuate_on_shutdown,json=evacuateOnShutdown,proto3,oneof" json:"evacuate_on_shutdown,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +2009,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[8]
+	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +2022,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{8}
+	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Node) GetName() string {
@@ -1428,539 +2067,46 @@ func (x *Node) GetFenceLevels() []*FenceLevel {
 	return nil
 }
 
-// Attribute declares one attribute of a type.
-type Attribute struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Kind     AttributeKind          `protobuf:"varint,2,opt,name=kind,proto3,enum=holdfast.v1.AttributeKind" json:"kind,omitempty"`
-	Required bool                   `protobuf:"varint,3,opt,name=required,proto3" json:"required,omitempty"`
-	Default  string                 `protobuf:"bytes,4,opt,name=default,proto3" json:"default,omitempty"`
-	// One sentence for the reference page.
-	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
-	// No two resources of the cluster may have the same value.
-	Unique        bool `protobuf:"varint,6,opt,name=unique,proto3" json:"unique,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Attribute) Reset() {
-	*x = Attribute{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Attribute) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Attribute) ProtoMessage() {}
-
-func (x *Attribute) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[9]
+func (x *Node) GetCapacity() map[string]int64 {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Attribute.ProtoReflect.Descriptor instead.
-func (*Attribute) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *Attribute) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Attribute) GetKind() AttributeKind {
-	if x != nil {
-		return x.Kind
-	}
-	return AttributeKind_ATTRIBUTE_KIND_UNSPECIFIED
-}
-
-func (x *Attribute) GetRequired() bool {
-	if x != nil {
-		return x.Required
-	}
-	return false
-}
-
-func (x *Attribute) GetDefault() string {
-	if x != nil {
-		return x.Default
-	}
-	return ""
-}
-
-func (x *Attribute) GetDescription() string {
-	if x != nil {
-		return x.Description
-	}
-	return ""
-}
-
-func (x *Attribute) GetUnique() bool {
-	if x != nil {
-		return x.Unique
-	}
-	return false
-}
-
-// Limits are the times and counts that steer an agent. Set on a type they are
-// defaults, on a resource they override. Names as the field has them.
-type Limits struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	MonitorInterval *durationpb.Duration   `protobuf:"bytes,1,opt,name=monitor_interval,json=monitorInterval,proto3" json:"monitor_interval,omitempty"`
-	// 0: an offline resource is not monitored.
-	OfflineMonitorInterval *durationpb.Duration `protobuf:"bytes,2,opt,name=offline_monitor_interval,json=offlineMonitorInterval,proto3" json:"offline_monitor_interval,omitempty"`
-	OnlineTimeout          *durationpb.Duration `protobuf:"bytes,3,opt,name=online_timeout,json=onlineTimeout,proto3" json:"online_timeout,omitempty"`
-	OfflineTimeout         *durationpb.Duration `protobuf:"bytes,4,opt,name=offline_timeout,json=offlineTimeout,proto3" json:"offline_timeout,omitempty"`
-	MonitorTimeout         *durationpb.Duration `protobuf:"bytes,5,opt,name=monitor_timeout,json=monitorTimeout,proto3" json:"monitor_timeout,omitempty"`
-	CleanTimeout           *durationpb.Duration `protobuf:"bytes,6,opt,name=clean_timeout,json=cleanTimeout,proto3" json:"clean_timeout,omitempty"`
-	// Monitors after online that may still say offline before online counts as ineffective.
-	OnlineWaitLimit *uint32 `protobuf:"varint,7,opt,name=online_wait_limit,json=onlineWaitLimit,proto3,oneof" json:"online_wait_limit,omitempty"`
-	// Monitors after offline that may still say online before clean is called.
-	OfflineWaitLimit *uint32 `protobuf:"varint,8,opt,name=offline_wait_limit,json=offlineWaitLimit,proto3,oneof" json:"offline_wait_limit,omitempty"`
-	// Attempts to bring it online again after an ineffective or hung online.
-	OnlineRetryLimit *uint32 `protobuf:"varint,9,opt,name=online_retry_limit,json=onlineRetryLimit,proto3,oneof" json:"online_retry_limit,omitempty"`
-	// Restarts in place within conf_interval before a fault is reported.
-	RestartLimit *uint32 `protobuf:"varint,10,opt,name=restart_limit,json=restartLimit,proto3,oneof" json:"restart_limit,omitempty"`
-	// Unexpected offline monitors in a row that are forgiven.
-	ToleranceLimit *uint32 `protobuf:"varint,11,opt,name=tolerance_limit,json=toleranceLimit,proto3,oneof" json:"tolerance_limit,omitempty"`
-	// Online for so long without trouble: counts start again.
-	ConfInterval *durationpb.Duration `protobuf:"bytes,12,opt,name=conf_interval,json=confInterval,proto3" json:"conf_interval,omitempty"`
-	// Monitor time-outs in a row that count as a fault; 0: never.
-	FaultOnMonitorTimeouts *uint32 `protobuf:"varint,13,opt,name=fault_on_monitor_timeouts,json=faultOnMonitorTimeouts,proto3,oneof" json:"fault_on_monitor_timeouts,omitempty"`
-	// Failing cleans before the resource is given up as unable to offline.
-	CleanRetryLimit *uint32 `protobuf:"varint,14,opt,name=clean_retry_limit,json=cleanRetryLimit,proto3,oneof" json:"clean_retry_limit,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *Limits) Reset() {
-	*x = Limits{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Limits) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Limits) ProtoMessage() {}
-
-func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
-func (*Limits) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *Limits) GetMonitorInterval() *durationpb.Duration {
-	if x != nil {
-		return x.MonitorInterval
+		return x.Capacity
 	}
 	return nil
 }
 
-func (x *Limits) GetOfflineMonitorInterval() *durationpb.Duration {
-	if x != nil {
-		return x.OfflineMonitorInterval
-	}
-	return nil
-}
-
-func (x *Limits) GetOnlineTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.OnlineTimeout
-	}
-	return nil
-}
-
-func (x *Limits) GetOfflineTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.OfflineTimeout
-	}
-	return nil
-}
-
-func (x *Limits) GetMonitorTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.MonitorTimeout
-	}
-	return nil
-}
-
-func (x *Limits) GetCleanTimeout() *durationpb.Duration {
-	if x != nil {
-		return x.CleanTimeout
-	}
-	return nil
-}
-
-func (x *Limits) GetOnlineWaitLimit() uint32 {
-	if x != nil && x.OnlineWaitLimit != nil {
-		return *x.OnlineWaitLimit
-	}
-	return 0
-}
-
-func (x *Limits) GetOfflineWaitLimit() uint32 {
-	if x != nil && x.OfflineWaitLimit != nil {
-		return *x.OfflineWaitLimit
-	}
-	return 0
-}
-
-func (x *Limits) GetOnlineRetryLimit() uint32 {
-	if x != nil && x.OnlineRetryLimit != nil {
-		return *x.OnlineRetryLimit
-	}
-	return 0
-}
-
-func (x *Limits) GetRestartLimit() uint32 {
-	if x != nil && x.RestartLimit != nil {
-		return *x.RestartLimit
-	}
-	return 0
-}
-
-func (x *Limits) GetToleranceLimit() uint32 {
-	if x != nil && x.ToleranceLimit != nil {
-		return *x.ToleranceLimit
-	}
-	return 0
-}
-
-func (x *Limits) GetConfInterval() *durationpb.Duration {
-	if x != nil {
-		return x.ConfInterval
-	}
-	return nil
-}
-
-func (x *Limits) GetFaultOnMonitorTimeouts() uint32 {
-	if x != nil && x.FaultOnMonitorTimeouts != nil {
-		return *x.FaultOnMonitorTimeouts
-	}
-	return 0
-}
-
-func (x *Limits) GetCleanRetryLimit() uint32 {
-	if x != nil && x.CleanRetryLimit != nil {
-		return *x.CleanRetryLimit
-	}
-	return 0
-}
-
-// ResourceType is a kind of resource: the agent behind it, its attributes and limits.
-type ResourceType struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Operations  Operations             `protobuf:"varint,2,opt,name=operations,proto3,enum=holdfast.v1.Operations" json:"operations,omitempty"`
-	Attributes  []*Attribute           `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty"`
-	Limits      *Limits                `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
-	Description string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
-	// Part of Holdfast; can't be changed or removed.
-	Bundled       bool `protobuf:"varint,6,opt,name=bundled,proto3" json:"bundled,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ResourceType) Reset() {
-	*x = ResourceType{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ResourceType) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ResourceType) ProtoMessage() {}
-
-func (x *ResourceType) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ResourceType.ProtoReflect.Descriptor instead.
-func (*ResourceType) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *ResourceType) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *ResourceType) GetOperations() Operations {
-	if x != nil {
-		return x.Operations
-	}
-	return Operations_OPERATIONS_UNSPECIFIED
-}
-
-func (x *ResourceType) GetAttributes() []*Attribute {
-	if x != nil {
-		return x.Attributes
-	}
-	return nil
-}
-
-func (x *ResourceType) GetLimits() *Limits {
+func (x *Node) GetLimits() map[string]int64 {
 	if x != nil {
 		return x.Limits
 	}
 	return nil
 }
 
-func (x *ResourceType) GetDescription() string {
+func (x *Node) GetReservedCapacity() map[string]int64 {
 	if x != nil {
-		return x.Description
-	}
-	return ""
-}
-
-func (x *ResourceType) GetBundled() bool {
-	if x != nil {
-		return x.Bundled
-	}
-	return false
-}
-
-// Resource is one thing that a group needs.
-type Resource struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Type       string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	Attributes map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Names of resources of the same group that must be online first.
-	Requires []string `protobuf:"bytes,4,rep,name=requires,proto3" json:"requires,omitempty"`
-	// Its fault faults the group. Unset: true.
-	Critical *bool `protobuf:"varint,5,opt,name=critical,proto3,oneof" json:"critical,omitempty"`
-	// Monitored and managed. Unset: true.
-	Enabled       *bool   `protobuf:"varint,6,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
-	Limits        *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Resource) Reset() {
-	*x = Resource{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Resource) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Resource) ProtoMessage() {}
-
-func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[12]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Resource.ProtoReflect.Descriptor instead.
-func (*Resource) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{12}
-}
-
-func (x *Resource) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Resource) GetType() string {
-	if x != nil {
-		return x.Type
-	}
-	return ""
-}
-
-func (x *Resource) GetAttributes() map[string]string {
-	if x != nil {
-		return x.Attributes
+		return x.ReservedCapacity
 	}
 	return nil
 }
 
-func (x *Resource) GetRequires() []string {
-	if x != nil {
-		return x.Requires
-	}
-	return nil
-}
-
-func (x *Resource) GetCritical() bool {
-	if x != nil && x.Critical != nil {
-		return *x.Critical
-	}
-	return false
-}
-
-func (x *Resource) GetEnabled() bool {
-	if x != nil && x.Enabled != nil {
-		return *x.Enabled
-	}
-	return false
-}
-
-func (x *Resource) GetLimits() *Limits {
-	if x != nil {
-		return x.Limits
-	}
-	return nil
-}
-
-// Group is a set of resources that run together on one node at a time.
-type Group struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Nodes that may run it, most wanted first.
-	SystemList []string `protobuf:"bytes,2,rep,name=system_list,json=systemList,proto3" json:"system_list,omitempty"`
-	// Nodes to start it on by itself, in order; empty: it waits for an administrator.
-	AutoStartList []string `protobuf:"bytes,3,rep,name=auto_start_list,json=autoStartList,proto3" json:"auto_start_list,omitempty"`
-	// Moves to another node when it faults or its node is lost. Unset: true.
-	AutoFailOver *bool       `protobuf:"varint,4,opt,name=auto_fail_over,json=autoFailOver,proto3,oneof" json:"auto_fail_over,omitempty"`
-	Resources    []*Resource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty"`
-	// No automatic action and no operation.
-	Frozen bool `protobuf:"varint,6,opt,name=frozen,proto3" json:"frozen,omitempty"`
-	// For preferred fencing by group priority. Unset: 1.
-	Priority *uint32 `protobuf:"varint,7,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
-	// Unset: derived from the resources; time is enough for groups that write no shared data.
-	Takeover      Takeover `protobuf:"varint,8,opt,name=takeover,proto3,enum=holdfast.v1.Takeover" json:"takeover,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Group) Reset() {
-	*x = Group{}
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Group) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Group) ProtoMessage() {}
-
-func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_objects_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Group.ProtoReflect.Descriptor instead.
-func (*Group) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_objects_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *Group) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Group) GetSystemList() []string {
-	if x != nil {
-		return x.SystemList
-	}
-	return nil
-}
-
-func (x *Group) GetAutoStartList() []string {
-	if x != nil {
-		return x.AutoStartList
-	}
-	return nil
-}
-
-func (x *Group) GetAutoFailOver() bool {
-	if x != nil && x.AutoFailOver != nil {
-		return *x.AutoFailOver
-	}
-	return false
-}
-
-func (x *Group) GetResources() []*Resource {
-	if x != nil {
-		return x.Resources
-	}
-	return nil
-}
-
-func (x *Group) GetFrozen() bool {
-	if x != nil {
-		return x.Frozen
-	}
-	return false
-}
-
-func (x *Group) GetPriority() uint32 {
-	if x != nil && x.Priority != nil {
-		return *x.Priority
+func (x *Node) GetLoadWarningLevel() uint32 {
+	if x != nil && x.LoadWarningLevel != nil {
+		return *x.LoadWarningLevel
 	}
 	return 0
 }
 
-func (x *Group) GetTakeover() Takeover {
+func (x *Node) GetLoadTimeThreshold() *durationpb.Duration {
 	if x != nil {
-		return x.Takeover
+		return x.LoadTimeThreshold
 	}
-	return Takeover_TAKEOVER_UNSPECIFIED
+	return nil
+}
+
+func (x *Node) GetEvacuateOnShutdown() bool {
+	if x != nil && x.EvacuateOnShutdown != nil {
+		return *x.EvacuateOnShutdown
+	}
+	return false
 }
 
 // Configuration is everything that administrators define, at one revision.
@@ -2119,7 +2265,17 @@ type ResourceStatus struct {
 	// Restarts in place within the current conf_interval.
 	Restarts uint32 `protobuf:"varint,6,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	// Time of the last change of state, Unix milliseconds.
-	ChangedMs     int64 `protobuf:"varint,7,opt,name=changed_ms,json=changedMs,proto3" json:"changed_ms,omitempty"`
+	ChangedMs int64 `protobuf:"varint,7,opt,name=changed_ms,json=changedMs,proto3" json:"changed_ms,omitempty"`
+	// Confidence of the last monitor that it is online, in percent; 0: not told.
+	Confidence uint32 `protobuf:"varint,8,opt,name=confidence,proto3" json:"confidence,omitempty"`
+	// Set with FAULTED: what the fault means beyond itself.
+	Verdict Verdict `protobuf:"varint,9,opt,name=verdict,proto3,enum=holdfast.v1.Verdict" json:"verdict,omitempty"`
+	// It waits for an administrator (manage_faults NONE): why. 0: it does not.
+	AdminWait AdminWait `protobuf:"varint,10,opt,name=admin_wait,json=adminWait,proto3,enum=holdfast.v1.AdminWait" json:"admin_wait,omitempty"`
+	// It went offline as intended by somebody outside (its type has intentional_offline): no fault.
+	Intentional bool `protobuf:"varint,11,opt,name=intentional,proto3" json:"intentional,omitempty"`
+	// What its info entry point last said, by name; at most 4 KiB.
+	Info          map[string]string `protobuf:"bytes,12,rep,name=info,proto3" json:"info,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2201,6 +2357,41 @@ func (x *ResourceStatus) GetChangedMs() int64 {
 		return x.ChangedMs
 	}
 	return 0
+}
+
+func (x *ResourceStatus) GetConfidence() uint32 {
+	if x != nil {
+		return x.Confidence
+	}
+	return 0
+}
+
+func (x *ResourceStatus) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *ResourceStatus) GetAdminWait() AdminWait {
+	if x != nil {
+		return x.AdminWait
+	}
+	return AdminWait_ADMIN_WAIT_UNSPECIFIED
+}
+
+func (x *ResourceStatus) GetIntentional() bool {
+	if x != nil {
+		return x.Intentional
+	}
+	return false
+}
+
+func (x *ResourceStatus) GetInfo() map[string]string {
+	if x != nil {
+		return x.Info
+	}
+	return nil
 }
 
 // Event is something that happened. Numbers have no gaps; the log keeps the last 1,000.
@@ -2497,7 +2688,16 @@ type Operation struct {
 	StartedMs int64  `protobuf:"varint,8,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
 	EndedMs   int64  `protobuf:"varint,9,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`
 	// For NODE_STOP: groups move away first.
-	Evacuate      bool `protobuf:"varint,10,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	Evacuate bool `protobuf:"varint,10,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	// For online and offline of a group: also the groups that it depends on (online), or that depend on it (offline). For switch: both.
+	Propagate bool `protobuf:"varint,11,opt,name=propagate,proto3" json:"propagate,omitempty"`
+	// For RESOURCE_ACTION: its name and arguments.
+	Action    string   `protobuf:"bytes,12,opt,name=action,proto3" json:"action,omitempty"`
+	Arguments []string `protobuf:"bytes,13,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	// For NODE_STOP: what runs goes on, without the cluster (live application detach).
+	Detach bool `protobuf:"varint,14,opt,name=detach,proto3" json:"detach,omitempty"`
+	// For offline: without waiting for PreOffline, and over a halt that was aborted.
+	Force         bool `protobuf:"varint,15,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2598,6 +2798,41 @@ func (x *Operation) GetEndedMs() int64 {
 func (x *Operation) GetEvacuate() bool {
 	if x != nil {
 		return x.Evacuate
+	}
+	return false
+}
+
+func (x *Operation) GetPropagate() bool {
+	if x != nil {
+		return x.Propagate
+	}
+	return false
+}
+
+func (x *Operation) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Operation) GetArguments() []string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+func (x *Operation) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
+}
+
+func (x *Operation) GetForce() bool {
+	if x != nil {
+		return x.Force
 	}
 	return false
 }
@@ -2727,11 +2962,11 @@ var File_api_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x1dapi/holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb7\x01\n" +
+	"\x1dapi/holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1bapi/holdfast/v1/rules.proto\"\xb7\x01\n" +
 	"\x06Timers\x127\n" +
 	"\theartbeat\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12;\n" +
 	"\vpeertrouble\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vpeertrouble\x127\n" +
-	"\tpeerinact\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tpeerinact\"\xc9\x03\n" +
+	"\tpeerinact\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tpeerinact\"\xc4\b\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12+\n" +
@@ -2742,7 +2977,56 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x11preferred_fencing\x18\x06 \x01(\x0e2\x1d.holdfast.v1.PreferredFencingR\x10preferredFencing\x12%\n" +
 	"\x0epreferred_site\x18\a \x01(\tR\rpreferredSite\x12Q\n" +
 	"\x17preferred_fencing_delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x15preferredFencingDelay\x12=\n" +
-	"\rfence_devices\x18\t \x03(\v2\x18.holdfast.v1.FenceDeviceR\ffenceDevices\"\x98\x03\n" +
+	"\rfence_devices\x18\t \x03(\v2\x18.holdfast.v1.FenceDeviceR\ffenceDevices\x123\n" +
+	"\tnotifiers\x18\n" +
+	" \x03(\v2\x15.holdfast.v1.NotifierR\tnotifiers\x12R\n" +
+	"\ftrigger_path\x18\v \x01(\tB/\xa2\xbb\x18+\n" +
+	"\vTriggerPath\x12\x0412.3\x1a\x16/etc/holdfast/triggersR\vtriggerPath\x12F\n" +
+	"\x10triggers_enabled\x18\f \x03(\tB\x1b\xa2\xbb\x18\x17\n" +
+	"\x0fTriggersEnabled\x12\x0412.3R\x0ftriggersEnabled\x12`\n" +
+	"\fmeter_weight\x18\r \x03(\v2%.holdfast.v1.Cluster.MeterWeightEntryB\x16\xa2\xbb\x18\x12\n" +
+	"\vMeterWeight\x12\x039.5R\vmeterWeight\x12Q\n" +
+	"\x0eresource_limit\x18\x0e \x01(\rB%\xa2\xbb\x18!\n" +
+	"\rResourceLimit\x12\x037.5\x1a\x0520000 \x01(\xa0\x8d\x06H\x00R\rresourceLimit\x88\x01\x01\x12Y\n" +
+	"\x11minimum_residence\x18\x0f \x01(\v2\x19.google.protobuf.DurationB\x11\xa2\xbb\x18\r\x12\x039.8\x1a\x025m(\x80\xf5$R\x10minimumResidence\x12E\n" +
+	"\x10fail_fast_action\x18\x10 \x01(\x0e2\x1b.holdfast.v1.FailFastActionR\x0efailFastAction\x1a>\n" +
+	"\x10MeterWeightEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x11\n" +
+	"\x0f_resource_limit\"\x83\x03\n" +
+	"\bNotifier\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\bseverity\x18\x02 \x01(\x0e2\x15.holdfast.v1.SeverityR\bseverity\x12\x14\n" +
+	"\x05codes\x18\x03 \x03(\tR\x05codes\x12=\n" +
+	"\rgive_up_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vgiveUpAfter\x128\n" +
+	"\aprogram\x18\n" +
+	" \x01(\v2\x1c.holdfast.v1.ProgramNotifierH\x00R\aprogram\x12/\n" +
+	"\x04mail\x18\v \x01(\v2\x19.holdfast.v1.MailNotifierH\x00R\x04mail\x12/\n" +
+	"\x04snmp\x18\f \x01(\v2\x19.holdfast.v1.SnmpNotifierH\x00R\x04snmp\x128\n" +
+	"\awebhook\x18\r \x01(\v2\x1c.holdfast.v1.WebhookNotifierH\x00R\awebhookB\x05\n" +
+	"\x03way\"`\n" +
+	"\x0fProgramNotifier\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x9c\x01\n" +
+	"\fMailNotifier\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x03(\tR\x02to\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12#\n" +
+	"\rpassword_file\x18\x05 \x01(\tR\fpasswordFile\x12\x17\n" +
+	"\aca_file\x18\x06 \x01(\tR\x06caFile\"\xd5\x01\n" +
+	"\fSnmpNotifier\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x122\n" +
+	"\aversion\x18\x02 \x01(\x0e2\x18.holdfast.v1.SnmpVersionR\aversion\x12%\n" +
+	"\x0ecommunity_file\x18\x03 \x01(\tR\rcommunityFile\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x1b\n" +
+	"\tauth_file\x18\x05 \x01(\tR\bauthFile\x12!\n" +
+	"\fprivacy_file\x18\x06 \x01(\tR\vprivacyFile\"\x94\x01\n" +
+	"\x0fWebhookNotifier\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12!\n" +
+	"\fheaders_file\x18\x02 \x01(\tR\vheadersFile\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x98\x03\n" +
 	"\vFenceDevice\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\x12H\n" +
@@ -2783,84 +3067,39 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\x04Link\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xd3\x01\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xf5\a\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x05links\x18\x02 \x03(\v2\x11.holdfast.v1.LinkR\x05links\x12\x16\n" +
 	"\x06frozen\x18\x03 \x01(\bR\x06frozen\x12\x1b\n" +
 	"\x06weight\x18\x04 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x12\n" +
 	"\x04site\x18\x05 \x01(\tR\x04site\x12:\n" +
-	"\ffence_levels\x18\x06 \x03(\v2\x17.holdfast.v1.FenceLevelR\vfenceLevelsB\t\n" +
-	"\a_weight\"\xbf\x01\n" +
-	"\tAttribute\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
-	"\x04kind\x18\x02 \x01(\x0e2\x1a.holdfast.v1.AttributeKindR\x04kind\x12\x1a\n" +
-	"\brequired\x18\x03 \x01(\bR\brequired\x12\x18\n" +
-	"\adefault\x18\x04 \x01(\tR\adefault\x12 \n" +
-	"\vdescription\x18\x05 \x01(\tR\vdescription\x12\x16\n" +
-	"\x06unique\x18\x06 \x01(\bR\x06unique\"\xeb\a\n" +
-	"\x06Limits\x12D\n" +
-	"\x10monitor_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fmonitorInterval\x12S\n" +
-	"\x18offline_monitor_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x16offlineMonitorInterval\x12@\n" +
-	"\x0eonline_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ronlineTimeout\x12B\n" +
-	"\x0foffline_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0eofflineTimeout\x12B\n" +
-	"\x0fmonitor_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0emonitorTimeout\x12>\n" +
-	"\rclean_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\fcleanTimeout\x12/\n" +
-	"\x11online_wait_limit\x18\a \x01(\rH\x00R\x0fonlineWaitLimit\x88\x01\x01\x121\n" +
-	"\x12offline_wait_limit\x18\b \x01(\rH\x01R\x10offlineWaitLimit\x88\x01\x01\x121\n" +
-	"\x12online_retry_limit\x18\t \x01(\rH\x02R\x10onlineRetryLimit\x88\x01\x01\x12(\n" +
-	"\rrestart_limit\x18\n" +
-	" \x01(\rH\x03R\frestartLimit\x88\x01\x01\x12,\n" +
-	"\x0ftolerance_limit\x18\v \x01(\rH\x04R\x0etoleranceLimit\x88\x01\x01\x12>\n" +
-	"\rconf_interval\x18\f \x01(\v2\x19.google.protobuf.DurationR\fconfInterval\x12>\n" +
-	"\x19fault_on_monitor_timeouts\x18\r \x01(\rH\x05R\x16faultOnMonitorTimeouts\x88\x01\x01\x12/\n" +
-	"\x11clean_retry_limit\x18\x0e \x01(\rH\x06R\x0fcleanRetryLimit\x88\x01\x01B\x14\n" +
-	"\x12_online_wait_limitB\x15\n" +
-	"\x13_offline_wait_limitB\x15\n" +
-	"\x13_online_retry_limitB\x10\n" +
-	"\x0e_restart_limitB\x12\n" +
-	"\x10_tolerance_limitB\x1c\n" +
-	"\x1a_fault_on_monitor_timeoutsB\x14\n" +
-	"\x12_clean_retry_limit\"\xfc\x01\n" +
-	"\fResourceType\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x127\n" +
-	"\n" +
-	"operations\x18\x02 \x01(\x0e2\x17.holdfast.v1.OperationsR\n" +
-	"operations\x126\n" +
-	"\n" +
-	"attributes\x18\x03 \x03(\v2\x16.holdfast.v1.AttributeR\n" +
-	"attributes\x12+\n" +
-	"\x06limits\x18\x04 \x01(\v2\x13.holdfast.v1.LimitsR\x06limits\x12 \n" +
-	"\vdescription\x18\x05 \x01(\tR\vdescription\x12\x18\n" +
-	"\abundled\x18\x06 \x01(\bR\abundled\"\xda\x02\n" +
-	"\bResource\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04type\x18\x02 \x01(\tR\x04type\x12E\n" +
-	"\n" +
-	"attributes\x18\x03 \x03(\v2%.holdfast.v1.Resource.AttributesEntryR\n" +
-	"attributes\x12\x1a\n" +
-	"\brequires\x18\x04 \x03(\tR\brequires\x12\x1f\n" +
-	"\bcritical\x18\x05 \x01(\bH\x00R\bcritical\x88\x01\x01\x12\x1d\n" +
-	"\aenabled\x18\x06 \x01(\bH\x01R\aenabled\x88\x01\x01\x12+\n" +
-	"\x06limits\x18\a \x01(\v2\x13.holdfast.v1.LimitsR\x06limits\x1a=\n" +
-	"\x0fAttributesEntry\x12\x10\n" +
+	"\ffence_levels\x18\x06 \x03(\v2\x17.holdfast.v1.FenceLevelR\vfenceLevels\x12P\n" +
+	"\bcapacity\x18\a \x03(\v2\x1f.holdfast.v1.Node.CapacityEntryB\x13\xa2\xbb\x18\x0f\n" +
+	"\bCapacity\x12\x037.4R\bcapacity\x12H\n" +
+	"\x06limits\x18\b \x03(\v2\x1d.holdfast.v1.Node.LimitsEntryB\x11\xa2\xbb\x18\r\n" +
+	"\x06Limits\x12\x039.4R\x06limits\x12q\n" +
+	"\x11reserved_capacity\x18\t \x03(\v2'.holdfast.v1.Node.ReservedCapacityEntryB\x1b\xa2\xbb\x18\x17\n" +
+	"\x10ReservedCapacity\x12\x037.4R\x10reservedCapacity\x12V\n" +
+	"\x12load_warning_level\x18\n" +
+	" \x01(\rB#\xa2\xbb\x18\x1f\n" +
+	"\x10LoadWarningLevel\x12\x037.4\x1a\x0280 \x01(dH\x01R\x10loadWarningLevel\x88\x01\x01\x12p\n" +
+	"\x13load_time_threshold\x18\v \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
+	"\x11LoadTimeThreshold\x12\x037.4\x1a\x0310m(\x80\xa3\x05R\x11loadTimeThreshold\x12Z\n" +
+	"\x14evacuate_on_shutdown\x18\f \x01(\bB#\xa2\xbb\x18\x1f\n" +
+	"\x12SystemRebootAction\x12\x037.4\x1a\x04trueH\x02R\x12evacuateOnShutdown\x88\x01\x01\x1a;\n" +
+	"\rCapacityEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_criticalB\n" +
-	"\n" +
-	"\b_enabled\"\xd0\x02\n" +
-	"\x05Group\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
-	"\vsystem_list\x18\x02 \x03(\tR\n" +
-	"systemList\x12&\n" +
-	"\x0fauto_start_list\x18\x03 \x03(\tR\rautoStartList\x12)\n" +
-	"\x0eauto_fail_over\x18\x04 \x01(\bH\x00R\fautoFailOver\x88\x01\x01\x123\n" +
-	"\tresources\x18\x05 \x03(\v2\x15.holdfast.v1.ResourceR\tresources\x12\x16\n" +
-	"\x06frozen\x18\x06 \x01(\bR\x06frozen\x12\x1f\n" +
-	"\bpriority\x18\a \x01(\rH\x01R\bpriority\x88\x01\x01\x121\n" +
-	"\btakeover\x18\b \x01(\x0e2\x15.holdfast.v1.TakeoverR\btakeoverB\x11\n" +
-	"\x0f_auto_fail_overB\v\n" +
-	"\t_priority\"\xe1\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a9\n" +
+	"\vLimitsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aC\n" +
+	"\x15ReservedCapacityEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01B\t\n" +
+	"\a_weightB\x15\n" +
+	"\x13_load_warning_levelB\x17\n" +
+	"\x15_evacuate_on_shutdown\"\xe1\x01\n" +
 	"\rConfiguration\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x12'\n" +
@@ -2873,7 +3112,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x06groups\x18\x03 \x03(\v2\x1d.holdfast.v1.User.GroupsEntryR\x06groups\x1aL\n" +
 	"\vGroupsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x05value:\x028\x01\"\xaa\x02\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x05value:\x028\x01\"\xc7\x04\n" +
 	"\x0eResourceStatus\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.holdfast.v1.ResourceStateR\x05state\x129\n" +
 	"\bactivity\x18\x02 \x01(\x0e2\x1d.holdfast.v1.ResourceActivityR\bactivity\x12*\n" +
@@ -2882,7 +3121,19 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x1a\n" +
 	"\brestarts\x18\x06 \x01(\rR\brestarts\x12\x1d\n" +
 	"\n" +
-	"changed_ms\x18\a \x01(\x03R\tchangedMs\"\x91\x02\n" +
+	"changed_ms\x18\a \x01(\x03R\tchangedMs\x12\x1e\n" +
+	"\n" +
+	"confidence\x18\b \x01(\rR\n" +
+	"confidence\x12.\n" +
+	"\averdict\x18\t \x01(\x0e2\x14.holdfast.v1.VerdictR\averdict\x125\n" +
+	"\n" +
+	"admin_wait\x18\n" +
+	" \x01(\x0e2\x16.holdfast.v1.AdminWaitR\tadminWait\x12 \n" +
+	"\vintentional\x18\v \x01(\bR\vintentional\x129\n" +
+	"\x04info\x18\f \x03(\v2%.holdfast.v1.ResourceStatus.InfoEntryR\x04info\x1a7\n" +
+	"\tInfoEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x02\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x121\n" +
@@ -2908,7 +3159,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"rejections\"7\n" +
 	"\tRejection\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb4\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb6\x03\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1a.holdfast.v1.OperationKindR\x04kind\x12\x14\n" +
@@ -2921,7 +3172,12 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"started_ms\x18\b \x01(\x03R\tstartedMs\x12\x19\n" +
 	"\bended_ms\x18\t \x01(\x03R\aendedMs\x12\x1a\n" +
 	"\bevacuate\x18\n" +
-	" \x01(\bR\bevacuate\"\x9f\x02\n" +
+	" \x01(\bR\bevacuate\x12\x1c\n" +
+	"\tpropagate\x18\v \x01(\bR\tpropagate\x12\x16\n" +
+	"\x06action\x18\f \x01(\tR\x06action\x12\x1c\n" +
+	"\targuments\x18\r \x03(\tR\targuments\x12\x16\n" +
+	"\x06detach\x18\x0e \x01(\bR\x06detach\x12\x14\n" +
+	"\x05force\x18\x0f \x01(\bR\x05force\"\x9f\x02\n" +
 	"\x0eFenceOperation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
@@ -2935,33 +3191,21 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"started_ms\x18\t \x01(\x03R\tstartedMs\x12\x19\n" +
 	"\bended_ms\x18\n" +
-	" \x01(\x03R\aendedMs*\xb6\x01\n" +
+	" \x01(\x03R\aendedMs*i\n" +
+	"\x0eFailFastAction\x12 \n" +
+	"\x1cFAIL_FAST_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16FAIL_FAST_ACTION_RESET\x10\x01\x12\x19\n" +
+	"\x15FAIL_FAST_ACTION_STOP\x10\x02*V\n" +
+	"\vSnmpVersion\x12\x1c\n" +
+	"\x18SNMP_VERSION_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10SNMP_VERSION_V2C\x10\x01\x12\x13\n" +
+	"\x0fSNMP_VERSION_V3\x10\x02*\xb6\x01\n" +
 	"\x10PreferredFencing\x12!\n" +
 	"\x1dPREFERRED_FENCING_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PREFERRED_FENCING_NONE\x10\x01\x12!\n" +
 	"\x1dPREFERRED_FENCING_NODE_WEIGHT\x10\x02\x12$\n" +
 	" PREFERRED_FENCING_GROUP_PRIORITY\x10\x03\x12\x1a\n" +
-	"\x16PREFERRED_FENCING_SITE\x10\x04*a\n" +
-	"\bTakeover\x12\x18\n" +
-	"\x14TAKEOVER_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rTAKEOVER_TIME\x10\x01\x12\x14\n" +
-	"\x10TAKEOVER_STORAGE\x10\x02\x12\x12\n" +
-	"\x0eTAKEOVER_POWER\x10\x03*l\n" +
-	"\n" +
-	"Operations\x12\x1a\n" +
-	"\x16OPERATIONS_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11OPERATIONS_ON_OFF\x10\x01\x12\x16\n" +
-	"\x12OPERATIONS_ON_ONLY\x10\x02\x12\x13\n" +
-	"\x0fOPERATIONS_NONE\x10\x03*\xef\x01\n" +
-	"\rAttributeKind\x12\x1e\n" +
-	"\x1aATTRIBUTE_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
-	"\x15ATTRIBUTE_KIND_STRING\x10\x01\x12\x1a\n" +
-	"\x16ATTRIBUTE_KIND_INTEGER\x10\x02\x12\x1a\n" +
-	"\x16ATTRIBUTE_KIND_BOOLEAN\x10\x03\x12\x1b\n" +
-	"\x17ATTRIBUTE_KIND_DURATION\x10\x04\x12\x1a\n" +
-	"\x16ATTRIBUTE_KIND_COMMAND\x10\x05\x12\x17\n" +
-	"\x13ATTRIBUTE_KIND_PATH\x10\x06\x12\x19\n" +
-	"\x15ATTRIBUTE_KIND_PREFIX\x10\a*W\n" +
+	"\x16PREFERRED_FENCING_SITE\x10\x04*W\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2982,7 +3226,21 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"!RESOURCE_ACTIVITY_WAITING_OFFLINE\x10\x04\x12\x1d\n" +
 	"\x19RESOURCE_ACTIVITY_OFFLINE\x10\x05\x12\x1b\n" +
 	"\x17RESOURCE_ACTIVITY_CLEAN\x10\x06\x12 \n" +
-	"\x1cRESOURCE_ACTIVITY_RESTARTING\x10\a*Q\n" +
+	"\x1cRESOURCE_ACTIVITY_RESTARTING\x10\a*z\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fVERDICT_NOWHERE\x10\x01\x12\x14\n" +
+	"\x10VERDICT_NOT_HERE\x10\x02\x12\x11\n" +
+	"\rVERDICT_RESET\x10\x03\x12\x18\n" +
+	"\x14VERDICT_HALT_ABORTED\x10\x04*\xe7\x01\n" +
+	"\tAdminWait\x12\x1a\n" +
+	"\x16ADMIN_WAIT_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17ADMIN_WAIT_OFFLINE_HUNG\x10\x01\x12\"\n" +
+	"\x1eADMIN_WAIT_OFFLINE_INEFFECTIVE\x10\x02\x12\x1a\n" +
+	"\x16ADMIN_WAIT_ONLINE_HUNG\x10\x03\x12!\n" +
+	"\x1dADMIN_WAIT_ONLINE_INEFFECTIVE\x10\x04\x12!\n" +
+	"\x1dADMIN_WAIT_UNEXPECTED_OFFLINE\x10\x05\x12\x1b\n" +
+	"\x17ADMIN_WAIT_MONITOR_HUNG\x10\x06*Q\n" +
 	"\x04Want\x12\x14\n" +
 	"\x10WANT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fWANT_NOTHING\x10\x01\x12\x0f\n" +
@@ -2993,7 +3251,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x14SEVERITY_INFORMATION\x10\x01\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x02\x12\x12\n" +
 	"\x0eSEVERITY_ERROR\x10\x03\x12\x15\n" +
-	"\x11SEVERITY_CRITICAL\x10\x04*\xfa\x01\n" +
+	"\x11SEVERITY_CRITICAL\x10\x04*\xc0\x02\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bOPERATION_KIND_GROUP_ONLINE\x10\x01\x12 \n" +
@@ -3001,12 +3259,19 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x1bOPERATION_KIND_GROUP_SWITCH\x10\x03\x12\"\n" +
 	"\x1eOPERATION_KIND_RESOURCE_ONLINE\x10\x04\x12#\n" +
 	"\x1fOPERATION_KIND_RESOURCE_OFFLINE\x10\x05\x12\x1c\n" +
-	"\x18OPERATION_KIND_NODE_STOP\x10\x06*\x84\x01\n" +
+	"\x18OPERATION_KIND_NODE_STOP\x10\x06\x12\"\n" +
+	"\x1eOPERATION_KIND_RESOURCE_ACTION\x10\a\x12 \n" +
+	"\x1cOPERATION_KIND_NODE_EVACUATE\x10\b*\x84\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_STATE_RUNNING\x10\x01\x12\x18\n" +
 	"\x14OPERATION_STATE_DONE\x10\x02\x12\x1a\n" +
-	"\x16OPERATION_STATE_FAILED\x10\x03*\xa7\x01\n" +
+	"\x16OPERATION_STATE_FAILED\x10\x03*q\n" +
+	"\vSignalState\x12\x1c\n" +
+	"\x18SIGNAL_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14SIGNAL_STATE_UNKNOWN\x10\x01\x12\x13\n" +
+	"\x0fSIGNAL_STATE_UP\x10\x02\x12\x15\n" +
+	"\x11SIGNAL_STATE_DOWN\x10\x03*\xa7\x01\n" +
 	"\vFenceResult\x12\x1c\n" +
 	"\x18FENCE_RESULT_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14FENCE_RESULT_RUNNING\x10\x01\x12\x14\n" +
@@ -3027,101 +3292,114 @@ func file_api_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_api_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_api_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 14)
+var file_api_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_api_holdfast_v1_objects_proto_goTypes = []any{
-	(PreferredFencing)(0),       // 0: holdfast.v1.PreferredFencing
-	(Takeover)(0),               // 1: holdfast.v1.Takeover
-	(Operations)(0),             // 2: holdfast.v1.Operations
-	(AttributeKind)(0),          // 3: holdfast.v1.AttributeKind
-	(Role)(0),                   // 4: holdfast.v1.Role
-	(ResourceState)(0),          // 5: holdfast.v1.ResourceState
-	(ResourceActivity)(0),       // 6: holdfast.v1.ResourceActivity
-	(Want)(0),                   // 7: holdfast.v1.Want
-	(Severity)(0),               // 8: holdfast.v1.Severity
-	(OperationKind)(0),          // 9: holdfast.v1.OperationKind
-	(OperationState)(0),         // 10: holdfast.v1.OperationState
-	(FenceResult)(0),            // 11: holdfast.v1.FenceResult
-	(*Timers)(nil),              // 12: holdfast.v1.Timers
-	(*Cluster)(nil),             // 13: holdfast.v1.Cluster
-	(*FenceDevice)(nil),         // 14: holdfast.v1.FenceDevice
-	(*FenceLevel)(nil),          // 15: holdfast.v1.FenceLevel
-	(*CoordinationPoint)(nil),   // 16: holdfast.v1.CoordinationPoint
-	(*ArbiterPoint)(nil),        // 17: holdfast.v1.ArbiterPoint
-	(*LockDiskPoint)(nil),       // 18: holdfast.v1.LockDiskPoint
-	(*Link)(nil),                // 19: holdfast.v1.Link
-	(*Node)(nil),                // 20: holdfast.v1.Node
-	(*Attribute)(nil),           // 21: holdfast.v1.Attribute
-	(*Limits)(nil),              // 22: holdfast.v1.Limits
-	(*ResourceType)(nil),        // 23: holdfast.v1.ResourceType
-	(*Resource)(nil),            // 24: holdfast.v1.Resource
-	(*Group)(nil),               // 25: holdfast.v1.Group
-	(*Configuration)(nil),       // 26: holdfast.v1.Configuration
-	(*User)(nil),                // 27: holdfast.v1.User
-	(*ResourceStatus)(nil),      // 28: holdfast.v1.ResourceStatus
-	(*Event)(nil),               // 29: holdfast.v1.Event
-	(*Decision)(nil),            // 30: holdfast.v1.Decision
-	(*Rejection)(nil),           // 31: holdfast.v1.Rejection
-	(*Operation)(nil),           // 32: holdfast.v1.Operation
-	(*FenceOperation)(nil),      // 33: holdfast.v1.FenceOperation
-	nil,                         // 34: holdfast.v1.FenceDevice.ParametersEntry
-	nil,                         // 35: holdfast.v1.FenceDevice.PlugsEntry
-	nil,                         // 36: holdfast.v1.LockDiskPoint.PathsEntry
-	nil,                         // 37: holdfast.v1.Resource.AttributesEntry
-	nil,                         // 38: holdfast.v1.User.GroupsEntry
-	(*durationpb.Duration)(nil), // 39: google.protobuf.Duration
+	(FailFastAction)(0),         // 0: holdfast.v1.FailFastAction
+	(SnmpVersion)(0),            // 1: holdfast.v1.SnmpVersion
+	(PreferredFencing)(0),       // 2: holdfast.v1.PreferredFencing
+	(Role)(0),                   // 3: holdfast.v1.Role
+	(ResourceState)(0),          // 4: holdfast.v1.ResourceState
+	(ResourceActivity)(0),       // 5: holdfast.v1.ResourceActivity
+	(Verdict)(0),                // 6: holdfast.v1.Verdict
+	(AdminWait)(0),              // 7: holdfast.v1.AdminWait
+	(Want)(0),                   // 8: holdfast.v1.Want
+	(Severity)(0),               // 9: holdfast.v1.Severity
+	(OperationKind)(0),          // 10: holdfast.v1.OperationKind
+	(OperationState)(0),         // 11: holdfast.v1.OperationState
+	(SignalState)(0),            // 12: holdfast.v1.SignalState
+	(FenceResult)(0),            // 13: holdfast.v1.FenceResult
+	(*Timers)(nil),              // 14: holdfast.v1.Timers
+	(*Cluster)(nil),             // 15: holdfast.v1.Cluster
+	(*Notifier)(nil),            // 16: holdfast.v1.Notifier
+	(*ProgramNotifier)(nil),     // 17: holdfast.v1.ProgramNotifier
+	(*MailNotifier)(nil),        // 18: holdfast.v1.MailNotifier
+	(*SnmpNotifier)(nil),        // 19: holdfast.v1.SnmpNotifier
+	(*WebhookNotifier)(nil),     // 20: holdfast.v1.WebhookNotifier
+	(*FenceDevice)(nil),         // 21: holdfast.v1.FenceDevice
+	(*FenceLevel)(nil),          // 22: holdfast.v1.FenceLevel
+	(*CoordinationPoint)(nil),   // 23: holdfast.v1.CoordinationPoint
+	(*ArbiterPoint)(nil),        // 24: holdfast.v1.ArbiterPoint
+	(*LockDiskPoint)(nil),       // 25: holdfast.v1.LockDiskPoint
+	(*Link)(nil),                // 26: holdfast.v1.Link
+	(*Node)(nil),                // 27: holdfast.v1.Node
+	(*Configuration)(nil),       // 28: holdfast.v1.Configuration
+	(*User)(nil),                // 29: holdfast.v1.User
+	(*ResourceStatus)(nil),      // 30: holdfast.v1.ResourceStatus
+	(*Event)(nil),               // 31: holdfast.v1.Event
+	(*Decision)(nil),            // 32: holdfast.v1.Decision
+	(*Rejection)(nil),           // 33: holdfast.v1.Rejection
+	(*Operation)(nil),           // 34: holdfast.v1.Operation
+	(*FenceOperation)(nil),      // 35: holdfast.v1.FenceOperation
+	nil,                         // 36: holdfast.v1.Cluster.MeterWeightEntry
+	nil,                         // 37: holdfast.v1.FenceDevice.ParametersEntry
+	nil,                         // 38: holdfast.v1.FenceDevice.PlugsEntry
+	nil,                         // 39: holdfast.v1.LockDiskPoint.PathsEntry
+	nil,                         // 40: holdfast.v1.Node.CapacityEntry
+	nil,                         // 41: holdfast.v1.Node.LimitsEntry
+	nil,                         // 42: holdfast.v1.Node.ReservedCapacityEntry
+	nil,                         // 43: holdfast.v1.User.GroupsEntry
+	nil,                         // 44: holdfast.v1.ResourceStatus.InfoEntry
+	(*durationpb.Duration)(nil), // 45: google.protobuf.Duration
+	(*ResourceType)(nil),        // 46: holdfast.v1.ResourceType
+	(*Group)(nil),               // 47: holdfast.v1.Group
 }
 var file_api_holdfast_v1_objects_proto_depIdxs = []int32{
-	39, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
-	39, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
-	39, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
-	12, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
-	39, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
-	0,  // 5: holdfast.v1.Cluster.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	39, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
-	14, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
-	34, // 8: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
-	35, // 9: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
-	39, // 10: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
-	17, // 11: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
-	18, // 12: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
-	36, // 13: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
-	19, // 14: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
-	15, // 15: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
-	3,  // 16: holdfast.v1.Attribute.kind:type_name -> holdfast.v1.AttributeKind
-	39, // 17: holdfast.v1.Limits.monitor_interval:type_name -> google.protobuf.Duration
-	39, // 18: holdfast.v1.Limits.offline_monitor_interval:type_name -> google.protobuf.Duration
-	39, // 19: holdfast.v1.Limits.online_timeout:type_name -> google.protobuf.Duration
-	39, // 20: holdfast.v1.Limits.offline_timeout:type_name -> google.protobuf.Duration
-	39, // 21: holdfast.v1.Limits.monitor_timeout:type_name -> google.protobuf.Duration
-	39, // 22: holdfast.v1.Limits.clean_timeout:type_name -> google.protobuf.Duration
-	39, // 23: holdfast.v1.Limits.conf_interval:type_name -> google.protobuf.Duration
-	2,  // 24: holdfast.v1.ResourceType.operations:type_name -> holdfast.v1.Operations
-	21, // 25: holdfast.v1.ResourceType.attributes:type_name -> holdfast.v1.Attribute
-	22, // 26: holdfast.v1.ResourceType.limits:type_name -> holdfast.v1.Limits
-	37, // 27: holdfast.v1.Resource.attributes:type_name -> holdfast.v1.Resource.AttributesEntry
-	22, // 28: holdfast.v1.Resource.limits:type_name -> holdfast.v1.Limits
-	24, // 29: holdfast.v1.Group.resources:type_name -> holdfast.v1.Resource
-	1,  // 30: holdfast.v1.Group.takeover:type_name -> holdfast.v1.Takeover
-	13, // 31: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
-	20, // 32: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
-	23, // 33: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
-	25, // 34: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
-	4,  // 35: holdfast.v1.User.role:type_name -> holdfast.v1.Role
-	38, // 36: holdfast.v1.User.groups:type_name -> holdfast.v1.User.GroupsEntry
-	5,  // 37: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
-	6,  // 38: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
-	8,  // 39: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
-	31, // 40: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
-	9,  // 41: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
-	10, // 42: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
-	11, // 43: holdfast.v1.FenceOperation.result:type_name -> holdfast.v1.FenceResult
-	4,  // 44: holdfast.v1.User.GroupsEntry.value:type_name -> holdfast.v1.Role
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	45, // 0: holdfast.v1.Timers.heartbeat:type_name -> google.protobuf.Duration
+	45, // 1: holdfast.v1.Timers.peertrouble:type_name -> google.protobuf.Duration
+	45, // 2: holdfast.v1.Timers.peerinact:type_name -> google.protobuf.Duration
+	14, // 3: holdfast.v1.Cluster.timers:type_name -> holdfast.v1.Timers
+	45, // 4: holdfast.v1.Cluster.engine_down_limit:type_name -> google.protobuf.Duration
+	2,  // 5: holdfast.v1.Cluster.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	45, // 6: holdfast.v1.Cluster.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	21, // 7: holdfast.v1.Cluster.fence_devices:type_name -> holdfast.v1.FenceDevice
+	16, // 8: holdfast.v1.Cluster.notifiers:type_name -> holdfast.v1.Notifier
+	36, // 9: holdfast.v1.Cluster.meter_weight:type_name -> holdfast.v1.Cluster.MeterWeightEntry
+	45, // 10: holdfast.v1.Cluster.minimum_residence:type_name -> google.protobuf.Duration
+	0,  // 11: holdfast.v1.Cluster.fail_fast_action:type_name -> holdfast.v1.FailFastAction
+	9,  // 12: holdfast.v1.Notifier.severity:type_name -> holdfast.v1.Severity
+	45, // 13: holdfast.v1.Notifier.give_up_after:type_name -> google.protobuf.Duration
+	17, // 14: holdfast.v1.Notifier.program:type_name -> holdfast.v1.ProgramNotifier
+	18, // 15: holdfast.v1.Notifier.mail:type_name -> holdfast.v1.MailNotifier
+	19, // 16: holdfast.v1.Notifier.snmp:type_name -> holdfast.v1.SnmpNotifier
+	20, // 17: holdfast.v1.Notifier.webhook:type_name -> holdfast.v1.WebhookNotifier
+	45, // 18: holdfast.v1.ProgramNotifier.timeout:type_name -> google.protobuf.Duration
+	1,  // 19: holdfast.v1.SnmpNotifier.version:type_name -> holdfast.v1.SnmpVersion
+	45, // 20: holdfast.v1.WebhookNotifier.timeout:type_name -> google.protobuf.Duration
+	37, // 21: holdfast.v1.FenceDevice.parameters:type_name -> holdfast.v1.FenceDevice.ParametersEntry
+	38, // 22: holdfast.v1.FenceDevice.plugs:type_name -> holdfast.v1.FenceDevice.PlugsEntry
+	45, // 23: holdfast.v1.FenceDevice.timeout:type_name -> google.protobuf.Duration
+	24, // 24: holdfast.v1.CoordinationPoint.arbiter:type_name -> holdfast.v1.ArbiterPoint
+	25, // 25: holdfast.v1.CoordinationPoint.lock_disk:type_name -> holdfast.v1.LockDiskPoint
+	39, // 26: holdfast.v1.LockDiskPoint.paths:type_name -> holdfast.v1.LockDiskPoint.PathsEntry
+	26, // 27: holdfast.v1.Node.links:type_name -> holdfast.v1.Link
+	22, // 28: holdfast.v1.Node.fence_levels:type_name -> holdfast.v1.FenceLevel
+	40, // 29: holdfast.v1.Node.capacity:type_name -> holdfast.v1.Node.CapacityEntry
+	41, // 30: holdfast.v1.Node.limits:type_name -> holdfast.v1.Node.LimitsEntry
+	42, // 31: holdfast.v1.Node.reserved_capacity:type_name -> holdfast.v1.Node.ReservedCapacityEntry
+	45, // 32: holdfast.v1.Node.load_time_threshold:type_name -> google.protobuf.Duration
+	15, // 33: holdfast.v1.Configuration.cluster:type_name -> holdfast.v1.Cluster
+	27, // 34: holdfast.v1.Configuration.nodes:type_name -> holdfast.v1.Node
+	46, // 35: holdfast.v1.Configuration.types:type_name -> holdfast.v1.ResourceType
+	47, // 36: holdfast.v1.Configuration.groups:type_name -> holdfast.v1.Group
+	3,  // 37: holdfast.v1.User.role:type_name -> holdfast.v1.Role
+	43, // 38: holdfast.v1.User.groups:type_name -> holdfast.v1.User.GroupsEntry
+	4,  // 39: holdfast.v1.ResourceStatus.state:type_name -> holdfast.v1.ResourceState
+	5,  // 40: holdfast.v1.ResourceStatus.activity:type_name -> holdfast.v1.ResourceActivity
+	6,  // 41: holdfast.v1.ResourceStatus.verdict:type_name -> holdfast.v1.Verdict
+	7,  // 42: holdfast.v1.ResourceStatus.admin_wait:type_name -> holdfast.v1.AdminWait
+	44, // 43: holdfast.v1.ResourceStatus.info:type_name -> holdfast.v1.ResourceStatus.InfoEntry
+	9,  // 44: holdfast.v1.Event.severity:type_name -> holdfast.v1.Severity
+	33, // 45: holdfast.v1.Decision.rejections:type_name -> holdfast.v1.Rejection
+	10, // 46: holdfast.v1.Operation.kind:type_name -> holdfast.v1.OperationKind
+	11, // 47: holdfast.v1.Operation.state:type_name -> holdfast.v1.OperationState
+	13, // 48: holdfast.v1.FenceOperation.result:type_name -> holdfast.v1.FenceResult
+	3,  // 49: holdfast.v1.User.GroupsEntry.value:type_name -> holdfast.v1.Role
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_objects_proto_init() }
@@ -3129,21 +3407,27 @@ func file_api_holdfast_v1_objects_proto_init() {
 	if File_api_holdfast_v1_objects_proto != nil {
 		return
 	}
-	file_api_holdfast_v1_objects_proto_msgTypes[4].OneofWrappers = []any{
+	file_api_holdfast_v1_groups_proto_init()
+	file_api_holdfast_v1_rules_proto_init()
+	file_api_holdfast_v1_objects_proto_msgTypes[1].OneofWrappers = []any{}
+	file_api_holdfast_v1_objects_proto_msgTypes[2].OneofWrappers = []any{
+		(*Notifier_Program)(nil),
+		(*Notifier_Mail)(nil),
+		(*Notifier_Snmp)(nil),
+		(*Notifier_Webhook)(nil),
+	}
+	file_api_holdfast_v1_objects_proto_msgTypes[9].OneofWrappers = []any{
 		(*CoordinationPoint_Arbiter)(nil),
 		(*CoordinationPoint_LockDisk)(nil),
 	}
-	file_api_holdfast_v1_objects_proto_msgTypes[8].OneofWrappers = []any{}
-	file_api_holdfast_v1_objects_proto_msgTypes[10].OneofWrappers = []any{}
-	file_api_holdfast_v1_objects_proto_msgTypes[12].OneofWrappers = []any{}
 	file_api_holdfast_v1_objects_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_objects_proto_rawDesc), len(file_api_holdfast_v1_objects_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   27,
+			NumEnums:      14,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -8497,7 +8497,7 @@ var File_api_holdfast_v1_services_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/holdfast/v1/services.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"j\n" +
+	"\x1eapi/holdfast/v1/services.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1dapi/holdfast/v1/objects.proto\"j\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1b\n" +
 	"\tnext_step\x18\x02 \x01(\tR\bnextStep\x12*\n" +
@@ -9595,6 +9595,7 @@ func file_api_holdfast_v1_services_proto_init() {
 	if File_api_holdfast_v1_services_proto != nil {
 		return
 	}
+	file_api_holdfast_v1_groups_proto_init()
 	file_api_holdfast_v1_objects_proto_init()
 	file_api_holdfast_v1_services_proto_msgTypes[15].OneofWrappers = []any{}
 	file_api_holdfast_v1_services_proto_msgTypes[36].OneofWrappers = []any{

@@ -163,10 +163,7 @@ func (n *Node) Watch(ctx context.Context) (<-chan struct{}, error) {
 // empty node it is offline everywhere.
 func Runs(s *statepb.State, group, node string) {
 	gs := s.GroupStatus[group]
-	gs.Active, gs.IntentOnline, gs.Online = node, node != "", node != ""
-	if node != "" {
-		gs.LastOnline = node
-	}
+	gs.Instances = map[string]*statepb.Instance{"": {Active: node, IntentOnline: node != "", Online: node != "", LastOnline: node}}
 	for name, on := range gs.GetNodes() {
 		on.Probed, on.ReportedIntent = true, on.GetIntent()
 		on.Want = v1.Want_WANT_OFFLINE

@@ -65,8 +65,11 @@ func Anew(s *pb.State, node, lineage string) (*pb.State, error) {
 	n.NodeStatus[node].Phase = pb.NodePhase_NODE_PHASE_RUNNING
 	for _, name := range SortedKeys(n.Groups) {
 		old := n.GroupStatus[name]
-		n.GroupStatus[name] = &pb.GroupStatus{
-			HeldOffline: old.GetHeldOffline(), IntentOnline: false, AutoStarted: old.GetHeldOffline(), LastOnline: old.GetLastOnline(),
+		n.GroupStatus[name] = &pb.GroupStatus{SwitchingOff: old.GetSwitchingOff(), Freeze: old.GetFreeze(), Instances: map[string]*pb.Instance{}}
+		for key, b := range old.GetInstances() {
+			n.GroupStatus[name].Instances[key] = &pb.Instance{
+				HeldOffline: b.GetHeldOffline(), AutoStarted: b.GetHeldOffline(), LastOnline: b.GetLastOnline(),
+			}
 		}
 	}
 	for _, op := range n.Operations {

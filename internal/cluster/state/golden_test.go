@@ -63,6 +63,16 @@ func TestGoldenBytes(t *testing.T) {
 		{Change: &pb.Command_FenceStarted{FenceStarted: &pb.FenceStarted{Node: "n1", RaftId: 1, By: "n2", ByRaftId: 2}}},
 		{Change: &pb.Command_FenceDone{FenceDone: &pb.FenceDone{Number: 1, Result: v1.FenceResult_FENCE_RESULT_OFF, Level: 2, Message: "m"}}},
 		{Change: &pb.Command_ConfirmDown{ConfirmDown: &pb.ConfirmDown{Node: "n1", RaftId: 1, By: "root"}}},
+		{Change: &pb.Command_TriggerDone{TriggerDone: &pb.TriggerDone{Number: 1, Node: "n1", RaftId: 2, ExitStatus: -1, Message: "m"}}},
+		{Change: &pb.Command_Notified{Notified: &pb.Notified{Notifier: "mail", Event: 7}}},
+		{Change: &pb.Command_SetSignal{SetSignal: &pb.SetSignal{Name: "s", Node: "n1", Value: &pb.SignalValue{State: v1.SignalState_SIGNAL_STATE_UP,
+			Value: 3, Source: "root", SetMs: 4, TimeToLive: durationpb.New(time.Minute)}}}},
+		{Change: &pb.Command_SetLoad{SetLoad: &pb.SetLoad{Node: "n1", Load: map[string]int64{"cpu": 5}}}},
+		{Change: &pb.Command_Enable{Enable: &pb.Enable{Group: "web", Node: "n1", Disabled: "d", AutoEnable: true}}},
+		{Change: &pb.Command_SetSwitching{SetSwitching: &pb.SetSwitching{Group: "web", Off: "root did"}}},
+		{Change: &pb.Command_ClearAdminWait{ClearAdminWait: &pb.ClearAdminWait{Group: "web", Resource: "app", Node: "n1", Fault: true}}},
+		{Change: &pb.Command_SetMaintenance{SetMaintenance: &pb.SetMaintenance{Group: "web", Node: "n1"}}},
+		{Change: &pb.Command_OperationDone{OperationDone: &pb.OperationDone{Id: 1, Node: "n1", RaftId: 2, Failed: true, Message: "m"}}},
 	}
 	var out strings.Builder
 	for _, c := range commands {

@@ -103,11 +103,16 @@ func (a *applier) plan(c *pb.Plan) *Refused {
 	}
 	for _, g := range c.GetGroupChanges() {
 		gs := a.s.GroupStatus[g.GetGroup()]
-		gs.Tried, gs.LastOnline, gs.AutoStarted, gs.HeldOffline = g.GetTried(), g.GetLastOnline(), g.GetAutoStarted(), g.GetHeldOffline()
-		gs.IntentOnline, gs.Active, gs.Online, gs.Waiting = g.GetIntentOnline(), g.GetActive(), g.GetOnline(), g.GetWaiting()
-		gs.Cause, gs.WaitsForNode, gs.NoTarget, gs.Operation = g.GetCause(), g.GetWaitsForNode(), g.GetNoTarget(), g.GetOperation()
-		for node, on := range gs.Nodes {
-			on.Faulted = contains(g.GetFaulted(), node)
+		if gs.Instances == nil {
+			gs.Instances = map[string]*pb.Instance{}
+		}
+		if gs.Instances[g.GetInstance()] = g.GetBook(); g.GetBook() == nil {
+			delete(gs.Instances, g.GetInstance())
+		}
+		for _, node := range g.GetNodes() {
+			if on := gs.Nodes[node]; on != nil {
+				on.Faulted = contains(g.GetFaulted(), node)
+			}
 		}
 	}
 	for _, ch := range c.GetOperations() {

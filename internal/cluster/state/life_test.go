@@ -201,7 +201,7 @@ func TestBackupAndNewLineage(t *testing.T) {
 	s := three(t)
 	wants(t, "user", do(s, &pb.Command{Change: &pb.Command_SetUser{SetUser: &pb.SetUser{User: &v1.User{Name: "a", Role: v1.Role_ROLE_GUEST}}}}), "")
 	wants(t, "invite", do(s, invitation("i1", "n4", "x")), "")
-	s.GroupStatus["web"].HeldOffline = true
+	s.GroupStatus["web"].Instances = map[string]*pb.Instance{"": {HeldOffline: true}}
 	raw := Backup(s)
 	back, err := FromBackup(raw)
 	if err != nil || back.GetUsers()["a"] == nil || len(back.GetInvitations()) != 0 || len(back.GetEvents()) != 0 {
@@ -220,7 +220,7 @@ func TestBackupAndNewLineage(t *testing.T) {
 	if m := n.View.Members; len(m) != 1 || m[0].GetNode() != "n2" || m[0].GetRaftId() != s.NextRaftId || n.NextRaftId != s.NextRaftId+1 || n.View.Epoch <= s.View.Epoch {
 		t.Errorf("view %v", n.View)
 	}
-	if n.Certificates["node/n1"] != 1 || n.Certificates["node/n2"] != 0 || !n.GroupStatus["web"].GetHeldOffline() || n.Lineage != "l1" {
+	if n.Certificates["node/n1"] != 1 || n.Certificates["node/n2"] != 0 || !HeldOffline(n.GroupStatus["web"]) || n.Lineage != "l1" {
 		t.Errorf("%v %v", n.Certificates, n.GroupStatus["web"])
 	}
 	if _, err := Anew(back, "n9", "l1"); err == nil {

@@ -318,17 +318,18 @@ func TestRepeatedRequestChangesNothing(t *testing.T) {
 
 func TestColdStart(t *testing.T) {
 	s := three(t)
-	s.GroupStatus["web"].AutoStarted = true
+	started := func() { s.GroupStatus["web"].Instances = map[string]*pb.Instance{"": {AutoStarted: true}} }
+	started()
 	say := func(node string, guard uint64) *pb.Command {
 		return &pb.Command{Change: &pb.Command_ClusterStarted{ClusterStarted: &pb.ClusterStarted{Node: node, RaftId: MemberOf(s, node).RaftId, GuardIncarnation: guard}}}
 	}
 	must(t, s, say("n1", 1))
-	if s.GroupStatus["web"].AutoStarted {
+	if Book(s.GroupStatus["web"], "").GetAutoStarted() {
 		t.Fatal("a cold start must let groups start by their AutoStartList")
 	}
-	s.GroupStatus["web"].AutoStarted = true
+	started()
 	must(t, s, say("n2", 1)) // the same start, said by another node
-	if !s.GroupStatus["web"].AutoStarted {
+	if !Book(s.GroupStatus["web"], "").GetAutoStarted() {
 		t.Fatal("one cold start counted twice")
 	}
 	refused(t, s, say("n1", 1), CodeStale)
@@ -395,7 +396,7 @@ func anyCommand(t *rapid.T, s *pb.State, request uint64) *pb.Command {
 			Resources: map[string]*v1.ResourceStatus{"file": {State: v1.ResourceState(id % 5)}, "none": nil}}}}}
 	case 8:
 		c.Change = &pb.Command_Plan{Plan: &pb.Plan{BasePlanRevision: s.PlanRevision, Orders: []*pb.Order{{Group: group, Node: node, Want: v1.Want(id % 4)}},
-			GroupChanges: []*pb.GroupChange{{Group: group, Faulted: []string{other}}}, Decisions: []*v1.Decision{{Group: group}}, Events: []*v1.Event{{}}}}
+			GroupChanges: []*pb.GroupChange{{Group: group, Book: &pb.Instance{Active: node}, Nodes: []string{node, other}, Faulted: []string{other}}}, Decisions: []*v1.Decision{{Group: group}}, Events: []*v1.Event{{}}}}
 	case 9:
 		c.Change = &pb.Command_Operate{Operate: &pb.Operate{Operation: &v1.Operation{Kind: v1.OperationKind(id), Group: group, Node: node}}}
 	case 10:

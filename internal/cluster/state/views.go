@@ -130,9 +130,9 @@ func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
 	for _, name := range SortedKeys(a.s.GroupStatus) {
 		gs := a.s.GroupStatus[name]
 		if !active(gs) {
-			gs.AutoStarted, gs.IntentOnline, gs.Online, gs.NoTarget = false, false, false, false
-			gs.Tried, gs.Active, gs.Cause, gs.Waiting, gs.WaitsForNode = nil, "", "", "", ""
-			gs.IntentOnline, gs.NoTarget, gs.Active, gs.Cause, gs.WaitsForNode = false, false, "", "", ""
+			for key, b := range gs.GetInstances() { // nothing is remembered but by whom it was taken offline
+				gs.Instances[key] = &pb.Instance{HeldOffline: b.GetHeldOffline(), LastOnline: b.GetLastOnline(), Operation: b.GetOperation()}
+			}
 		}
 	}
 	a.planChanged()

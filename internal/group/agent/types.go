@@ -49,6 +49,13 @@ const (
 	Online
 	Offline
 	Clean
+	// Open is called when a resource begins to be managed, Close when that ends. Their results are not waited for.
+	Open
+	Close
+	// Action is called on demand, Info at intervals, AttrChanged when a registered attribute has changed while online.
+	Action
+	Info
+	AttrChanged
 )
 
 func (e EntryPoint) String() string {
@@ -61,6 +68,16 @@ func (e EntryPoint) String() string {
 		return "offline"
 	case Clean:
 		return "clean"
+	case Open:
+		return "open"
+	case Close:
+		return "close"
+	case Action:
+		return "action"
+	case Info:
+		return "info"
+	case AttrChanged:
+		return "attr_changed"
 	}
 	return fmt.Sprintf("entry point %d", uint8(e))
 }
@@ -112,6 +129,18 @@ type Call struct {
 	CleanReason CleanReason
 	// Takeover of an online: the group ran elsewhere before.
 	Takeover bool
+	// Watch, of a monitor: the agent shall tell changes of what it finds by a Notice from now on if it can (the field's
+	// IMF, by the mode of the resource); unset, it shall not, and ends a watch that there is.
+	Watch bool
+	// Deep, of a monitor: the second level is due.
+	Deep bool
+	// Name and Arguments of an action.
+	Name      string
+	Arguments []string
+	// Changed names the attributes that have changed, of attr_changed; Attributes has the new values.
+	Changed []string
+	// Definition of the type, for agents that carry out many types (scripts, OCF).
+	Definition *v1.ResourceType
 	// Starts: something may run afterwards that guard must be able to stop. Guard must have answered the group's
 	// Protect before the call is run; if it refuses, the call is answered with an Err and not run.
 	Starts bool
@@ -133,6 +162,14 @@ type Result struct {
 	Wait time.Duration
 	// Watched, of a monitor: a change of what it found will be told by a Notice, so polling may be slow.
 	Watched bool
+	// Intentional, of a monitor that says OFFLINE: it was taken offline on purpose (the field's exit code 200).
+	Intentional bool
+	// Verdict, of an online, offline or monitor that failed or found it offline: what that means beyond itself.
+	Verdict v1.Verdict
+	// Info, of info: what to show, at most 4 KiB in all.
+	Info map[string]string
+	// Output, of an action: at most 64 KiB.
+	Output string
 }
 
 // Done is the outcome of the call with that token.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
@@ -120,13 +121,13 @@ func (w *work) reasons(latest []*v1.Decision) []string {
 
 // whyOffline says why a group is online nowhere.
 func whyOffline(s *statepb.State, group string) string {
-	g, gs := s.GetGroups()[group], s.GetGroupStatus()[group]
+	g, b := s.GetGroups()[group], state.Book(s.GetGroupStatus()[group], "")
 	switch {
-	case gs.GetWaiting() != "":
-		return gs.GetWaiting()
-	case gs.GetHeldOffline():
+	case b.GetWaiting() != "":
+		return b.GetWaiting()
+	case b.GetHeldOffline():
 		return "an administrator took " + group + " offline"
-	case len(g.GetAutoStartList()) == 0 && !gs.GetIntentOnline():
+	case len(g.GetAutoStartList()) == 0 && !b.GetIntentOnline():
 		return group + " has no autoStartList: it waits for holdfast group online " + group
 	case g.GetFrozen():
 		return group + " is frozen"

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
@@ -40,8 +42,11 @@ type work struct {
 	// Enabled resources, in the order of the configuration.
 	res []resource
 	st  *statepb.GroupStatus
-	// The notebook as it will be.
-	book *statepb.GroupChange
+	// Which instance of the group this is about ([state.InstanceAt]).
+	instance string
+	// The notebook as it will be, and the nodes on which the instance will be faulted, sorted.
+	book    *statepb.Instance
+	faulted []string
 	// Nodes of the system list in its order, then others that know the group, sorted.
 	spots []*spot
 	// The operation that is being carried out, nil: none.
@@ -113,7 +118,8 @@ func (p *pass) newWork(g *v1.Group) *work {
 	for _, n := range others {
 		w.addSpot(n, false)
 	}
-	w.book = notebook(g.GetName(), w.st)
+	w.book = proto.CloneOf(state.Book(w.st, w.instance))
+	w.faulted = w.wereFaulted()
 	return w
 }
 

@@ -261,9 +261,9 @@ func (w *work) fault(h *spot, f fault) {
 	b, g := w.book, w.g.GetName()
 	b.Cause = f.why
 	if !f.persistent {
-		b.Faulted = add(b.Faulted, h.node)
+		w.faulted = add(w.faulted, h.node)
 		b.Tried = add(b.Tried, h.node)
-		slices.Sort(b.Faulted)
+		slices.Sort(w.faulted)
 	}
 	w.takeOff(h, f.why)
 	w.event(v1.Severity_SEVERITY_ERROR, "group.faulted", h.node, fmt.Sprintf("%s is faulted on %s: %s", g, h.node, f.why))
@@ -275,7 +275,7 @@ func (w *work) fault(h *spot, f fault) {
 	w.event(v1.Severity_SEVERITY_CRITICAL, "group.nofailover", h.node, b.Waiting)
 }
 
-func (w *work) failsOver() bool { return w.g.AutoFailOver == nil || w.g.GetAutoFailOver() }
+func (w *work) failsOver() bool { return w.g.AutoFailOver == nil || w.g.GetAutoFailOver() > 0 }
 
 func add(list []string, s string) []string {
 	if slices.Contains(list, s) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 )
 
 const (
@@ -276,7 +277,7 @@ func (w *work) operateOnline() bool {
 		return false
 	}
 	op, b, g := w.op, w.book, w.g.GetName()
-	if sp := w.departed(); sp != nil && w.st.GetOperation() == op.GetId() {
+	if sp := w.departed(); sp != nil && state.Book(w.st, w.instance).GetOperation() == op.GetId() {
 		w.endArrival(sp.node)
 		return true
 	}

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
@@ -15,42 +16,32 @@ const (
 	failed  = v1.OperationState_OPERATION_STATE_FAILED
 )
 
-// notebook is what the state remembers of a group for the planner.
-func notebook(group string, st *statepb.GroupStatus) *statepb.GroupChange {
-	b := &statepb.GroupChange{
-		Group:        group,
-		Tried:        slices.Clone(st.GetTried()),
-		LastOnline:   st.GetLastOnline(),
-		AutoStarted:  st.GetAutoStarted(),
-		HeldOffline:  st.GetHeldOffline(),
-		IntentOnline: st.GetIntentOnline(),
-		Active:       st.GetActive(),
-		Online:       st.GetOnline(),
-		Waiting:      st.GetWaiting(),
-		Cause:        st.GetCause(),
-		WaitsForNode: st.GetWaitsForNode(),
-		NoTarget:     st.GetNoTarget(),
-		Operation:    st.GetOperation(),
-	}
-	for node, on := range st.GetNodes() {
-		if on.GetFaulted() {
-			b.Faulted = append(b.Faulted, node)
-		}
-	}
-	slices.Sort(b.Faulted)
-	return b
-}
-
-// write puts what was decided of the group into the plan.
+// write puts what was decided of the instance into the plan.
 func (w *work) write() {
+	nodes := make([]string, 0, len(w.spots))
 	for _, sp := range w.spots {
+		nodes = append(nodes, sp.node)
 		if sp.order != nil {
 			w.plan.Orders = append(w.plan.Orders, sp.order)
 		}
 	}
-	if !proto.Equal(w.book, notebook(w.g.GetName(), w.st)) {
-		w.plan.GroupChanges = append(w.plan.GroupChanges, w.book)
+	if proto.Equal(w.book, state.Book(w.st, w.instance)) && slices.Equal(w.faulted, w.wereFaulted()) {
+		return
 	}
+	w.plan.GroupChanges = append(w.plan.GroupChanges, &statepb.GroupChange{
+		Group: w.g.GetName(), Instance: w.instance, Book: w.book, Faulted: w.faulted, Nodes: nodes,
+	})
+}
+
+// wereFaulted are the nodes on which the group was faulted before this pass, sorted.
+func (w *work) wereFaulted() (nodes []string) {
+	for _, sp := range w.spots {
+		if sp.on.GetFaulted() {
+			nodes = append(nodes, sp.node)
+		}
+	}
+	slices.Sort(nodes)
+	return nodes
 }
 
 // order replaces what is wanted of the group on a node. A later order of the

@@ -67,7 +67,7 @@ func (w *work) reject(sp *spot, again bool) string {
 		return fmt.Sprintf("%s, and is not cleared yet: holdfast group clear %s --node %s", f.why, g, sp.node)
 	}
 	switch {
-	case slices.Contains(w.book.Faulted, sp.node):
+	case slices.Contains(w.faulted, sp.node):
 		return fmt.Sprintf("%s is faulted on %s: clear it first: holdfast group clear %s --node %s", g, sp.node, g, sp.node)
 	case !again && slices.Contains(w.book.Tried, sp.node):
 		return fmt.Sprintf("%s has failed on %s since it was last online: to try again, holdfast group online %s --node %s", g, sp.node, g, sp.node)

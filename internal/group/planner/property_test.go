@@ -60,7 +60,7 @@ func newWorld(t *rapid.T) *world {
 			g.AutoStartList = g.SystemList
 		}
 		if rapid.IntRange(0, 4).Draw(t, "failover") == 0 {
-			g.AutoFailOver = proto.Bool(false)
+			g.AutoFailOver = proto.Uint32(0)
 		}
 		g.Resources = []*v1.Resource{{Name: "nic", Type: "nic"}, {Name: "ip", Type: "any", Requires: []string{"nic"}},
 			{Name: "app", Type: "any", Requires: []string{"ip"}}, {Name: "log", Type: "any", Critical: proto.Bool(false), Requires: []string{"ip"}}}
@@ -296,7 +296,7 @@ func (w *world) apply(p *statepb.Plan) {
 // before the group was online, or an administrator asked.
 func (w *world) countTries(p *statepb.Plan) {
 	for _, c := range p.GroupChanges {
-		if len(c.Tried) == 0 {
+		if len(c.Book.GetTried()) == 0 {
 			delete(w.episode, c.Group)
 		}
 	}
@@ -308,7 +308,7 @@ func (w *world) countTries(p *statepb.Plan) {
 		}
 	}
 	for _, c := range p.GroupChanges {
-		for _, n := range c.Tried {
+		for _, n := range c.Book.GetTried() {
 			if w.episode[c.Group] == nil {
 				w.episode[c.Group] = map[string]bool{}
 			}
@@ -585,11 +585,11 @@ func (w *world) mustBeOnline(g *v1.Group, asked bool) {
 	if asked {
 		w.t.Fatalf("%s is offline though all is well and it was asked for: %v\n%v", g.Name, gs, w.s.Operations)
 	}
-	if !gs.IntentOnline {
+	if !state.Book(gs, "").GetIntentOnline() {
 		return
 	}
 	for _, node := range g.SystemList {
-		if !slices.Contains(gs.Tried, node) {
+		if !slices.Contains(state.Book(gs, "").GetTried(), node) {
 			w.t.Fatalf("%s is offline though %s could run it: %v", g.Name, node, gs)
 		}
 	}

@@ -182,7 +182,7 @@ func vals(d *datadriven.TestData, key string) []string {
 func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 	g := &v1.Group{Name: name, SystemList: vals(d, "list"), AutoStartList: vals(d, "auto")}
 	if d.HasArg("no-failover") {
-		g.AutoFailOver = proto.Bool(false)
+		g.AutoFailOver = proto.Uint32(0)
 	}
 	if d.HasArg("takeover") {
 		g.Takeover = v1.Takeover(v1.Takeover_value["TAKEOVER_"+strings.ToUpper(vals(d, "takeover")[0])])
@@ -344,9 +344,9 @@ func (b *bench) print(p *statepb.Plan) {
 		b.out.WriteString("\n")
 	}
 	for _, c := range p.GroupChanges {
-		if was := b.s.GroupStatus[c.Group].GetWaiting(); was != c.Waiting && c.Waiting != "" {
-			fmt.Fprintf(&b.out, "%s waits: %s\n", c.Group, c.Waiting)
-		} else if was != "" && c.Waiting == "" {
+		if was := state.Book(b.s.GroupStatus[c.Group], c.Instance).GetWaiting(); was != c.Book.GetWaiting() && c.Book.GetWaiting() != "" {
+			fmt.Fprintf(&b.out, "%s waits: %s\n", c.Group, c.Book.GetWaiting())
+		} else if was != "" && c.Book.GetWaiting() == "" {
 			fmt.Fprintf(&b.out, "%s waits no more\n", c.Group)
 		}
 	}
@@ -361,7 +361,7 @@ func (b *bench) print(p *statepb.Plan) {
 func (b *bench) state() {
 	for _, name := range state.SortedKeys(b.s.GroupStatus) {
 		gs := b.s.GroupStatus[name]
-		fmt.Fprintf(&b.out, "%s intent=%v tried=%v\n", name, gs.IntentOnline, gs.Tried)
+		fmt.Fprintf(&b.out, "%s intent=%v tried=%v\n", name, state.Book(gs, "").GetIntentOnline(), state.Book(gs, "").GetTried())
 		for _, n := range state.SortedKeys(gs.Nodes) {
 			on := gs.Nodes[n]
 			fmt.Fprintf(&b.out, "  %s want=%s faulted=%v:", n, strings.TrimPrefix(on.Want.String(), "WANT_"), on.Faulted)

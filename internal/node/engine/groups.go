@@ -170,6 +170,7 @@ func (e *Engine) desire() {
 			}
 			// The agents keep what they get, and the state goes on changing.
 			config, place := proto.CloneOf(e.s.Groups[name]), proto.CloneOf(on)
+			last := state.Book(gs, state.InstanceAt(config, e.node)).GetLastOnline()
 			types := map[string]*v1.ResourceType{}
 			for _, r := range config.GetResources() {
 				types[r.GetType()] = e.s.Types[r.GetType()] // replaced as a whole, never changed
@@ -177,7 +178,7 @@ func (e *Engine) desire() {
 			d.Groups = append(d.Groups, agent.Group{
 				Config: config, Types: types, Intent: place.GetIntent(), Want: place.GetWant(),
 				ResourceWants: place.GetResourceWants(), Known: place.GetResources(), KnownIntent: place.GetReportedIntent(),
-				Takeover: gs.GetLastOnline() != "" && gs.GetLastOnline() != e.node,
+				Takeover: last != "" && last != e.node,
 			})
 		}
 	}

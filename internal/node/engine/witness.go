@@ -422,6 +422,16 @@ func outweighs(s *statepb.State, there, here []string) bool {
 	return weight(s, there) > weight(s, here)
 }
 
+// runsOn: an instance of the group is online on one of the nodes.
+func runsOn(gs *statepb.GroupStatus, nodes map[string]bool) bool {
+	for _, b := range gs.GetInstances() {
+		if b.GetOnline() && nodes[b.GetActive()] {
+			return true
+		}
+	}
+	return false
+}
+
 func weight(s *statepb.State, side []string) uint64 {
 	var sum uint64
 	on := map[string]bool{}
@@ -440,7 +450,7 @@ func weight(s *statepb.State, side []string) uint64 {
 	case v1.PreferredFencing_PREFERRED_FENCING_GROUP_PRIORITY:
 		for _, name := range state.SortedKeys(s.GetGroupStatus()) {
 			gs, g := s.GroupStatus[name], s.Groups[name]
-			if !gs.GetOnline() || !on[gs.GetActive()] {
+			if !runsOn(gs, on) {
 				continue
 			}
 			w := uint64(1)

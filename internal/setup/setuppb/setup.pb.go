@@ -360,7 +360,7 @@ var File_internal_setup_setuppb_setup_proto protoreflect.FileDescriptor
 
 const file_internal_setup_setuppb_setup_proto_rawDesc = "" +
 	"\n" +
-	"\"internal/setup/setuppb/setup.proto\x12\x11holdfast.setup.v1\x1a\x1dapi/holdfast/v1/objects.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x04\n" +
+	"\"internal/setup/setuppb/setup.proto\x12\x11holdfast.setup.v1\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1dapi/holdfast/v1/objects.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x04\n" +
 	"\bResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12'\n" +

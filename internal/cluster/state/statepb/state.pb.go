@@ -257,7 +257,7 @@ func (x Rotate_What) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rotate_What.Descriptor instead.
 func (Rotate_What) EnumDescriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53, 0}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{70, 0}
 }
 
 // State is what every node agrees on at one index of the log.
@@ -316,8 +316,18 @@ type State struct {
 	// Attempts to switch nodes off, oldest first; the last 256.
 	FenceOperations    []*v1.FenceOperation `protobuf:"bytes,50,rep,name=fence_operations,json=fenceOperations,proto3" json:"fence_operations,omitempty"`
 	NextFenceOperation uint64               `protobuf:"varint,51,opt,name=next_fence_operation,json=nextFenceOperation,proto3" json:"next_fence_operation,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The cluster's own clock, milliseconds. Each plan carries the leader's reading; it goes on while a leader does,
+	// never back, and jumps with nobody's time of day. Only the planner counts by it.
+	ClockMs int64 `protobuf:"varint,60,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	// Trigger programs that are to be run or run, oldest first; those that have ended are taken out. At most 1000.
+	Triggers    []*TriggerRun `protobuf:"bytes,61,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	NextTrigger uint64        `protobuf:"varint,62,opt,name=next_trigger,json=nextTrigger,proto3" json:"next_trigger,omitempty"`
+	// Last event that each notifier has delivered or given up, by name.
+	Notified map[string]uint64 `protobuf:"bytes,63,rep,name=notified,proto3" json:"notified,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Signals from outside, by name.
+	Signals       map[string]*Signal `protobuf:"bytes,64,rep,name=signals,proto3" json:"signals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
@@ -602,6 +612,396 @@ func (x *State) GetNextFenceOperation() uint64 {
 	return 0
 }
 
+func (x *State) GetClockMs() int64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+func (x *State) GetTriggers() []*TriggerRun {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+func (x *State) GetNextTrigger() uint64 {
+	if x != nil {
+		return x.NextTrigger
+	}
+	return 0
+}
+
+func (x *State) GetNotified() map[string]uint64 {
+	if x != nil {
+		return x.Notified
+	}
+	return nil
+}
+
+func (x *State) GetSignals() map[string]*Signal {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+// Signal is a named value that scripts set on each node (the field's generic resource).
+type Signal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By node.
+	Nodes         map[string]*SignalValue `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signal) Reset() {
+	*x = Signal{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signal) ProtoMessage() {}
+
+func (x *Signal) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signal.ProtoReflect.Descriptor instead.
+func (*Signal) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Signal) GetNodes() map[string]*SignalValue {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// SignalValue of a signal on one node.
+type SignalValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of simple signals; unknown counts as neither.
+	State v1.SignalState `protobuf:"varint,1,opt,name=state,proto3,enum=holdfast.v1.SignalState" json:"state,omitempty"`
+	// Of extended signals, 1 to 2147483647; 0: never set.
+	Value int64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Who set it.
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// By the clock of the node, Unix milliseconds.
+	SetMs int64 `protobuf:"varint,4,opt,name=set_ms,json=setMs,proto3" json:"set_ms,omitempty"`
+	// The node takes it for unknown when it has not been set again for so long. Unset: it stays.
+	TimeToLive    *durationpb.Duration `protobuf:"bytes,5,opt,name=time_to_live,json=timeToLive,proto3" json:"time_to_live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalValue) Reset() {
+	*x = SignalValue{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalValue) ProtoMessage() {}
+
+func (x *SignalValue) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalValue.ProtoReflect.Descriptor instead.
+func (*SignalValue) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SignalValue) GetState() v1.SignalState {
+	if x != nil {
+		return x.State
+	}
+	return v1.SignalState(0)
+}
+
+func (x *SignalValue) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *SignalValue) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SignalValue) GetSetMs() int64 {
+	if x != nil {
+		return x.SetMs
+	}
+	return 0
+}
+
+func (x *SignalValue) GetTimeToLive() *durationpb.Duration {
+	if x != nil {
+		return x.TimeToLive
+	}
+	return nil
+}
+
+// TriggerRun is one run of a trigger program.
+type TriggerRun struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// preonline, postonline …
+	Trigger string `protobuf:"bytes,2,opt,name=trigger,proto3" json:"trigger,omitempty"`
+	// Member that runs it, and its incarnation: when that is gone the run is lost.
+	Node     string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId   uint64 `protobuf:"varint,4,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Group    string `protobuf:"bytes,5,opt,name=group,proto3" json:"group,omitempty"`
+	Resource string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	// What the program gets on its standard input, beside the above, by name.
+	Facts map[string]string `protobuf:"bytes,7,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Absolute path of the program.
+	Program string `protobuf:"bytes,8,opt,name=program,proto3" json:"program,omitempty"`
+	// Then it is killed.
+	Timeout *durationpb.Duration `protobuf:"bytes,9,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// The planner waits for its end.
+	Blocking bool `protobuf:"varint,10,opt,name=blocking,proto3" json:"blocking,omitempty"`
+	// Reading of clock_ms when it was decided.
+	ClockMs int64 `protobuf:"varint,11,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	// A blocking one stays in the list, with its outcome, until the planner has taken note.
+	Ended         bool   `protobuf:"varint,12,opt,name=ended,proto3" json:"ended,omitempty"`
+	ExitStatus    int32  `protobuf:"varint,13,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
+	Message       string `protobuf:"bytes,14,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TriggerRun) Reset() {
+	*x = TriggerRun{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TriggerRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TriggerRun) ProtoMessage() {}
+
+func (x *TriggerRun) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TriggerRun.ProtoReflect.Descriptor instead.
+func (*TriggerRun) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TriggerRun) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *TriggerRun) GetTrigger() string {
+	if x != nil {
+		return x.Trigger
+	}
+	return ""
+}
+
+func (x *TriggerRun) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *TriggerRun) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *TriggerRun) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *TriggerRun) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *TriggerRun) GetFacts() map[string]string {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *TriggerRun) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *TriggerRun) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *TriggerRun) GetBlocking() bool {
+	if x != nil {
+		return x.Blocking
+	}
+	return false
+}
+
+func (x *TriggerRun) GetClockMs() int64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+func (x *TriggerRun) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *TriggerRun) GetExitStatus() int32 {
+	if x != nil {
+		return x.ExitStatus
+	}
+	return 0
+}
+
+func (x *TriggerRun) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Freeze is a temporary freeze. It survives engines and leaders, and ends with its expiry or the last node.
+type Freeze struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	By      string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Reason  string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	SinceMs int64                  `protobuf:"varint,3,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// Reading of clock_ms at which it ends by itself; 0: it does not.
+	UntilClockMs  int64 `protobuf:"varint,4,opt,name=until_clock_ms,json=untilClockMs,proto3" json:"until_clock_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Freeze) Reset() {
+	*x = Freeze{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Freeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Freeze) ProtoMessage() {}
+
+func (x *Freeze) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
+func (*Freeze) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Freeze) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Freeze) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Freeze) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Freeze) GetUntilClockMs() int64 {
+	if x != nil {
+		return x.UntilClockMs
+	}
+	return 0
+}
+
 // Witness is all coordination points together: one voter of raft, present
 // exactly while the number of members is even.
 type Witness struct {
@@ -620,7 +1020,7 @@ type Witness struct {
 
 func (x *Witness) Reset() {
 	*x = Witness{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +1032,7 @@ func (x *Witness) String() string {
 func (*Witness) ProtoMessage() {}
 
 func (x *Witness) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[1]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +1045,7 @@ func (x *Witness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Witness.ProtoReflect.Descriptor instead.
 func (*Witness) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{1}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Witness) GetRaftId() uint64 {
@@ -686,7 +1086,7 @@ type Points struct {
 
 func (x *Points) Reset() {
 	*x = Points{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +1098,7 @@ func (x *Points) String() string {
 func (*Points) ProtoMessage() {}
 
 func (x *Points) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[2]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +1111,7 @@ func (x *Points) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Points.ProtoReflect.Descriptor instead.
 func (*Points) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{2}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Points) GetPoints() []*v1.CoordinationPoint {
@@ -741,7 +1141,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +1153,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[3]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +1166,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{3}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Invitation) GetId() string {
@@ -825,7 +1225,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1237,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[4]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1250,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{4}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Secret) GetGeneration() uint64 {
@@ -892,7 +1292,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1304,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[5]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1317,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{5}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Rotation) GetPhase() RotationPhase {
@@ -983,7 +1383,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1395,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[6]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1408,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{6}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Standing) GetRaftId() uint64 {
@@ -1091,7 +1491,7 @@ type Requests struct {
 
 func (x *Requests) Reset() {
 	*x = Requests{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1503,7 @@ func (x *Requests) String() string {
 func (*Requests) ProtoMessage() {}
 
 func (x *Requests) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[7]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1516,7 @@ func (x *Requests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requests.ProtoReflect.Descriptor instead.
 func (*Requests) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{7}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Requests) GetApplied() []uint64 {
@@ -1138,7 +1538,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1550,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[8]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1563,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{8}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *View) GetEpoch() uint64 {
@@ -1199,7 +1599,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1611,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[9]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1624,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Member) GetNode() string {
@@ -1281,14 +1681,24 @@ type NodeStatus struct {
 	// 1 to 64: the block of this node on lock disks. The lowest that is free when the node is first configured.
 	Number uint32 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
 	// Evictions since it was last quiet for a while (Steady).
-	Evictions     uint32 `protobuf:"varint,9,opt,name=evictions,proto3" json:"evictions,omitempty"`
+	Evictions uint32 `protobuf:"varint,9,opt,name=evictions,proto3" json:"evictions,omitempty"`
+	// What is measured there, by dimension of capacity; takes the place of what groups declare. Empty: nothing is.
+	DynamicLoad map[string]int64 `protobuf:"bytes,10,rep,name=dynamic_load,json=dynamicLoad,proto3" json:"dynamic_load,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Freeze      *Freeze          `protobuf:"bytes,11,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// Why this incarnation is to be reset (fail-fast); empty: it is not.
+	Reset_ string `protobuf:"bytes,12,opt,name=reset,proto3" json:"reset,omitempty"`
+	// Reading of clock_ms since which a load is above the warning level; 0: none is. And: it was warned.
+	LoadedSinceMs int64 `protobuf:"varint,13,opt,name=loaded_since_ms,json=loadedSinceMs,proto3" json:"loaded_since_ms,omitempty"`
+	LoadWarned    bool  `protobuf:"varint,14,opt,name=load_warned,json=loadWarned,proto3" json:"load_warned,omitempty"`
+	// NODE_STOP: what runs goes on without the cluster (live application detach).
+	Detach        bool `protobuf:"varint,15,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1710,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[10]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1723,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeStatus) GetPhase() NodePhase {
@@ -1379,6 +1789,48 @@ func (x *NodeStatus) GetEvictions() uint32 {
 	return 0
 }
 
+func (x *NodeStatus) GetDynamicLoad() map[string]int64 {
+	if x != nil {
+		return x.DynamicLoad
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetReset_() string {
+	if x != nil {
+		return x.Reset_
+	}
+	return ""
+}
+
+func (x *NodeStatus) GetLoadedSinceMs() int64 {
+	if x != nil {
+		return x.LoadedSinceMs
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetLoadWarned() bool {
+	if x != nil {
+		return x.LoadWarned
+	}
+	return false
+}
+
+func (x *NodeStatus) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
+}
+
 // Fence is what a takeover waits for.
 type Fence struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1394,7 +1846,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1858,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[11]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1871,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Fence) GetRaftId() uint64 {
@@ -1462,7 +1914,7 @@ type Silence struct {
 
 func (x *Silence) Reset() {
 	*x = Silence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1926,7 @@ func (x *Silence) String() string {
 func (*Silence) ProtoMessage() {}
 
 func (x *Silence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[12]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1939,7 @@ func (x *Silence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Silence.ProtoReflect.Descriptor instead.
 func (*Silence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Silence) GetRaftId() uint64 {
@@ -1516,6 +1968,86 @@ type GroupStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By node name; only nodes of the system list and nodes on which something of it is known to run.
 	Nodes map[string]*GroupOnNode `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the planner remembers of each instance: "" of a failover group, the node's name of a parallel one, the
+	// zone's number of a hybrid one.
+	Instances map[string]*Instance `protobuf:"bytes,14,rep,name=instances,proto3" json:"instances,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Freeze    *Freeze              `protobuf:"bytes,15,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	// An administrator, or a package's rule, has switched off that it starts and moves by itself. Empty: it does; else why not.
+	SwitchingOff string `protobuf:"bytes,16,opt,name=switching_off,json=switchingOff,proto3" json:"switching_off,omitempty"`
+	// Faults are ignored and nothing is done by itself, on this node (maintenance mode). Empty: no maintenance.
+	Maintenance   string `protobuf:"bytes,17,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupStatus) Reset() {
+	*x = GroupStatus{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupStatus) ProtoMessage() {}
+
+func (x *GroupStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
+func (*GroupStatus) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GroupStatus) GetNodes() map[string]*GroupOnNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GroupStatus) GetInstances() map[string]*Instance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *GroupStatus) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+func (x *GroupStatus) GetSwitchingOff() string {
+	if x != nil {
+		return x.SwitchingOff
+	}
+	return ""
+}
+
+func (x *GroupStatus) GetMaintenance() string {
+	if x != nil {
+		return x.Maintenance
+	}
+	return ""
+}
+
+// Instance is the planner's notebook about one instance of a group.
+type Instance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
 	// Nodes that this failover episode has tried. Cleared when it is online again.
 	Tried []string `protobuf:"bytes,2,rep,name=tried,proto3" json:"tried,omitempty"`
 	// The last node on which it was fully online.
@@ -1539,26 +2071,42 @@ type GroupStatus struct {
 	// No node could take it, and that was reported.
 	NoTarget bool `protobuf:"varint,12,opt,name=no_target,json=noTarget,proto3" json:"no_target,omitempty"`
 	// The operation that is being carried out on it, 0: none.
-	Operation     uint64 `protobuf:"varint,13,opt,name=operation,proto3" json:"operation,omitempty"`
+	Operation uint64 `protobuf:"varint,13,opt,name=operation,proto3" json:"operation,omitempty"`
+	// Attempts on the same node after a fault (OnlineRetryLimit), and clock_ms of the last one.
+	Retries   uint32 `protobuf:"varint,14,opt,name=retries,proto3" json:"retries,omitempty"`
+	RetriedMs int64  `protobuf:"varint,15,opt,name=retried_ms,json=retriedMs,proto3" json:"retried_ms,omitempty"`
+	// Reading of clock_ms when it was ordered to where it is.
+	PlacedMs int64 `protobuf:"varint,16,opt,name=placed_ms,json=placedMs,proto3" json:"placed_ms,omitempty"`
+	// It came there by itself after a fault, not by an administrator.
+	FailedOver bool `protobuf:"varint,17,opt,name=failed_over,json=failedOver,proto3" json:"failed_over,omitempty"`
+	// Number of the blocking trigger that it waits for, and what it is; 0: none.
+	Trigger uint64 `protobuf:"varint,18,opt,name=trigger,proto3" json:"trigger,omitempty"`
+	// What it is going offline for, so that it is started again: the child whose fault took it down, or a group that it makes room for. Empty: neither.
+	GivesWayTo string `protobuf:"bytes,19,opt,name=gives_way_to,json=givesWayTo,proto3" json:"gives_way_to,omitempty"`
+	// Reading of clock_ms when the last of its faults was cleared by itself, and how often that was done.
+	ClearedMs int64  `protobuf:"varint,20,opt,name=cleared_ms,json=clearedMs,proto3" json:"cleared_ms,omitempty"`
+	Clears    uint32 `protobuf:"varint,21,opt,name=clears,proto3" json:"clears,omitempty"`
+	// The site where it was last online.
+	Site          string `protobuf:"bytes,22,opt,name=site,proto3" json:"site,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GroupStatus) Reset() {
-	*x = GroupStatus{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+func (x *Instance) Reset() {
+	*x = Instance{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GroupStatus) String() string {
+func (x *Instance) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GroupStatus) ProtoMessage() {}
+func (*Instance) ProtoMessage() {}
 
-func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[13]
+func (x *Instance) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,100 +2117,156 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
-func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{13}
+// Deprecated: Use Instance.ProtoReflect.Descriptor instead.
+func (*Instance) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *GroupStatus) GetNodes() map[string]*GroupOnNode {
-	if x != nil {
-		return x.Nodes
-	}
-	return nil
-}
-
-func (x *GroupStatus) GetTried() []string {
+func (x *Instance) GetTried() []string {
 	if x != nil {
 		return x.Tried
 	}
 	return nil
 }
 
-func (x *GroupStatus) GetLastOnline() string {
+func (x *Instance) GetLastOnline() string {
 	if x != nil {
 		return x.LastOnline
 	}
 	return ""
 }
 
-func (x *GroupStatus) GetAutoStarted() bool {
+func (x *Instance) GetAutoStarted() bool {
 	if x != nil {
 		return x.AutoStarted
 	}
 	return false
 }
 
-func (x *GroupStatus) GetHeldOffline() bool {
+func (x *Instance) GetHeldOffline() bool {
 	if x != nil {
 		return x.HeldOffline
 	}
 	return false
 }
 
-func (x *GroupStatus) GetIntentOnline() bool {
+func (x *Instance) GetIntentOnline() bool {
 	if x != nil {
 		return x.IntentOnline
 	}
 	return false
 }
 
-func (x *GroupStatus) GetActive() string {
+func (x *Instance) GetActive() string {
 	if x != nil {
 		return x.Active
 	}
 	return ""
 }
 
-func (x *GroupStatus) GetOnline() bool {
+func (x *Instance) GetOnline() bool {
 	if x != nil {
 		return x.Online
 	}
 	return false
 }
 
-func (x *GroupStatus) GetWaiting() string {
+func (x *Instance) GetWaiting() string {
 	if x != nil {
 		return x.Waiting
 	}
 	return ""
 }
 
-func (x *GroupStatus) GetCause() string {
+func (x *Instance) GetCause() string {
 	if x != nil {
 		return x.Cause
 	}
 	return ""
 }
 
-func (x *GroupStatus) GetWaitsForNode() string {
+func (x *Instance) GetWaitsForNode() string {
 	if x != nil {
 		return x.WaitsForNode
 	}
 	return ""
 }
 
-func (x *GroupStatus) GetNoTarget() bool {
+func (x *Instance) GetNoTarget() bool {
 	if x != nil {
 		return x.NoTarget
 	}
 	return false
 }
 
-func (x *GroupStatus) GetOperation() uint64 {
+func (x *Instance) GetOperation() uint64 {
 	if x != nil {
 		return x.Operation
 	}
 	return 0
+}
+
+func (x *Instance) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *Instance) GetRetriedMs() int64 {
+	if x != nil {
+		return x.RetriedMs
+	}
+	return 0
+}
+
+func (x *Instance) GetPlacedMs() int64 {
+	if x != nil {
+		return x.PlacedMs
+	}
+	return 0
+}
+
+func (x *Instance) GetFailedOver() bool {
+	if x != nil {
+		return x.FailedOver
+	}
+	return false
+}
+
+func (x *Instance) GetTrigger() uint64 {
+	if x != nil {
+		return x.Trigger
+	}
+	return 0
+}
+
+func (x *Instance) GetGivesWayTo() string {
+	if x != nil {
+		return x.GivesWayTo
+	}
+	return ""
+}
+
+func (x *Instance) GetClearedMs() int64 {
+	if x != nil {
+		return x.ClearedMs
+	}
+	return 0
+}
+
+func (x *Instance) GetClears() uint32 {
+	if x != nil {
+		return x.Clears
+	}
+	return 0
+}
+
+func (x *Instance) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
 }
 
 // GroupOnNode is a group on one node.
@@ -1684,14 +2288,22 @@ type GroupOnNode struct {
 	// Resources that stay offline here until an administrator brings them online: taken offline alone, or faulted without faulting the group.
 	HeldResources []string `protobuf:"bytes,8,rep,name=held_resources,json=heldResources,proto3" json:"held_resources,omitempty"`
 	// An administrator made the agents forget what they were to do here: what is partly online stays so until the next order.
-	Flushed       bool `protobuf:"varint,9,opt,name=flushed,proto3" json:"flushed,omitempty"`
+	Flushed bool `protobuf:"varint,9,opt,name=flushed,proto3" json:"flushed,omitempty"`
+	// It may not run here until it is enabled: why. Empty: it may.
+	Disabled string `protobuf:"bytes,10,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// Nobody knows whether it runs here (AutoDisabled): why. Empty: it is known.
+	AutoDisabled string `protobuf:"bytes,11,opt,name=auto_disabled,json=autoDisabled,proto3" json:"auto_disabled,omitempty"`
+	// Reading of clock_ms when it was last found faulted here.
+	FaultedMs int64 `protobuf:"varint,12,opt,name=faulted_ms,json=faultedMs,proto3" json:"faulted_ms,omitempty"`
+	// It goes on here without the cluster (live application detach), since the node left.
+	Detached      bool `protobuf:"varint,13,opt,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupOnNode) Reset() {
 	*x = GroupOnNode{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +2315,7 @@ func (x *GroupOnNode) String() string {
 func (*GroupOnNode) ProtoMessage() {}
 
 func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[14]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +2328,7 @@ func (x *GroupOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNode.ProtoReflect.Descriptor instead.
 func (*GroupOnNode) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GroupOnNode) GetWant() v1.Want {
@@ -1782,6 +2394,34 @@ func (x *GroupOnNode) GetFlushed() bool {
 	return false
 }
 
+func (x *GroupOnNode) GetDisabled() string {
+	if x != nil {
+		return x.Disabled
+	}
+	return ""
+}
+
+func (x *GroupOnNode) GetAutoDisabled() string {
+	if x != nil {
+		return x.AutoDisabled
+	}
+	return ""
+}
+
+func (x *GroupOnNode) GetFaultedMs() int64 {
+	if x != nil {
+		return x.FaultedMs
+	}
+	return 0
+}
+
+func (x *GroupOnNode) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
+}
+
 // Command is one entry of the log. At most one change; refused commands change nothing.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1829,6 +2469,15 @@ type Command struct {
 	//	*Command_FenceStarted
 	//	*Command_FenceDone
 	//	*Command_ConfirmDown
+	//	*Command_TriggerDone
+	//	*Command_Notified
+	//	*Command_SetSignal
+	//	*Command_SetLoad
+	//	*Command_Enable
+	//	*Command_SetSwitching
+	//	*Command_ClearAdminWait
+	//	*Command_SetMaintenance
+	//	*Command_OperationDone
 	Change isCommand_Change `protobuf_oneof:"change"`
 	// Who asked for it, if a person did. Becomes an event if it is applied.
 	Audit         *Audit `protobuf:"bytes,49,opt,name=audit,proto3" json:"audit,omitempty"`
@@ -1838,7 +2487,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2499,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[15]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2512,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -2216,6 +2865,87 @@ func (x *Command) GetConfirmDown() *ConfirmDown {
 	return nil
 }
 
+func (x *Command) GetTriggerDone() *TriggerDone {
+	if x != nil {
+		if x, ok := x.Change.(*Command_TriggerDone); ok {
+			return x.TriggerDone
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNotified() *Notified {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Notified); ok {
+			return x.Notified
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetSignal() *SetSignal {
+	if x != nil {
+		if x, ok := x.Change.(*Command_SetSignal); ok {
+			return x.SetSignal
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetLoad() *SetLoad {
+	if x != nil {
+		if x, ok := x.Change.(*Command_SetLoad); ok {
+			return x.SetLoad
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEnable() *Enable {
+	if x != nil {
+		if x, ok := x.Change.(*Command_Enable); ok {
+			return x.Enable
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetSwitching() *SetSwitching {
+	if x != nil {
+		if x, ok := x.Change.(*Command_SetSwitching); ok {
+			return x.SetSwitching
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetClearAdminWait() *ClearAdminWait {
+	if x != nil {
+		if x, ok := x.Change.(*Command_ClearAdminWait); ok {
+			return x.ClearAdminWait
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetMaintenance() *SetMaintenance {
+	if x != nil {
+		if x, ok := x.Change.(*Command_SetMaintenance); ok {
+			return x.SetMaintenance
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetOperationDone() *OperationDone {
+	if x != nil {
+		if x, ok := x.Change.(*Command_OperationDone); ok {
+			return x.OperationDone
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetAudit() *Audit {
 	if x != nil {
 		return x.Audit
@@ -2367,6 +3097,42 @@ type Command_ConfirmDown struct {
 	ConfirmDown *ConfirmDown `protobuf:"bytes,52,opt,name=confirm_down,json=confirmDown,proto3,oneof"`
 }
 
+type Command_TriggerDone struct {
+	TriggerDone *TriggerDone `protobuf:"bytes,60,opt,name=trigger_done,json=triggerDone,proto3,oneof"`
+}
+
+type Command_Notified struct {
+	Notified *Notified `protobuf:"bytes,61,opt,name=notified,proto3,oneof"`
+}
+
+type Command_SetSignal struct {
+	SetSignal *SetSignal `protobuf:"bytes,62,opt,name=set_signal,json=setSignal,proto3,oneof"`
+}
+
+type Command_SetLoad struct {
+	SetLoad *SetLoad `protobuf:"bytes,63,opt,name=set_load,json=setLoad,proto3,oneof"`
+}
+
+type Command_Enable struct {
+	Enable *Enable `protobuf:"bytes,64,opt,name=enable,proto3,oneof"`
+}
+
+type Command_SetSwitching struct {
+	SetSwitching *SetSwitching `protobuf:"bytes,65,opt,name=set_switching,json=setSwitching,proto3,oneof"`
+}
+
+type Command_ClearAdminWait struct {
+	ClearAdminWait *ClearAdminWait `protobuf:"bytes,66,opt,name=clear_admin_wait,json=clearAdminWait,proto3,oneof"`
+}
+
+type Command_SetMaintenance struct {
+	SetMaintenance *SetMaintenance `protobuf:"bytes,67,opt,name=set_maintenance,json=setMaintenance,proto3,oneof"`
+}
+
+type Command_OperationDone struct {
+	OperationDone *OperationDone `protobuf:"bytes,68,opt,name=operation_done,json=operationDone,proto3,oneof"`
+}
+
 func (*Command_Configure) isCommand_Change() {}
 
 func (*Command_GuardStarted) isCommand_Change() {}
@@ -2437,6 +3203,24 @@ func (*Command_FenceDone) isCommand_Change() {}
 
 func (*Command_ConfirmDown) isCommand_Change() {}
 
+func (*Command_TriggerDone) isCommand_Change() {}
+
+func (*Command_Notified) isCommand_Change() {}
+
+func (*Command_SetSignal) isCommand_Change() {}
+
+func (*Command_SetLoad) isCommand_Change() {}
+
+func (*Command_Enable) isCommand_Change() {}
+
+func (*Command_SetSwitching) isCommand_Change() {}
+
+func (*Command_ClearAdminWait) isCommand_Change() {}
+
+func (*Command_SetMaintenance) isCommand_Change() {}
+
+func (*Command_OperationDone) isCommand_Change() {}
+
 // Steady forgets the evictions of a member that has been one for long enough.
 type Steady struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2448,7 +3232,7 @@ type Steady struct {
 
 func (x *Steady) Reset() {
 	*x = Steady{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +3244,7 @@ func (x *Steady) String() string {
 func (*Steady) ProtoMessage() {}
 
 func (x *Steady) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[16]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +3257,7 @@ func (x *Steady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Steady.ProtoReflect.Descriptor instead.
 func (*Steady) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Steady) GetNode() string {
@@ -2503,7 +3287,7 @@ type WantPoints struct {
 
 func (x *WantPoints) Reset() {
 	*x = WantPoints{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +3299,7 @@ func (x *WantPoints) String() string {
 func (*WantPoints) ProtoMessage() {}
 
 func (x *WantPoints) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[17]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +3312,7 @@ func (x *WantPoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantPoints.ProtoReflect.Descriptor instead.
 func (*WantPoints) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WantPoints) GetBaseRaftId() uint64 {
@@ -2558,7 +3342,7 @@ type SetPoints struct {
 
 func (x *SetPoints) Reset() {
 	*x = SetPoints{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +3354,7 @@ func (x *SetPoints) String() string {
 func (*SetPoints) ProtoMessage() {}
 
 func (x *SetPoints) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[18]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +3367,7 @@ func (x *SetPoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoints.ProtoReflect.Descriptor instead.
 func (*SetPoints) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetPoints) GetBaseEpoch() uint64 {
@@ -2611,7 +3395,7 @@ type Configure struct {
 
 func (x *Configure) Reset() {
 	*x = Configure{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +3407,7 @@ func (x *Configure) String() string {
 func (*Configure) ProtoMessage() {}
 
 func (x *Configure) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[19]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +3420,7 @@ func (x *Configure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configure.ProtoReflect.Descriptor instead.
 func (*Configure) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Configure) GetBaseRevision() uint64 {
@@ -2669,7 +3453,7 @@ type GuardStarted struct {
 
 func (x *GuardStarted) Reset() {
 	*x = GuardStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +3465,7 @@ func (x *GuardStarted) String() string {
 func (*GuardStarted) ProtoMessage() {}
 
 func (x *GuardStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[20]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +3478,7 @@ func (x *GuardStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardStarted.ProtoReflect.Descriptor instead.
 func (*GuardStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GuardStarted) GetNode() string {
@@ -2756,7 +3540,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2768,7 +3552,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[21]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2781,7 +3565,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Statement) GetVoter() string {
@@ -2868,7 +3652,7 @@ type Evict struct {
 
 func (x *Evict) Reset() {
 	*x = Evict{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +3664,7 @@ func (x *Evict) String() string {
 func (*Evict) ProtoMessage() {}
 
 func (x *Evict) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[22]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +3677,7 @@ func (x *Evict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evict.ProtoReflect.Descriptor instead.
 func (*Evict) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Evict) GetBaseEpoch() uint64 {
@@ -2938,7 +3722,7 @@ type Evictee struct {
 
 func (x *Evictee) Reset() {
 	*x = Evictee{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3734,7 @@ func (x *Evictee) String() string {
 func (*Evictee) ProtoMessage() {}
 
 func (x *Evictee) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[23]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3747,7 @@ func (x *Evictee) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evictee.ProtoReflect.Descriptor instead.
 func (*Evictee) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Evictee) GetNode() string {
@@ -2998,7 +3782,7 @@ type Stays struct {
 
 func (x *Stays) Reset() {
 	*x = Stays{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3794,7 @@ func (x *Stays) String() string {
 func (*Stays) ProtoMessage() {}
 
 func (x *Stays) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[24]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3807,7 @@ func (x *Stays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stays.ProtoReflect.Descriptor instead.
 func (*Stays) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{24}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Stays) GetNode() string {
@@ -3054,7 +3838,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3850,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[25]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3863,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{25}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Leave) GetBaseEpoch() uint64 {
@@ -3120,7 +3904,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3916,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[26]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3929,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{26}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Join) GetNode() string {
@@ -3195,7 +3979,7 @@ type Promote struct {
 
 func (x *Promote) Reset() {
 	*x = Promote{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3991,7 @@ func (x *Promote) String() string {
 func (*Promote) ProtoMessage() {}
 
 func (x *Promote) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[27]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +4004,7 @@ func (x *Promote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promote.ProtoReflect.Descriptor instead.
 func (*Promote) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{27}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Promote) GetBaseEpoch() uint64 {
@@ -3256,7 +4040,7 @@ type Proven struct {
 
 func (x *Proven) Reset() {
 	*x = Proven{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3268,7 +4052,7 @@ func (x *Proven) String() string {
 func (*Proven) ProtoMessage() {}
 
 func (x *Proven) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[28]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3281,7 +4065,7 @@ func (x *Proven) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proven.ProtoReflect.Descriptor instead.
 func (*Proven) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{28}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Proven) GetNode() string {
@@ -3317,7 +4101,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +4113,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[29]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +4126,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{29}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Report) GetNode() string {
@@ -3380,7 +4164,7 @@ type GroupReport struct {
 
 func (x *GroupReport) Reset() {
 	*x = GroupReport{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +4176,7 @@ func (x *GroupReport) String() string {
 func (*GroupReport) ProtoMessage() {}
 
 func (x *GroupReport) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[30]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3405,7 +4189,7 @@ func (x *GroupReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupReport.ProtoReflect.Descriptor instead.
 func (*GroupReport) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{30}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GroupReport) GetGroup() string {
@@ -3438,14 +4222,29 @@ type Plan struct {
 	Decisions        []*v1.Decision         `protobuf:"bytes,4,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	Operations       []*OperationChange     `protobuf:"bytes,5,rep,name=operations,proto3" json:"operations,omitempty"`
 	// Event.decision counts from 1 within decisions; apply numbers both.
-	Events        []*v1.Event `protobuf:"bytes,6,rep,name=events,proto3" json:"events,omitempty"`
+	Events []*v1.Event `protobuf:"bytes,6,rep,name=events,proto3" json:"events,omitempty"`
+	// The leader's reading of the cluster's clock.
+	ClockMs int64 `protobuf:"varint,7,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	// Runs to be added; apply numbers them. A GroupChange names its own by new_trigger.
+	Triggers []*TriggerRun `protobuf:"bytes,8,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	// Blocking runs whose outcome was taken note of, by number.
+	TriggersSeen []uint64       `protobuf:"varint,9,rep,packed,name=triggers_seen,json=triggersSeen,proto3" json:"triggers_seen,omitempty"`
+	Places       []*PlaceChange `protobuf:"bytes,10,rep,name=places,proto3" json:"places,omitempty"`
+	Flags        []*GroupFlags  `protobuf:"bytes,11,rep,name=flags,proto3" json:"flags,omitempty"`
+	// Nodes to be reset, with why (NodeStatus.reset).
+	Resets map[string]string `protobuf:"bytes,12,rep,name=resets,proto3" json:"resets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Faults to be cleared (AutoClearLimit, OnlineClearParent).
+	Clears []*Clear      `protobuf:"bytes,13,rep,name=clears,proto3" json:"clears,omitempty"`
+	Loads  []*LoadChange `protobuf:"bytes,14,rep,name=loads,proto3" json:"loads,omitempty"`
+	// Nodes whose temporary freeze has expired.
+	NodesUnfrozen []string `protobuf:"bytes,15,rep,name=nodes_unfrozen,json=nodesUnfrozen,proto3" json:"nodes_unfrozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +4256,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[31]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +4269,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{31}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Plan) GetBasePlanRevision() uint64 {
@@ -3515,6 +4314,130 @@ func (x *Plan) GetEvents() []*v1.Event {
 	return nil
 }
 
+func (x *Plan) GetClockMs() int64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+func (x *Plan) GetTriggers() []*TriggerRun {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+func (x *Plan) GetTriggersSeen() []uint64 {
+	if x != nil {
+		return x.TriggersSeen
+	}
+	return nil
+}
+
+func (x *Plan) GetPlaces() []*PlaceChange {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+func (x *Plan) GetFlags() []*GroupFlags {
+	if x != nil {
+		return x.Flags
+	}
+	return nil
+}
+
+func (x *Plan) GetResets() map[string]string {
+	if x != nil {
+		return x.Resets
+	}
+	return nil
+}
+
+func (x *Plan) GetClears() []*Clear {
+	if x != nil {
+		return x.Clears
+	}
+	return nil
+}
+
+func (x *Plan) GetLoads() []*LoadChange {
+	if x != nil {
+		return x.Loads
+	}
+	return nil
+}
+
+func (x *Plan) GetNodesUnfrozen() []string {
+	if x != nil {
+		return x.NodesUnfrozen
+	}
+	return nil
+}
+
+// LoadChange sets NodeStatus.loaded_since_ms and load_warned.
+type LoadChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	Warned        bool                   `protobuf:"varint,3,opt,name=warned,proto3" json:"warned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadChange) Reset() {
+	*x = LoadChange{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadChange) ProtoMessage() {}
+
+func (x *LoadChange) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadChange.ProtoReflect.Descriptor instead.
+func (*LoadChange) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *LoadChange) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LoadChange) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *LoadChange) GetWarned() bool {
+	if x != nil {
+		return x.Warned
+	}
+	return false
+}
+
 // Order sets what is wanted of a group on a node. Apply numbers it.
 type Order struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3531,7 +4454,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3543,7 +4466,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[32]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3556,7 +4479,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{32}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Order) GetGroup() string {
@@ -3594,33 +4517,27 @@ func (x *Order) GetHeldResources() []string {
 	return nil
 }
 
-// GroupChange replaces the planner's bookkeeping of a group. Its fields are
-// those of GroupStatus, all of them replaced; faulted says of which nodes
-// GroupOnNode.faulted is true afterwards, of all others it is false.
+// GroupChange replaces the planner's notebook about one instance of a group.
 type GroupChange struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Group       string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Tried       []string               `protobuf:"bytes,2,rep,name=tried,proto3" json:"tried,omitempty"`
-	LastOnline  string                 `protobuf:"bytes,3,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
-	AutoStarted bool                   `protobuf:"varint,4,opt,name=auto_started,json=autoStarted,proto3" json:"auto_started,omitempty"`
-	HeldOffline bool                   `protobuf:"varint,5,opt,name=held_offline,json=heldOffline,proto3" json:"held_offline,omitempty"`
-	// Nodes on which it is now faulted.
-	Faulted       []string `protobuf:"bytes,6,rep,name=faulted,proto3" json:"faulted,omitempty"`
-	IntentOnline  bool     `protobuf:"varint,7,opt,name=intent_online,json=intentOnline,proto3" json:"intent_online,omitempty"`
-	Active        string   `protobuf:"bytes,8,opt,name=active,proto3" json:"active,omitempty"`
-	Online        bool     `protobuf:"varint,9,opt,name=online,proto3" json:"online,omitempty"`
-	Waiting       string   `protobuf:"bytes,10,opt,name=waiting,proto3" json:"waiting,omitempty"`
-	Cause         string   `protobuf:"bytes,11,opt,name=cause,proto3" json:"cause,omitempty"`
-	WaitsForNode  string   `protobuf:"bytes,12,opt,name=waits_for_node,json=waitsForNode,proto3" json:"waits_for_node,omitempty"`
-	NoTarget      bool     `protobuf:"varint,13,opt,name=no_target,json=noTarget,proto3" json:"no_target,omitempty"`
-	Operation     uint64   `protobuf:"varint,14,opt,name=operation,proto3" json:"operation,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Key of GroupStatus.instances.
+	Instance string `protobuf:"bytes,15,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Unset: it is taken out.
+	Book *Instance `protobuf:"bytes,16,opt,name=book,proto3" json:"book,omitempty"`
+	// Of the nodes of this instance, those on which it is now faulted; of the others of them it is not.
+	Faulted []string `protobuf:"bytes,6,rep,name=faulted,proto3" json:"faulted,omitempty"`
+	// The nodes of this instance.
+	Nodes []string `protobuf:"bytes,17,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Not 0: book.trigger is the number that this run of the plan gets, from 1.
+	NewTrigger    uint32 `protobuf:"varint,18,opt,name=new_trigger,json=newTrigger,proto3" json:"new_trigger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupChange) Reset() {
 	*x = GroupChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3632,7 +4549,7 @@ func (x *GroupChange) String() string {
 func (*GroupChange) ProtoMessage() {}
 
 func (x *GroupChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[33]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +4562,7 @@ func (x *GroupChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupChange.ProtoReflect.Descriptor instead.
 func (*GroupChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{33}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GroupChange) GetGroup() string {
@@ -3655,32 +4572,18 @@ func (x *GroupChange) GetGroup() string {
 	return ""
 }
 
-func (x *GroupChange) GetTried() []string {
+func (x *GroupChange) GetInstance() string {
 	if x != nil {
-		return x.Tried
-	}
-	return nil
-}
-
-func (x *GroupChange) GetLastOnline() string {
-	if x != nil {
-		return x.LastOnline
+		return x.Instance
 	}
 	return ""
 }
 
-func (x *GroupChange) GetAutoStarted() bool {
+func (x *GroupChange) GetBook() *Instance {
 	if x != nil {
-		return x.AutoStarted
+		return x.Book
 	}
-	return false
-}
-
-func (x *GroupChange) GetHeldOffline() bool {
-	if x != nil {
-		return x.HeldOffline
-	}
-	return false
+	return nil
 }
 
 func (x *GroupChange) GetFaulted() []string {
@@ -3690,60 +4593,151 @@ func (x *GroupChange) GetFaulted() []string {
 	return nil
 }
 
-func (x *GroupChange) GetIntentOnline() bool {
+func (x *GroupChange) GetNodes() []string {
 	if x != nil {
-		return x.IntentOnline
+		return x.Nodes
 	}
-	return false
+	return nil
 }
 
-func (x *GroupChange) GetActive() string {
+func (x *GroupChange) GetNewTrigger() uint32 {
 	if x != nil {
-		return x.Active
-	}
-	return ""
-}
-
-func (x *GroupChange) GetOnline() bool {
-	if x != nil {
-		return x.Online
-	}
-	return false
-}
-
-func (x *GroupChange) GetWaiting() string {
-	if x != nil {
-		return x.Waiting
-	}
-	return ""
-}
-
-func (x *GroupChange) GetCause() string {
-	if x != nil {
-		return x.Cause
-	}
-	return ""
-}
-
-func (x *GroupChange) GetWaitsForNode() string {
-	if x != nil {
-		return x.WaitsForNode
-	}
-	return ""
-}
-
-func (x *GroupChange) GetNoTarget() bool {
-	if x != nil {
-		return x.NoTarget
-	}
-	return false
-}
-
-func (x *GroupChange) GetOperation() uint64 {
-	if x != nil {
-		return x.Operation
+		return x.NewTrigger
 	}
 	return 0
+}
+
+// PlaceChange sets what the planner says of a group on a node beyond orders.
+type PlaceChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// GroupOnNode.disabled and auto_disabled afterwards.
+	Disabled      string `protobuf:"bytes,3,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	AutoDisabled  string `protobuf:"bytes,4,opt,name=auto_disabled,json=autoDisabled,proto3" json:"auto_disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceChange) Reset() {
+	*x = PlaceChange{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceChange) ProtoMessage() {}
+
+func (x *PlaceChange) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceChange.ProtoReflect.Descriptor instead.
+func (*PlaceChange) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PlaceChange) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PlaceChange) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PlaceChange) GetDisabled() string {
+	if x != nil {
+		return x.Disabled
+	}
+	return ""
+}
+
+func (x *PlaceChange) GetAutoDisabled() string {
+	if x != nil {
+		return x.AutoDisabled
+	}
+	return ""
+}
+
+// GroupFlags are set of a whole group.
+type GroupFlags struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// GroupStatus.switching_off afterwards.
+	SwitchingOff string `protobuf:"bytes,2,opt,name=switching_off,json=switchingOff,proto3" json:"switching_off,omitempty"`
+	// The temporary freeze has expired.
+	Unfreeze      bool `protobuf:"varint,3,opt,name=unfreeze,proto3" json:"unfreeze,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupFlags) Reset() {
+	*x = GroupFlags{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupFlags) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupFlags) ProtoMessage() {}
+
+func (x *GroupFlags) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupFlags.ProtoReflect.Descriptor instead.
+func (*GroupFlags) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *GroupFlags) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupFlags) GetSwitchingOff() string {
+	if x != nil {
+		return x.SwitchingOff
+	}
+	return ""
+}
+
+func (x *GroupFlags) GetUnfreeze() bool {
+	if x != nil {
+		return x.Unfreeze
+	}
+	return false
 }
 
 // OperationChange moves an operation on.
@@ -3758,7 +4752,7 @@ type OperationChange struct {
 
 func (x *OperationChange) Reset() {
 	*x = OperationChange{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +4764,7 @@ func (x *OperationChange) String() string {
 func (*OperationChange) ProtoMessage() {}
 
 func (x *OperationChange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[34]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +4777,7 @@ func (x *OperationChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationChange.ProtoReflect.Descriptor instead.
 func (*OperationChange) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{34}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OperationChange) GetId() uint64 {
@@ -3817,7 +4811,7 @@ type Operate struct {
 
 func (x *Operate) Reset() {
 	*x = Operate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4823,7 @@ func (x *Operate) String() string {
 func (*Operate) ProtoMessage() {}
 
 func (x *Operate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[35]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4836,7 @@ func (x *Operate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operate.ProtoReflect.Descriptor instead.
 func (*Operate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{35}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Operate) GetOperation() *v1.Operation {
@@ -3854,17 +4848,21 @@ func (x *Operate) GetOperation() *v1.Operation {
 
 // SetFrozen freezes or unfreezes a group or a node.
 type SetFrozen struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Frozen        bool                   `protobuf:"varint,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Group  string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Frozen bool                   `protobuf:"varint,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// Set: a temporary freeze, that is no part of the configuration. With frozen unset both kinds end.
+	Temporary *Freeze `protobuf:"bytes,4,opt,name=temporary,proto3" json:"temporary,omitempty"`
+	// Of a node: its groups move away first (an operation NODE_EVACUATE begins).
+	Evacuate      bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetFrozen) Reset() {
 	*x = SetFrozen{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4874,7 @@ func (x *SetFrozen) String() string {
 func (*SetFrozen) ProtoMessage() {}
 
 func (x *SetFrozen) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[36]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4887,7 @@ func (x *SetFrozen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFrozen.ProtoReflect.Descriptor instead.
 func (*SetFrozen) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{36}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetFrozen) GetGroup() string {
@@ -3913,6 +4911,594 @@ func (x *SetFrozen) GetFrozen() bool {
 	return false
 }
 
+func (x *SetFrozen) GetTemporary() *Freeze {
+	if x != nil {
+		return x.Temporary
+	}
+	return nil
+}
+
+func (x *SetFrozen) GetEvacuate() bool {
+	if x != nil {
+		return x.Evacuate
+	}
+	return false
+}
+
+// TriggerDone is the end of a trigger program.
+type TriggerDone struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Node   string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId uint64                 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	// -1: it could not be run, or was killed; message says why.
+	ExitStatus    int32  `protobuf:"varint,4,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TriggerDone) Reset() {
+	*x = TriggerDone{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TriggerDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TriggerDone) ProtoMessage() {}
+
+func (x *TriggerDone) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TriggerDone.ProtoReflect.Descriptor instead.
+func (*TriggerDone) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *TriggerDone) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *TriggerDone) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *TriggerDone) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *TriggerDone) GetExitStatus() int32 {
+	if x != nil {
+		return x.ExitStatus
+	}
+	return 0
+}
+
+func (x *TriggerDone) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Notified says that a notifier has delivered all events up to this one, or has given them up.
+type Notified struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Notifier      string                 `protobuf:"bytes,1,opt,name=notifier,proto3" json:"notifier,omitempty"`
+	Event         uint64                 `protobuf:"varint,2,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notified) Reset() {
+	*x = Notified{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notified) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notified) ProtoMessage() {}
+
+func (x *Notified) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notified.ProtoReflect.Descriptor instead.
+func (*Notified) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Notified) GetNotifier() string {
+	if x != nil {
+		return x.Notifier
+	}
+	return ""
+}
+
+func (x *Notified) GetEvent() uint64 {
+	if x != nil {
+		return x.Event
+	}
+	return 0
+}
+
+// SetSignal sets a signal on a node.
+type SetSignal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Unset: it is taken out.
+	Value         *SignalValue `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSignal) Reset() {
+	*x = SetSignal{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSignal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSignal) ProtoMessage() {}
+
+func (x *SetSignal) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSignal.ProtoReflect.Descriptor instead.
+func (*SetSignal) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SetSignal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetSignal) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetSignal) GetValue() *SignalValue {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// SetLoad sets NodeStatus.dynamic_load.
+type SetLoad struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Load          map[string]int64       `protobuf:"bytes,2,rep,name=load,proto3" json:"load,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLoad) Reset() {
+	*x = SetLoad{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLoad) ProtoMessage() {}
+
+func (x *SetLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLoad.ProtoReflect.Descriptor instead.
+func (*SetLoad) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SetLoad) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetLoad) GetLoad() map[string]int64 {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+// Enable lets a group run on a node again, or forbids it.
+type Enable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: all of the system list.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Why it is disabled; empty: it is enabled.
+	Disabled string `protobuf:"bytes,3,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// An administrator's word that it does not run there: ends AutoDisabled.
+	AutoEnable    bool `protobuf:"varint,4,opt,name=auto_enable,json=autoEnable,proto3" json:"auto_enable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Enable) Reset() {
+	*x = Enable{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Enable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Enable) ProtoMessage() {}
+
+func (x *Enable) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Enable.ProtoReflect.Descriptor instead.
+func (*Enable) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Enable) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Enable) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Enable) GetDisabled() string {
+	if x != nil {
+		return x.Disabled
+	}
+	return ""
+}
+
+func (x *Enable) GetAutoEnable() bool {
+	if x != nil {
+		return x.AutoEnable
+	}
+	return false
+}
+
+// SetSwitching switches on or off that a group starts and moves by itself.
+type SetSwitching struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: on.
+	Off           string `protobuf:"bytes,2,opt,name=off,proto3" json:"off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSwitching) Reset() {
+	*x = SetSwitching{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSwitching) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSwitching) ProtoMessage() {}
+
+func (x *SetSwitching) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSwitching.ProtoReflect.Descriptor instead.
+func (*SetSwitching) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *SetSwitching) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetSwitching) GetOff() string {
+	if x != nil {
+		return x.Off
+	}
+	return ""
+}
+
+// ClearAdminWait ends the wait for an administrator.
+type ClearAdminWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: all.
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Node     string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// Taken for faulted (reasons online …, unexpected offline, monitor hung) or unable to offline (offline …), instead of being monitored again.
+	Fault         bool `protobuf:"varint,4,opt,name=fault,proto3" json:"fault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearAdminWait) Reset() {
+	*x = ClearAdminWait{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearAdminWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearAdminWait) ProtoMessage() {}
+
+func (x *ClearAdminWait) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearAdminWait.ProtoReflect.Descriptor instead.
+func (*ClearAdminWait) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ClearAdminWait) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ClearAdminWait) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ClearAdminWait) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClearAdminWait) GetFault() bool {
+	if x != nil {
+		return x.Fault
+	}
+	return false
+}
+
+// SetMaintenance begins or ends maintenance of a group.
+type SetMaintenance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: it ends.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetMaintenance) Reset() {
+	*x = SetMaintenance{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetMaintenance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetMaintenance) ProtoMessage() {}
+
+func (x *SetMaintenance) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetMaintenance.ProtoReflect.Descriptor instead.
+func (*SetMaintenance) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *SetMaintenance) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetMaintenance) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// OperationDone is the end of an operation that a node carried out by itself (RESOURCE_ACTION).
+type OperationDone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	RaftId        uint64                 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Failed        bool                   `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Message       string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationDone) Reset() {
+	*x = OperationDone{}
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationDone) ProtoMessage() {}
+
+func (x *OperationDone) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationDone.ProtoReflect.Descriptor instead.
+func (*OperationDone) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *OperationDone) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *OperationDone) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *OperationDone) GetRaftId() uint64 {
+	if x != nil {
+		return x.RaftId
+	}
+	return 0
+}
+
+func (x *OperationDone) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
+func (x *OperationDone) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // Clear takes the fault off a group's resources.
 type Clear struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3927,7 +5513,7 @@ type Clear struct {
 
 func (x *Clear) Reset() {
 	*x = Clear{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +5525,7 @@ func (x *Clear) String() string {
 func (*Clear) ProtoMessage() {}
 
 func (x *Clear) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[37]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +5538,7 @@ func (x *Clear) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clear.ProtoReflect.Descriptor instead.
 func (*Clear) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{37}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Clear) GetGroup() string {
@@ -3988,7 +5574,7 @@ type Flush struct {
 
 func (x *Flush) Reset() {
 	*x = Flush{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +5586,7 @@ func (x *Flush) String() string {
 func (*Flush) ProtoMessage() {}
 
 func (x *Flush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[38]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +5599,7 @@ func (x *Flush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flush.ProtoReflect.Descriptor instead.
 func (*Flush) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{38}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Flush) GetGroup() string {
@@ -4042,7 +5628,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4054,7 +5640,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[39]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4067,7 +5653,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{39}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Probe) GetGroup() string {
@@ -4103,7 +5689,7 @@ type AnnounceSilence struct {
 
 func (x *AnnounceSilence) Reset() {
 	*x = AnnounceSilence{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +5701,7 @@ func (x *AnnounceSilence) String() string {
 func (*AnnounceSilence) ProtoMessage() {}
 
 func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[40]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +5714,7 @@ func (x *AnnounceSilence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceSilence.ProtoReflect.Descriptor instead.
 func (*AnnounceSilence) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{40}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AnnounceSilence) GetNode() string {
@@ -4163,7 +5749,7 @@ type SilenceOver struct {
 
 func (x *SilenceOver) Reset() {
 	*x = SilenceOver{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4175,7 +5761,7 @@ func (x *SilenceOver) String() string {
 func (*SilenceOver) ProtoMessage() {}
 
 func (x *SilenceOver) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[41]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4188,7 +5774,7 @@ func (x *SilenceOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceOver.ProtoReflect.Descriptor instead.
 func (*SilenceOver) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{41}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SilenceOver) GetNode() string {
@@ -4215,7 +5801,7 @@ type TimersSettled struct {
 
 func (x *TimersSettled) Reset() {
 	*x = TimersSettled{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4227,7 +5813,7 @@ func (x *TimersSettled) String() string {
 func (*TimersSettled) ProtoMessage() {}
 
 func (x *TimersSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[42]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4240,7 +5826,7 @@ func (x *TimersSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimersSettled.ProtoReflect.Descriptor instead.
 func (*TimersSettled) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{42}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *TimersSettled) GetConfigRevision() uint64 {
@@ -4263,7 +5849,7 @@ type ClusterStarted struct {
 
 func (x *ClusterStarted) Reset() {
 	*x = ClusterStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +5861,7 @@ func (x *ClusterStarted) String() string {
 func (*ClusterStarted) ProtoMessage() {}
 
 func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[43]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +5874,7 @@ func (x *ClusterStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStarted.ProtoReflect.Descriptor instead.
 func (*ClusterStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{43}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ClusterStarted) GetNode() string {
@@ -4322,7 +5908,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +5920,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[44]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +5933,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{44}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Note) GetEvents() []*v1.Event {
@@ -4374,7 +5960,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4386,7 +5972,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[45]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4399,7 +5985,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{45}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Audit) GetWho() string {
@@ -4440,7 +6026,7 @@ type Invite struct {
 
 func (x *Invite) Reset() {
 	*x = Invite{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4452,7 +6038,7 @@ func (x *Invite) String() string {
 func (*Invite) ProtoMessage() {}
 
 func (x *Invite) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[46]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4465,7 +6051,7 @@ func (x *Invite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invite.ProtoReflect.Descriptor instead.
 func (*Invite) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{46}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Invite) GetInvitation() *Invitation {
@@ -4487,7 +6073,7 @@ type Enroll struct {
 
 func (x *Enroll) Reset() {
 	*x = Enroll{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4499,7 +6085,7 @@ func (x *Enroll) String() string {
 func (*Enroll) ProtoMessage() {}
 
 func (x *Enroll) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[47]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4512,7 +6098,7 @@ func (x *Enroll) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enroll.ProtoReflect.Descriptor instead.
 func (*Enroll) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{47}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Enroll) GetId() string {
@@ -4539,7 +6125,7 @@ type Withdraw struct {
 
 func (x *Withdraw) Reset() {
 	*x = Withdraw{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +6137,7 @@ func (x *Withdraw) String() string {
 func (*Withdraw) ProtoMessage() {}
 
 func (x *Withdraw) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[48]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +6150,7 @@ func (x *Withdraw) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Withdraw.ProtoReflect.Descriptor instead.
 func (*Withdraw) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{48}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Withdraw) GetId() string {
@@ -4587,7 +6173,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4599,7 +6185,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[49]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4612,7 +6198,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{49}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RemoveNode) GetNode() string {
@@ -4639,7 +6225,7 @@ type SetUser struct {
 
 func (x *SetUser) Reset() {
 	*x = SetUser{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +6237,7 @@ func (x *SetUser) String() string {
 func (*SetUser) ProtoMessage() {}
 
 func (x *SetUser) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[50]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4664,7 +6250,7 @@ func (x *SetUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUser.ProtoReflect.Descriptor instead.
 func (*SetUser) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{50}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SetUser) GetUser() *v1.User {
@@ -4684,7 +6270,7 @@ type DeleteUser struct {
 
 func (x *DeleteUser) Reset() {
 	*x = DeleteUser{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4696,7 +6282,7 @@ func (x *DeleteUser) String() string {
 func (*DeleteUser) ProtoMessage() {}
 
 func (x *DeleteUser) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[51]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4709,7 +6295,7 @@ func (x *DeleteUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUser.ProtoReflect.Descriptor instead.
 func (*DeleteUser) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{51}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DeleteUser) GetName() string {
@@ -4730,7 +6316,7 @@ type Stand struct {
 
 func (x *Stand) Reset() {
 	*x = Stand{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4742,7 +6328,7 @@ func (x *Stand) String() string {
 func (*Stand) ProtoMessage() {}
 
 func (x *Stand) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[52]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4755,7 +6341,7 @@ func (x *Stand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stand.ProtoReflect.Descriptor instead.
 func (*Stand) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{52}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Stand) GetNode() string {
@@ -4786,7 +6372,7 @@ type Rotate struct {
 
 func (x *Rotate) Reset() {
 	*x = Rotate{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4798,7 +6384,7 @@ func (x *Rotate) String() string {
 func (*Rotate) ProtoMessage() {}
 
 func (x *Rotate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[53]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4811,7 +6397,7 @@ func (x *Rotate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotate.ProtoReflect.Descriptor instead.
 func (*Rotate) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{53}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Rotate) GetWhat() Rotate_What {
@@ -4845,7 +6431,7 @@ type Destroy struct {
 
 func (x *Destroy) Reset() {
 	*x = Destroy{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4857,7 +6443,7 @@ func (x *Destroy) String() string {
 func (*Destroy) ProtoMessage() {}
 
 func (x *Destroy) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[54]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4870,7 +6456,7 @@ func (x *Destroy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destroy.ProtoReflect.Descriptor instead.
 func (*Destroy) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{54}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Destroy) GetName() string {
@@ -4894,7 +6480,7 @@ type FenceStarted struct {
 
 func (x *FenceStarted) Reset() {
 	*x = FenceStarted{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4906,7 +6492,7 @@ func (x *FenceStarted) String() string {
 func (*FenceStarted) ProtoMessage() {}
 
 func (x *FenceStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[55]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4919,7 +6505,7 @@ func (x *FenceStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceStarted.ProtoReflect.Descriptor instead.
 func (*FenceStarted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{55}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *FenceStarted) GetNode() string {
@@ -4964,7 +6550,7 @@ type FenceDone struct {
 
 func (x *FenceDone) Reset() {
 	*x = FenceDone{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4976,7 +6562,7 @@ func (x *FenceDone) String() string {
 func (*FenceDone) ProtoMessage() {}
 
 func (x *FenceDone) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[56]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4989,7 +6575,7 @@ func (x *FenceDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceDone.ProtoReflect.Descriptor instead.
 func (*FenceDone) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{56}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *FenceDone) GetNumber() uint64 {
@@ -5033,7 +6619,7 @@ type ConfirmDown struct {
 
 func (x *ConfirmDown) Reset() {
 	*x = ConfirmDown{}
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[57]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +6631,7 @@ func (x *ConfirmDown) String() string {
 func (*ConfirmDown) ProtoMessage() {}
 
 func (x *ConfirmDown) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[57]
+	mi := &file_internal_cluster_state_statepb_state_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +6644,7 @@ func (x *ConfirmDown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmDown.ProtoReflect.Descriptor instead.
 func (*ConfirmDown) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{57}
+	return file_internal_cluster_state_statepb_state_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ConfirmDown) GetNode() string {
@@ -5086,7 +6672,7 @@ var File_internal_cluster_state_statepb_state_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\x81\x16\n" +
+	"*internal/cluster/state/statepb/state.proto\x12\x11holdfast.state.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1dapi/holdfast/v1/objects.proto\"\x93\x19\n" +
 	"\x05State\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.holdfast.v1.ClusterR\acluster\x129\n" +
@@ -5131,7 +6717,12 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\tstandings\x180 \x03(\v2'.holdfast.state.v1.State.StandingsEntryR\tstandings\x12\x1c\n" +
 	"\tdestroyed\x181 \x01(\bR\tdestroyed\x12F\n" +
 	"\x10fence_operations\x182 \x03(\v2\x1b.holdfast.v1.FenceOperationR\x0ffenceOperations\x120\n" +
-	"\x14next_fence_operation\x183 \x01(\x04R\x12nextFenceOperation\x1aK\n" +
+	"\x14next_fence_operation\x183 \x01(\x04R\x12nextFenceOperation\x12\x19\n" +
+	"\bclock_ms\x18< \x01(\x03R\aclockMs\x129\n" +
+	"\btriggers\x18= \x03(\v2\x1d.holdfast.state.v1.TriggerRunR\btriggers\x12!\n" +
+	"\fnext_trigger\x18> \x01(\x04R\vnextTrigger\x12B\n" +
+	"\bnotified\x18? \x03(\v2&.holdfast.state.v1.State.NotifiedEntryR\bnotified\x12?\n" +
+	"\asignals\x18@ \x03(\v2%.holdfast.state.v1.State.SignalsEntryR\asignals\x1aK\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
@@ -5167,7 +6758,53 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x11.holdfast.v1.UserR\x05value:\x028\x01\x1aY\n" +
 	"\x0eStandingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
-	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.StandingR\x05value:\x028\x01\"\xa3\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.StandingR\x05value:\x028\x01\x1a;\n" +
+	"\rNotifiedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aU\n" +
+	"\fSignalsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.holdfast.state.v1.SignalR\x05value:\x028\x01\"\x9e\x01\n" +
+	"\x06Signal\x12:\n" +
+	"\x05nodes\x18\x01 \x03(\v2$.holdfast.state.v1.Signal.NodesEntryR\x05nodes\x1aX\n" +
+	"\n" +
+	"NodesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.SignalValueR\x05value:\x028\x01\"\xbf\x01\n" +
+	"\vSignalValue\x12.\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x18.holdfast.v1.SignalStateR\x05state\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x15\n" +
+	"\x06set_ms\x18\x04 \x01(\x03R\x05setMs\x12;\n" +
+	"\ftime_to_live\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"timeToLive\"\xee\x03\n" +
+	"\n" +
+	"TriggerRun\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
+	"\atrigger\x18\x02 \x01(\tR\atrigger\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x04 \x01(\x04R\x06raftId\x12\x14\n" +
+	"\x05group\x18\x05 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x06 \x01(\tR\bresource\x12>\n" +
+	"\x05facts\x18\a \x03(\v2(.holdfast.state.v1.TriggerRun.FactsEntryR\x05facts\x12\x18\n" +
+	"\aprogram\x18\b \x01(\tR\aprogram\x123\n" +
+	"\atimeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1a\n" +
+	"\bblocking\x18\n" +
+	" \x01(\bR\bblocking\x12\x19\n" +
+	"\bclock_ms\x18\v \x01(\x03R\aclockMs\x12\x14\n" +
+	"\x05ended\x18\f \x01(\bR\x05ended\x12\x1f\n" +
+	"\vexit_status\x18\r \x01(\x05R\n" +
+	"exitStatus\x12\x18\n" +
+	"\amessage\x18\x0e \x01(\tR\amessage\x1a8\n" +
+	"\n" +
+	"FactsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"q\n" +
+	"\x06Freeze\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x19\n" +
+	"\bsince_ms\x18\x03 \x01(\x03R\asinceMs\x12$\n" +
+	"\x0euntil_clock_ms\x18\x04 \x01(\x03R\funtilClockMs\"\xa3\x01\n" +
 	"\aWitness\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x126\n" +
 	"\x06points\x18\x02 \x03(\v2\x1e.holdfast.v1.CoordinationPointR\x06points\x12\x14\n" +
@@ -5221,7 +6858,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x125\n" +
 	"\bwatchdog\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bwatchdog\x12\x14\n" +
-	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"\xce\x02\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"\x8b\x05\n" +
 	"\n" +
 	"NodeStatus\x122\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1c.holdfast.state.v1.NodePhaseR\x05phase\x12\x14\n" +
@@ -5234,7 +6871,18 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"cold_guard\x18\a \x01(\x04R\tcoldGuard\x12\x16\n" +
 	"\x06number\x18\b \x01(\rR\x06number\x12\x1c\n" +
-	"\tevictions\x18\t \x01(\rR\tevictions\"\x97\x01\n" +
+	"\tevictions\x18\t \x01(\rR\tevictions\x12Q\n" +
+	"\fdynamic_load\x18\n" +
+	" \x03(\v2..holdfast.state.v1.NodeStatus.DynamicLoadEntryR\vdynamicLoad\x121\n" +
+	"\x06freeze\x18\v \x01(\v2\x19.holdfast.state.v1.FreezeR\x06freeze\x12\x14\n" +
+	"\x05reset\x18\f \x01(\tR\x05reset\x12&\n" +
+	"\x0floaded_since_ms\x18\r \x01(\x03R\rloadedSinceMs\x12\x1f\n" +
+	"\vload_warned\x18\x0e \x01(\bR\n" +
+	"loadWarned\x12\x16\n" +
+	"\x06detach\x18\x0f \x01(\bR\x06detach\x1a>\n" +
+	"\x10DynamicLoadEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x97\x01\n" +
 	"\x05Fence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -5243,9 +6891,21 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\aSilence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x121\n" +
 	"\x06length\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\x04R\x06number\"\x8b\x04\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"\xd0\x03\n" +
 	"\vGroupStatus\x12?\n" +
-	"\x05nodes\x18\x01 \x03(\v2).holdfast.state.v1.GroupStatus.NodesEntryR\x05nodes\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\v2).holdfast.state.v1.GroupStatus.NodesEntryR\x05nodes\x12K\n" +
+	"\tinstances\x18\x0e \x03(\v2-.holdfast.state.v1.GroupStatus.InstancesEntryR\tinstances\x121\n" +
+	"\x06freeze\x18\x0f \x01(\v2\x19.holdfast.state.v1.FreezeR\x06freeze\x12#\n" +
+	"\rswitching_off\x18\x10 \x01(\tR\fswitchingOff\x12 \n" +
+	"\vmaintenance\x18\x11 \x01(\tR\vmaintenance\x1aX\n" +
+	"\n" +
+	"NodesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\x1aY\n" +
+	"\x0eInstancesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xeb\x04\n" +
+	"\bInstance\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\tR\n" +
 	"lastOnline\x12!\n" +
@@ -5259,11 +6919,20 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	" \x01(\tR\x05cause\x12$\n" +
 	"\x0ewaits_for_node\x18\v \x01(\tR\fwaitsForNode\x12\x1b\n" +
 	"\tno_target\x18\f \x01(\bR\bnoTarget\x12\x1c\n" +
-	"\toperation\x18\r \x01(\x04R\toperation\x1aX\n" +
+	"\toperation\x18\r \x01(\x04R\toperation\x12\x18\n" +
+	"\aretries\x18\x0e \x01(\rR\aretries\x12\x1d\n" +
 	"\n" +
-	"NodesEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
-	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\"\xbf\x04\n" +
+	"retried_ms\x18\x0f \x01(\x03R\tretriedMs\x12\x1b\n" +
+	"\tplaced_ms\x18\x10 \x01(\x03R\bplacedMs\x12\x1f\n" +
+	"\vfailed_over\x18\x11 \x01(\bR\n" +
+	"failedOver\x12\x18\n" +
+	"\atrigger\x18\x12 \x01(\x04R\atrigger\x12 \n" +
+	"\fgives_way_to\x18\x13 \x01(\tR\n" +
+	"givesWayTo\x12\x1d\n" +
+	"\n" +
+	"cleared_ms\x18\x14 \x01(\x03R\tclearedMs\x12\x16\n" +
+	"\x06clears\x18\x15 \x01(\rR\x06clears\x12\x12\n" +
+	"\x04site\x18\x16 \x01(\tR\x04site\"\xbb\x05\n" +
 	"\vGroupOnNode\x12%\n" +
 	"\x04want\x18\x01 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x16\n" +
 	"\x06intent\x18\x02 \x01(\x04R\x06intent\x12'\n" +
@@ -5273,13 +6942,19 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x0eresource_wants\x18\x06 \x03(\v21.holdfast.state.v1.GroupOnNode.ResourceWantsEntryR\rresourceWants\x12\x16\n" +
 	"\x06probed\x18\a \x01(\bR\x06probed\x12%\n" +
 	"\x0eheld_resources\x18\b \x03(\tR\rheldResources\x12\x18\n" +
-	"\aflushed\x18\t \x01(\bR\aflushed\x1aY\n" +
+	"\aflushed\x18\t \x01(\bR\aflushed\x12\x1a\n" +
+	"\bdisabled\x18\n" +
+	" \x01(\tR\bdisabled\x12#\n" +
+	"\rauto_disabled\x18\v \x01(\tR\fautoDisabled\x12\x1d\n" +
+	"\n" +
+	"faulted_ms\x18\f \x01(\x03R\tfaultedMs\x12\x1a\n" +
+	"\bdetached\x18\r \x01(\bR\bdetached\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xb4\x11\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\x91\x16\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1a\n" +
@@ -5326,7 +7001,17 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\rfence_started\x182 \x01(\v2\x1f.holdfast.state.v1.FenceStartedH\x00R\ffenceStarted\x12=\n" +
 	"\n" +
 	"fence_done\x183 \x01(\v2\x1c.holdfast.state.v1.FenceDoneH\x00R\tfenceDone\x12C\n" +
-	"\fconfirm_down\x184 \x01(\v2\x1e.holdfast.state.v1.ConfirmDownH\x00R\vconfirmDown\x12.\n" +
+	"\fconfirm_down\x184 \x01(\v2\x1e.holdfast.state.v1.ConfirmDownH\x00R\vconfirmDown\x12C\n" +
+	"\ftrigger_done\x18< \x01(\v2\x1e.holdfast.state.v1.TriggerDoneH\x00R\vtriggerDone\x129\n" +
+	"\bnotified\x18= \x01(\v2\x1b.holdfast.state.v1.NotifiedH\x00R\bnotified\x12=\n" +
+	"\n" +
+	"set_signal\x18> \x01(\v2\x1c.holdfast.state.v1.SetSignalH\x00R\tsetSignal\x127\n" +
+	"\bset_load\x18? \x01(\v2\x1a.holdfast.state.v1.SetLoadH\x00R\asetLoad\x123\n" +
+	"\x06enable\x18@ \x01(\v2\x19.holdfast.state.v1.EnableH\x00R\x06enable\x12F\n" +
+	"\rset_switching\x18A \x01(\v2\x1f.holdfast.state.v1.SetSwitchingH\x00R\fsetSwitching\x12M\n" +
+	"\x10clear_admin_wait\x18B \x01(\v2!.holdfast.state.v1.ClearAdminWaitH\x00R\x0eclearAdminWait\x12L\n" +
+	"\x0fset_maintenance\x18C \x01(\v2!.holdfast.state.v1.SetMaintenanceH\x00R\x0esetMaintenance\x12I\n" +
+	"\x0eoperation_done\x18D \x01(\v2 .holdfast.state.v1.OperationDoneH\x00R\roperationDone\x12.\n" +
 	"\x05audit\x181 \x01(\v2\x18.holdfast.state.v1.AuditR\x05auditB\b\n" +
 	"\x06change\"5\n" +
 	"\x06Steady\x12\x12\n" +
@@ -5408,7 +7093,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\tresources\x18\x03 \x03(\v2-.holdfast.state.v1.GroupReport.ResourcesEntryR\tresources\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
-	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\"\xd0\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\"\xbe\x06\n" +
 	"\x04Plan\x12,\n" +
 	"\x12base_plan_revision\x18\x01 \x01(\x04R\x10basePlanRevision\x120\n" +
 	"\x06orders\x18\x02 \x03(\v2\x18.holdfast.state.v1.OrderR\x06orders\x12C\n" +
@@ -5417,7 +7102,25 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\x05 \x03(\v2\".holdfast.state.v1.OperationChangeR\n" +
 	"operations\x12*\n" +
-	"\x06events\x18\x06 \x03(\v2\x12.holdfast.v1.EventR\x06events\"\xa8\x02\n" +
+	"\x06events\x18\x06 \x03(\v2\x12.holdfast.v1.EventR\x06events\x12\x19\n" +
+	"\bclock_ms\x18\a \x01(\x03R\aclockMs\x129\n" +
+	"\btriggers\x18\b \x03(\v2\x1d.holdfast.state.v1.TriggerRunR\btriggers\x12#\n" +
+	"\rtriggers_seen\x18\t \x03(\x04R\ftriggersSeen\x126\n" +
+	"\x06places\x18\n" +
+	" \x03(\v2\x1e.holdfast.state.v1.PlaceChangeR\x06places\x123\n" +
+	"\x05flags\x18\v \x03(\v2\x1d.holdfast.state.v1.GroupFlagsR\x05flags\x12;\n" +
+	"\x06resets\x18\f \x03(\v2#.holdfast.state.v1.Plan.ResetsEntryR\x06resets\x120\n" +
+	"\x06clears\x18\r \x03(\v2\x18.holdfast.state.v1.ClearR\x06clears\x123\n" +
+	"\x05loads\x18\x0e \x03(\v2\x1d.holdfast.state.v1.LoadChangeR\x05loads\x12%\n" +
+	"\x0enodes_unfrozen\x18\x0f \x03(\tR\rnodesUnfrozen\x1a9\n" +
+	"\vResetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
+	"\n" +
+	"LoadChange\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x19\n" +
+	"\bsince_ms\x18\x02 \x01(\x03R\asinceMs\x12\x16\n" +
+	"\x06warned\x18\x03 \x01(\bR\x06warned\"\xa8\x02\n" +
 	"\x05Order\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12%\n" +
@@ -5426,34 +7129,80 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x0eheld_resources\x18\x05 \x03(\tR\rheldResources\x1aS\n" +
 	"\x12ResourceWantsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12'\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xa0\x03\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x11.holdfast.v1.WantR\x05value:\x028\x01\"\xcd\x01\n" +
 	"\vGroupChange\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
-	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
-	"\vlast_online\x18\x03 \x01(\tR\n" +
-	"lastOnline\x12!\n" +
-	"\fauto_started\x18\x04 \x01(\bR\vautoStarted\x12!\n" +
-	"\fheld_offline\x18\x05 \x01(\bR\vheldOffline\x12\x18\n" +
-	"\afaulted\x18\x06 \x03(\tR\afaulted\x12#\n" +
-	"\rintent_online\x18\a \x01(\bR\fintentOnline\x12\x16\n" +
-	"\x06active\x18\b \x01(\tR\x06active\x12\x16\n" +
-	"\x06online\x18\t \x01(\bR\x06online\x12\x18\n" +
-	"\awaiting\x18\n" +
-	" \x01(\tR\awaiting\x12\x14\n" +
-	"\x05cause\x18\v \x01(\tR\x05cause\x12$\n" +
-	"\x0ewaits_for_node\x18\f \x01(\tR\fwaitsForNode\x12\x1b\n" +
-	"\tno_target\x18\r \x01(\bR\bnoTarget\x12\x1c\n" +
-	"\toperation\x18\x0e \x01(\x04R\toperation\"n\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\binstance\x18\x0f \x01(\tR\binstance\x12/\n" +
+	"\x04book\x18\x10 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x04book\x12\x18\n" +
+	"\afaulted\x18\x06 \x03(\tR\afaulted\x12\x14\n" +
+	"\x05nodes\x18\x11 \x03(\tR\x05nodes\x12\x1f\n" +
+	"\vnew_trigger\x18\x12 \x01(\rR\n" +
+	"newTriggerJ\x04\b\x02\x10\x06J\x04\b\a\x10\x0f\"x\n" +
+	"\vPlaceChange\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
+	"\bdisabled\x18\x03 \x01(\tR\bdisabled\x12#\n" +
+	"\rauto_disabled\x18\x04 \x01(\tR\fautoDisabled\"c\n" +
+	"\n" +
+	"GroupFlags\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12#\n" +
+	"\rswitching_off\x18\x02 \x01(\tR\fswitchingOff\x12\x1a\n" +
+	"\bunfreeze\x18\x03 \x01(\bR\bunfreeze\"n\n" +
 	"\x0fOperationChange\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.holdfast.v1.OperationStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"?\n" +
 	"\aOperate\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"M\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"\xa2\x01\n" +
 	"\tSetFrozen\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
-	"\x06frozen\x18\x03 \x01(\bR\x06frozen\"M\n" +
+	"\x06frozen\x18\x03 \x01(\bR\x06frozen\x127\n" +
+	"\ttemporary\x18\x04 \x01(\v2\x19.holdfast.state.v1.FreezeR\ttemporary\x12\x1a\n" +
+	"\bevacuate\x18\x05 \x01(\bR\bevacuate\"\x8d\x01\n" +
+	"\vTriggerDone\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x12\x1f\n" +
+	"\vexit_status\x18\x04 \x01(\x05R\n" +
+	"exitStatus\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"<\n" +
+	"\bNotified\x12\x1a\n" +
+	"\bnotifier\x18\x01 \x01(\tR\bnotifier\x12\x14\n" +
+	"\x05event\x18\x02 \x01(\x04R\x05event\"i\n" +
+	"\tSetSignal\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
+	"\x05value\x18\x03 \x01(\v2\x1e.holdfast.state.v1.SignalValueR\x05value\"\x90\x01\n" +
+	"\aSetLoad\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x128\n" +
+	"\x04load\x18\x02 \x03(\v2$.holdfast.state.v1.SetLoad.LoadEntryR\x04load\x1a7\n" +
+	"\tLoadEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"o\n" +
+	"\x06Enable\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
+	"\bdisabled\x18\x03 \x01(\tR\bdisabled\x12\x1f\n" +
+	"\vauto_enable\x18\x04 \x01(\bR\n" +
+	"autoEnable\"6\n" +
+	"\fSetSwitching\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
+	"\x03off\x18\x02 \x01(\tR\x03off\"l\n" +
+	"\x0eClearAdminWait\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05fault\x18\x04 \x01(\bR\x05fault\":\n" +
+	"\x0eSetMaintenance\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"~\n" +
+	"\rOperationDone\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
+	"\araft_id\x18\x03 \x01(\x04R\x06raftId\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\bR\x06failed\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"M\n" +
 	"\x05Clear\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
@@ -5566,230 +7315,290 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(RotationPhase)(0),           // 0: holdfast.state.v1.RotationPhase
 	(NodePhase)(0),               // 1: holdfast.state.v1.NodePhase
 	(Proof)(0),                   // 2: holdfast.state.v1.Proof
 	(Rotate_What)(0),             // 3: holdfast.state.v1.Rotate.What
 	(*State)(nil),                // 4: holdfast.state.v1.State
-	(*Witness)(nil),              // 5: holdfast.state.v1.Witness
-	(*Points)(nil),               // 6: holdfast.state.v1.Points
-	(*Invitation)(nil),           // 7: holdfast.state.v1.Invitation
-	(*Secret)(nil),               // 8: holdfast.state.v1.Secret
-	(*Rotation)(nil),             // 9: holdfast.state.v1.Rotation
-	(*Standing)(nil),             // 10: holdfast.state.v1.Standing
-	(*Requests)(nil),             // 11: holdfast.state.v1.Requests
-	(*View)(nil),                 // 12: holdfast.state.v1.View
-	(*Member)(nil),               // 13: holdfast.state.v1.Member
-	(*NodeStatus)(nil),           // 14: holdfast.state.v1.NodeStatus
-	(*Fence)(nil),                // 15: holdfast.state.v1.Fence
-	(*Silence)(nil),              // 16: holdfast.state.v1.Silence
-	(*GroupStatus)(nil),          // 17: holdfast.state.v1.GroupStatus
-	(*GroupOnNode)(nil),          // 18: holdfast.state.v1.GroupOnNode
-	(*Command)(nil),              // 19: holdfast.state.v1.Command
-	(*Steady)(nil),               // 20: holdfast.state.v1.Steady
-	(*WantPoints)(nil),           // 21: holdfast.state.v1.WantPoints
-	(*SetPoints)(nil),            // 22: holdfast.state.v1.SetPoints
-	(*Configure)(nil),            // 23: holdfast.state.v1.Configure
-	(*GuardStarted)(nil),         // 24: holdfast.state.v1.GuardStarted
-	(*Statement)(nil),            // 25: holdfast.state.v1.Statement
-	(*Evict)(nil),                // 26: holdfast.state.v1.Evict
-	(*Evictee)(nil),              // 27: holdfast.state.v1.Evictee
-	(*Stays)(nil),                // 28: holdfast.state.v1.Stays
-	(*Leave)(nil),                // 29: holdfast.state.v1.Leave
-	(*Join)(nil),                 // 30: holdfast.state.v1.Join
-	(*Promote)(nil),              // 31: holdfast.state.v1.Promote
-	(*Proven)(nil),               // 32: holdfast.state.v1.Proven
-	(*Report)(nil),               // 33: holdfast.state.v1.Report
-	(*GroupReport)(nil),          // 34: holdfast.state.v1.GroupReport
-	(*Plan)(nil),                 // 35: holdfast.state.v1.Plan
-	(*Order)(nil),                // 36: holdfast.state.v1.Order
-	(*GroupChange)(nil),          // 37: holdfast.state.v1.GroupChange
-	(*OperationChange)(nil),      // 38: holdfast.state.v1.OperationChange
-	(*Operate)(nil),              // 39: holdfast.state.v1.Operate
-	(*SetFrozen)(nil),            // 40: holdfast.state.v1.SetFrozen
-	(*Clear)(nil),                // 41: holdfast.state.v1.Clear
-	(*Flush)(nil),                // 42: holdfast.state.v1.Flush
-	(*Probe)(nil),                // 43: holdfast.state.v1.Probe
-	(*AnnounceSilence)(nil),      // 44: holdfast.state.v1.AnnounceSilence
-	(*SilenceOver)(nil),          // 45: holdfast.state.v1.SilenceOver
-	(*TimersSettled)(nil),        // 46: holdfast.state.v1.TimersSettled
-	(*ClusterStarted)(nil),       // 47: holdfast.state.v1.ClusterStarted
-	(*Note)(nil),                 // 48: holdfast.state.v1.Note
-	(*Audit)(nil),                // 49: holdfast.state.v1.Audit
-	(*Invite)(nil),               // 50: holdfast.state.v1.Invite
-	(*Enroll)(nil),               // 51: holdfast.state.v1.Enroll
-	(*Withdraw)(nil),             // 52: holdfast.state.v1.Withdraw
-	(*RemoveNode)(nil),           // 53: holdfast.state.v1.RemoveNode
-	(*SetUser)(nil),              // 54: holdfast.state.v1.SetUser
-	(*DeleteUser)(nil),           // 55: holdfast.state.v1.DeleteUser
-	(*Stand)(nil),                // 56: holdfast.state.v1.Stand
-	(*Rotate)(nil),               // 57: holdfast.state.v1.Rotate
-	(*Destroy)(nil),              // 58: holdfast.state.v1.Destroy
-	(*FenceStarted)(nil),         // 59: holdfast.state.v1.FenceStarted
-	(*FenceDone)(nil),            // 60: holdfast.state.v1.FenceDone
-	(*ConfirmDown)(nil),          // 61: holdfast.state.v1.ConfirmDown
-	nil,                          // 62: holdfast.state.v1.State.NodesEntry
-	nil,                          // 63: holdfast.state.v1.State.TypesEntry
-	nil,                          // 64: holdfast.state.v1.State.GroupsEntry
-	nil,                          // 65: holdfast.state.v1.State.LearnersEntry
-	nil,                          // 66: holdfast.state.v1.State.NodeStatusEntry
-	nil,                          // 67: holdfast.state.v1.State.GroupStatusEntry
-	nil,                          // 68: holdfast.state.v1.State.RequestsEntry
-	nil,                          // 69: holdfast.state.v1.State.CertificatesEntry
-	nil,                          // 70: holdfast.state.v1.State.InvitationsEntry
-	nil,                          // 71: holdfast.state.v1.State.UsersEntry
-	nil,                          // 72: holdfast.state.v1.State.StandingsEntry
-	nil,                          // 73: holdfast.state.v1.GroupStatus.NodesEntry
-	nil,                          // 74: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                          // 75: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                          // 76: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                          // 77: holdfast.state.v1.Order.ResourceWantsEntry
-	(*v1.Cluster)(nil),           // 78: holdfast.v1.Cluster
-	(*v1.Operation)(nil),         // 79: holdfast.v1.Operation
-	(*v1.Event)(nil),             // 80: holdfast.v1.Event
-	(*v1.Decision)(nil),          // 81: holdfast.v1.Decision
-	(*durationpb.Duration)(nil),  // 82: google.protobuf.Duration
-	(*v1.FenceOperation)(nil),    // 83: holdfast.v1.FenceOperation
-	(*v1.CoordinationPoint)(nil), // 84: holdfast.v1.CoordinationPoint
-	(*v1.Node)(nil),              // 85: holdfast.v1.Node
-	(v1.Want)(0),                 // 86: holdfast.v1.Want
-	(*v1.Configuration)(nil),     // 87: holdfast.v1.Configuration
-	(v1.OperationState)(0),       // 88: holdfast.v1.OperationState
-	(*v1.User)(nil),              // 89: holdfast.v1.User
-	(v1.FenceResult)(0),          // 90: holdfast.v1.FenceResult
-	(*v1.ResourceType)(nil),      // 91: holdfast.v1.ResourceType
-	(*v1.Group)(nil),             // 92: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),    // 93: holdfast.v1.ResourceStatus
+	(*Signal)(nil),               // 5: holdfast.state.v1.Signal
+	(*SignalValue)(nil),          // 6: holdfast.state.v1.SignalValue
+	(*TriggerRun)(nil),           // 7: holdfast.state.v1.TriggerRun
+	(*Freeze)(nil),               // 8: holdfast.state.v1.Freeze
+	(*Witness)(nil),              // 9: holdfast.state.v1.Witness
+	(*Points)(nil),               // 10: holdfast.state.v1.Points
+	(*Invitation)(nil),           // 11: holdfast.state.v1.Invitation
+	(*Secret)(nil),               // 12: holdfast.state.v1.Secret
+	(*Rotation)(nil),             // 13: holdfast.state.v1.Rotation
+	(*Standing)(nil),             // 14: holdfast.state.v1.Standing
+	(*Requests)(nil),             // 15: holdfast.state.v1.Requests
+	(*View)(nil),                 // 16: holdfast.state.v1.View
+	(*Member)(nil),               // 17: holdfast.state.v1.Member
+	(*NodeStatus)(nil),           // 18: holdfast.state.v1.NodeStatus
+	(*Fence)(nil),                // 19: holdfast.state.v1.Fence
+	(*Silence)(nil),              // 20: holdfast.state.v1.Silence
+	(*GroupStatus)(nil),          // 21: holdfast.state.v1.GroupStatus
+	(*Instance)(nil),             // 22: holdfast.state.v1.Instance
+	(*GroupOnNode)(nil),          // 23: holdfast.state.v1.GroupOnNode
+	(*Command)(nil),              // 24: holdfast.state.v1.Command
+	(*Steady)(nil),               // 25: holdfast.state.v1.Steady
+	(*WantPoints)(nil),           // 26: holdfast.state.v1.WantPoints
+	(*SetPoints)(nil),            // 27: holdfast.state.v1.SetPoints
+	(*Configure)(nil),            // 28: holdfast.state.v1.Configure
+	(*GuardStarted)(nil),         // 29: holdfast.state.v1.GuardStarted
+	(*Statement)(nil),            // 30: holdfast.state.v1.Statement
+	(*Evict)(nil),                // 31: holdfast.state.v1.Evict
+	(*Evictee)(nil),              // 32: holdfast.state.v1.Evictee
+	(*Stays)(nil),                // 33: holdfast.state.v1.Stays
+	(*Leave)(nil),                // 34: holdfast.state.v1.Leave
+	(*Join)(nil),                 // 35: holdfast.state.v1.Join
+	(*Promote)(nil),              // 36: holdfast.state.v1.Promote
+	(*Proven)(nil),               // 37: holdfast.state.v1.Proven
+	(*Report)(nil),               // 38: holdfast.state.v1.Report
+	(*GroupReport)(nil),          // 39: holdfast.state.v1.GroupReport
+	(*Plan)(nil),                 // 40: holdfast.state.v1.Plan
+	(*LoadChange)(nil),           // 41: holdfast.state.v1.LoadChange
+	(*Order)(nil),                // 42: holdfast.state.v1.Order
+	(*GroupChange)(nil),          // 43: holdfast.state.v1.GroupChange
+	(*PlaceChange)(nil),          // 44: holdfast.state.v1.PlaceChange
+	(*GroupFlags)(nil),           // 45: holdfast.state.v1.GroupFlags
+	(*OperationChange)(nil),      // 46: holdfast.state.v1.OperationChange
+	(*Operate)(nil),              // 47: holdfast.state.v1.Operate
+	(*SetFrozen)(nil),            // 48: holdfast.state.v1.SetFrozen
+	(*TriggerDone)(nil),          // 49: holdfast.state.v1.TriggerDone
+	(*Notified)(nil),             // 50: holdfast.state.v1.Notified
+	(*SetSignal)(nil),            // 51: holdfast.state.v1.SetSignal
+	(*SetLoad)(nil),              // 52: holdfast.state.v1.SetLoad
+	(*Enable)(nil),               // 53: holdfast.state.v1.Enable
+	(*SetSwitching)(nil),         // 54: holdfast.state.v1.SetSwitching
+	(*ClearAdminWait)(nil),       // 55: holdfast.state.v1.ClearAdminWait
+	(*SetMaintenance)(nil),       // 56: holdfast.state.v1.SetMaintenance
+	(*OperationDone)(nil),        // 57: holdfast.state.v1.OperationDone
+	(*Clear)(nil),                // 58: holdfast.state.v1.Clear
+	(*Flush)(nil),                // 59: holdfast.state.v1.Flush
+	(*Probe)(nil),                // 60: holdfast.state.v1.Probe
+	(*AnnounceSilence)(nil),      // 61: holdfast.state.v1.AnnounceSilence
+	(*SilenceOver)(nil),          // 62: holdfast.state.v1.SilenceOver
+	(*TimersSettled)(nil),        // 63: holdfast.state.v1.TimersSettled
+	(*ClusterStarted)(nil),       // 64: holdfast.state.v1.ClusterStarted
+	(*Note)(nil),                 // 65: holdfast.state.v1.Note
+	(*Audit)(nil),                // 66: holdfast.state.v1.Audit
+	(*Invite)(nil),               // 67: holdfast.state.v1.Invite
+	(*Enroll)(nil),               // 68: holdfast.state.v1.Enroll
+	(*Withdraw)(nil),             // 69: holdfast.state.v1.Withdraw
+	(*RemoveNode)(nil),           // 70: holdfast.state.v1.RemoveNode
+	(*SetUser)(nil),              // 71: holdfast.state.v1.SetUser
+	(*DeleteUser)(nil),           // 72: holdfast.state.v1.DeleteUser
+	(*Stand)(nil),                // 73: holdfast.state.v1.Stand
+	(*Rotate)(nil),               // 74: holdfast.state.v1.Rotate
+	(*Destroy)(nil),              // 75: holdfast.state.v1.Destroy
+	(*FenceStarted)(nil),         // 76: holdfast.state.v1.FenceStarted
+	(*FenceDone)(nil),            // 77: holdfast.state.v1.FenceDone
+	(*ConfirmDown)(nil),          // 78: holdfast.state.v1.ConfirmDown
+	nil,                          // 79: holdfast.state.v1.State.NodesEntry
+	nil,                          // 80: holdfast.state.v1.State.TypesEntry
+	nil,                          // 81: holdfast.state.v1.State.GroupsEntry
+	nil,                          // 82: holdfast.state.v1.State.LearnersEntry
+	nil,                          // 83: holdfast.state.v1.State.NodeStatusEntry
+	nil,                          // 84: holdfast.state.v1.State.GroupStatusEntry
+	nil,                          // 85: holdfast.state.v1.State.RequestsEntry
+	nil,                          // 86: holdfast.state.v1.State.CertificatesEntry
+	nil,                          // 87: holdfast.state.v1.State.InvitationsEntry
+	nil,                          // 88: holdfast.state.v1.State.UsersEntry
+	nil,                          // 89: holdfast.state.v1.State.StandingsEntry
+	nil,                          // 90: holdfast.state.v1.State.NotifiedEntry
+	nil,                          // 91: holdfast.state.v1.State.SignalsEntry
+	nil,                          // 92: holdfast.state.v1.Signal.NodesEntry
+	nil,                          // 93: holdfast.state.v1.TriggerRun.FactsEntry
+	nil,                          // 94: holdfast.state.v1.NodeStatus.DynamicLoadEntry
+	nil,                          // 95: holdfast.state.v1.GroupStatus.NodesEntry
+	nil,                          // 96: holdfast.state.v1.GroupStatus.InstancesEntry
+	nil,                          // 97: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                          // 98: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                          // 99: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                          // 100: holdfast.state.v1.Plan.ResetsEntry
+	nil,                          // 101: holdfast.state.v1.Order.ResourceWantsEntry
+	nil,                          // 102: holdfast.state.v1.SetLoad.LoadEntry
+	(*v1.Cluster)(nil),           // 103: holdfast.v1.Cluster
+	(*v1.Operation)(nil),         // 104: holdfast.v1.Operation
+	(*v1.Event)(nil),             // 105: holdfast.v1.Event
+	(*v1.Decision)(nil),          // 106: holdfast.v1.Decision
+	(*durationpb.Duration)(nil),  // 107: google.protobuf.Duration
+	(*v1.FenceOperation)(nil),    // 108: holdfast.v1.FenceOperation
+	(v1.SignalState)(0),          // 109: holdfast.v1.SignalState
+	(*v1.CoordinationPoint)(nil), // 110: holdfast.v1.CoordinationPoint
+	(*v1.Node)(nil),              // 111: holdfast.v1.Node
+	(v1.Want)(0),                 // 112: holdfast.v1.Want
+	(*v1.Configuration)(nil),     // 113: holdfast.v1.Configuration
+	(v1.OperationState)(0),       // 114: holdfast.v1.OperationState
+	(*v1.User)(nil),              // 115: holdfast.v1.User
+	(v1.FenceResult)(0),          // 116: holdfast.v1.FenceResult
+	(*v1.ResourceType)(nil),      // 117: holdfast.v1.ResourceType
+	(*v1.Group)(nil),             // 118: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),    // 119: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	78,  // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
-	62,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
-	63,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
-	64,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
-	12,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
-	65,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
-	66,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
-	67,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	79,  // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	80,  // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	81,  // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	82,  // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
-	13,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
-	68,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
-	5,   // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
-	69,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
-	70,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
-	71,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
-	9,   // 18: holdfast.state.v1.State.heartbeat_key:type_name -> holdfast.state.v1.Rotation
-	9,   // 19: holdfast.state.v1.State.authority:type_name -> holdfast.state.v1.Rotation
-	72,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
-	83,  // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
-	84,  // 22: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
-	6,   // 23: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
-	84,  // 24: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
-	85,  // 25: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
-	0,   // 26: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
-	8,   // 27: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
-	8,   // 28: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
-	8,   // 29: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
-	13,  // 30: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	82,  // 31: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
-	1,   // 32: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
-	15,  // 33: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
-	16,  // 34: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
-	82,  // 35: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
-	2,   // 36: holdfast.state.v1.Fence.proven:type_name -> holdfast.state.v1.Proof
-	82,  // 37: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
-	73,  // 38: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
-	86,  // 39: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	74,  // 40: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	75,  // 41: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	23,  // 42: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	24,  // 43: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	26,  // 44: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	28,  // 45: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	29,  // 46: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	30,  // 47: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	31,  // 48: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	32,  // 49: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	33,  // 50: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	35,  // 51: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	39,  // 52: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	40,  // 53: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	41,  // 54: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	44,  // 55: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	45,  // 56: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	46,  // 57: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	48,  // 58: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	42,  // 59: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	43,  // 60: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	47,  // 61: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	22,  // 62: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
-	21,  // 63: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
-	20,  // 64: holdfast.state.v1.Command.steady:type_name -> holdfast.state.v1.Steady
-	50,  // 65: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
-	51,  // 66: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
-	52,  // 67: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
-	53,  // 68: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
-	54,  // 69: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
-	55,  // 70: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
-	56,  // 71: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
-	57,  // 72: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
-	58,  // 73: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
-	59,  // 74: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
-	60,  // 75: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
-	61,  // 76: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
-	49,  // 77: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
-	84,  // 78: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
-	87,  // 79: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	82,  // 80: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
-	82,  // 81: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	27,  // 82: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	25,  // 83: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	82,  // 84: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	82,  // 85: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	2,   // 86: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	34,  // 87: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	76,  // 88: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	36,  // 89: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	37,  // 90: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	81,  // 91: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	38,  // 92: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	80,  // 93: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	86,  // 94: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	77,  // 95: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	88,  // 96: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	79,  // 97: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	82,  // 98: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	80,  // 99: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	7,   // 100: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
-	89,  // 101: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
-	10,  // 102: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
-	3,   // 103: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
-	8,   // 104: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
-	90,  // 105: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
-	85,  // 106: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	91,  // 107: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	92,  // 108: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	13,  // 109: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	14,  // 110: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	17,  // 111: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	11,  // 112: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	7,   // 113: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
-	89,  // 114: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
-	10,  // 115: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
-	18,  // 116: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	93,  // 117: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	86,  // 118: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	93,  // 119: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	86,  // 120: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	121, // [121:121] is the sub-list for method output_type
-	121, // [121:121] is the sub-list for method input_type
-	121, // [121:121] is the sub-list for extension type_name
-	121, // [121:121] is the sub-list for extension extendee
-	0,   // [0:121] is the sub-list for field type_name
+	103, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	79,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
+	80,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
+	81,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
+	16,  // 4: holdfast.state.v1.State.view:type_name -> holdfast.state.v1.View
+	82,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
+	83,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
+	84,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
+	104, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	105, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	106, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	107, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	17,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
+	85,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
+	9,   // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
+	86,  // 15: holdfast.state.v1.State.certificates:type_name -> holdfast.state.v1.State.CertificatesEntry
+	87,  // 16: holdfast.state.v1.State.invitations:type_name -> holdfast.state.v1.State.InvitationsEntry
+	88,  // 17: holdfast.state.v1.State.users:type_name -> holdfast.state.v1.State.UsersEntry
+	13,  // 18: holdfast.state.v1.State.heartbeat_key:type_name -> holdfast.state.v1.Rotation
+	13,  // 19: holdfast.state.v1.State.authority:type_name -> holdfast.state.v1.Rotation
+	89,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
+	108, // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
+	7,   // 22: holdfast.state.v1.State.triggers:type_name -> holdfast.state.v1.TriggerRun
+	90,  // 23: holdfast.state.v1.State.notified:type_name -> holdfast.state.v1.State.NotifiedEntry
+	91,  // 24: holdfast.state.v1.State.signals:type_name -> holdfast.state.v1.State.SignalsEntry
+	92,  // 25: holdfast.state.v1.Signal.nodes:type_name -> holdfast.state.v1.Signal.NodesEntry
+	109, // 26: holdfast.state.v1.SignalValue.state:type_name -> holdfast.v1.SignalState
+	107, // 27: holdfast.state.v1.SignalValue.time_to_live:type_name -> google.protobuf.Duration
+	93,  // 28: holdfast.state.v1.TriggerRun.facts:type_name -> holdfast.state.v1.TriggerRun.FactsEntry
+	107, // 29: holdfast.state.v1.TriggerRun.timeout:type_name -> google.protobuf.Duration
+	110, // 30: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
+	10,  // 31: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
+	110, // 32: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
+	111, // 33: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
+	0,   // 34: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
+	12,  // 35: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
+	12,  // 36: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
+	12,  // 37: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
+	17,  // 38: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
+	107, // 39: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
+	1,   // 40: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
+	19,  // 41: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
+	20,  // 42: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
+	94,  // 43: holdfast.state.v1.NodeStatus.dynamic_load:type_name -> holdfast.state.v1.NodeStatus.DynamicLoadEntry
+	8,   // 44: holdfast.state.v1.NodeStatus.freeze:type_name -> holdfast.state.v1.Freeze
+	107, // 45: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	2,   // 46: holdfast.state.v1.Fence.proven:type_name -> holdfast.state.v1.Proof
+	107, // 47: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	95,  // 48: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
+	96,  // 49: holdfast.state.v1.GroupStatus.instances:type_name -> holdfast.state.v1.GroupStatus.InstancesEntry
+	8,   // 50: holdfast.state.v1.GroupStatus.freeze:type_name -> holdfast.state.v1.Freeze
+	112, // 51: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	97,  // 52: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	98,  // 53: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	28,  // 54: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	29,  // 55: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	31,  // 56: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	33,  // 57: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	34,  // 58: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	35,  // 59: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	36,  // 60: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	37,  // 61: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	38,  // 62: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	40,  // 63: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	47,  // 64: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	48,  // 65: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	58,  // 66: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	61,  // 67: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	62,  // 68: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	63,  // 69: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	65,  // 70: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	59,  // 71: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	60,  // 72: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	64,  // 73: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	27,  // 74: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	26,  // 75: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
+	25,  // 76: holdfast.state.v1.Command.steady:type_name -> holdfast.state.v1.Steady
+	67,  // 77: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
+	68,  // 78: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
+	69,  // 79: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
+	70,  // 80: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
+	71,  // 81: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
+	72,  // 82: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
+	73,  // 83: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
+	74,  // 84: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
+	75,  // 85: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
+	76,  // 86: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
+	77,  // 87: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
+	78,  // 88: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
+	49,  // 89: holdfast.state.v1.Command.trigger_done:type_name -> holdfast.state.v1.TriggerDone
+	50,  // 90: holdfast.state.v1.Command.notified:type_name -> holdfast.state.v1.Notified
+	51,  // 91: holdfast.state.v1.Command.set_signal:type_name -> holdfast.state.v1.SetSignal
+	52,  // 92: holdfast.state.v1.Command.set_load:type_name -> holdfast.state.v1.SetLoad
+	53,  // 93: holdfast.state.v1.Command.enable:type_name -> holdfast.state.v1.Enable
+	54,  // 94: holdfast.state.v1.Command.set_switching:type_name -> holdfast.state.v1.SetSwitching
+	55,  // 95: holdfast.state.v1.Command.clear_admin_wait:type_name -> holdfast.state.v1.ClearAdminWait
+	56,  // 96: holdfast.state.v1.Command.set_maintenance:type_name -> holdfast.state.v1.SetMaintenance
+	57,  // 97: holdfast.state.v1.Command.operation_done:type_name -> holdfast.state.v1.OperationDone
+	66,  // 98: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
+	110, // 99: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	113, // 100: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	107, // 101: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
+	107, // 102: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	32,  // 103: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	30,  // 104: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	107, // 105: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	107, // 106: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	2,   // 107: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	39,  // 108: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	99,  // 109: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	42,  // 110: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	43,  // 111: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	106, // 112: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	46,  // 113: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	105, // 114: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	7,   // 115: holdfast.state.v1.Plan.triggers:type_name -> holdfast.state.v1.TriggerRun
+	44,  // 116: holdfast.state.v1.Plan.places:type_name -> holdfast.state.v1.PlaceChange
+	45,  // 117: holdfast.state.v1.Plan.flags:type_name -> holdfast.state.v1.GroupFlags
+	100, // 118: holdfast.state.v1.Plan.resets:type_name -> holdfast.state.v1.Plan.ResetsEntry
+	58,  // 119: holdfast.state.v1.Plan.clears:type_name -> holdfast.state.v1.Clear
+	41,  // 120: holdfast.state.v1.Plan.loads:type_name -> holdfast.state.v1.LoadChange
+	112, // 121: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	101, // 122: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	22,  // 123: holdfast.state.v1.GroupChange.book:type_name -> holdfast.state.v1.Instance
+	114, // 124: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	104, // 125: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	8,   // 126: holdfast.state.v1.SetFrozen.temporary:type_name -> holdfast.state.v1.Freeze
+	6,   // 127: holdfast.state.v1.SetSignal.value:type_name -> holdfast.state.v1.SignalValue
+	102, // 128: holdfast.state.v1.SetLoad.load:type_name -> holdfast.state.v1.SetLoad.LoadEntry
+	107, // 129: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	105, // 130: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	11,  // 131: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
+	115, // 132: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
+	14,  // 133: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
+	3,   // 134: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
+	12,  // 135: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
+	116, // 136: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
+	111, // 137: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	117, // 138: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	118, // 139: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	17,  // 140: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	18,  // 141: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	21,  // 142: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	15,  // 143: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	11,  // 144: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
+	115, // 145: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
+	14,  // 146: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
+	5,   // 147: holdfast.state.v1.State.SignalsEntry.value:type_name -> holdfast.state.v1.Signal
+	6,   // 148: holdfast.state.v1.Signal.NodesEntry.value:type_name -> holdfast.state.v1.SignalValue
+	23,  // 149: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	22,  // 150: holdfast.state.v1.GroupStatus.InstancesEntry.value:type_name -> holdfast.state.v1.Instance
+	119, // 151: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	112, // 152: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	119, // 153: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	112, // 154: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	155, // [155:155] is the sub-list for method output_type
+	155, // [155:155] is the sub-list for method input_type
+	155, // [155:155] is the sub-list for extension type_name
+	155, // [155:155] is the sub-list for extension extendee
+	0,   // [0:155] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -5797,7 +7606,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 	if File_internal_cluster_state_statepb_state_proto != nil {
 		return
 	}
-	file_internal_cluster_state_statepb_state_proto_msgTypes[15].OneofWrappers = []any{
+	file_internal_cluster_state_statepb_state_proto_msgTypes[20].OneofWrappers = []any{
 		(*Command_Configure)(nil),
 		(*Command_GuardStarted)(nil),
 		(*Command_Evict)(nil),
@@ -5833,6 +7642,15 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 		(*Command_FenceStarted)(nil),
 		(*Command_FenceDone)(nil),
 		(*Command_ConfirmDown)(nil),
+		(*Command_TriggerDone)(nil),
+		(*Command_Notified)(nil),
+		(*Command_SetSignal)(nil),
+		(*Command_SetLoad)(nil),
+		(*Command_Enable)(nil),
+		(*Command_SetSwitching)(nil),
+		(*Command_ClearAdminWait)(nil),
+		(*Command_SetMaintenance)(nil),
+		(*Command_OperationDone)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5840,7 +7658,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   74,
+			NumMessages:   99,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
