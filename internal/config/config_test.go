@@ -104,9 +104,16 @@ func drawMessage(t *rapid.T, m protoreflect.Message) {
 			continue
 		}
 		switch {
+		case f.ContainingOneof() != nil && m.WhichOneof(f.ContainingOneof()) != nil:
 		case f.IsMap():
-			for k, v := range rapid.MapOfN(texts, texts, 0, 4).Draw(t, label) {
-				m.Mutable(f).Map().Set(protoreflect.ValueOfString(k).MapKey(), protoreflect.ValueOfString(v))
+			for _, k := range rapid.SliceOfNDistinct(texts, 0, 4, rapid.ID).Draw(t, label) {
+				v := m.Mutable(f).Map().NewValue()
+				if f.MapValue().Message() != nil {
+					drawMessage(t, v.Message())
+				} else {
+					v = drawScalar(t, f.MapValue(), label)
+				}
+				m.Mutable(f).Map().Set(protoreflect.ValueOfString(k).MapKey(), v)
 			}
 		case f.IsList() && f.Message() != nil:
 			seen := map[string]bool{}
@@ -131,18 +138,29 @@ func drawMessage(t *rapid.T, m protoreflect.Message) {
 			m.Set(f, protoreflect.ValueOfMessage(spans.Draw(t, label).ProtoReflect()))
 		case f.Message() != nil:
 			drawMessage(t, m.Mutable(f).Message())
-		case f.Kind() == protoreflect.StringKind:
-			m.Set(f, protoreflect.ValueOfString(texts.Draw(t, label)))
-		case f.Kind() == protoreflect.BoolKind:
-			m.Set(f, protoreflect.ValueOfBool(rapid.Bool().Draw(t, label)))
-		case f.Kind() == protoreflect.EnumKind:
-			m.Set(f, protoreflect.ValueOfEnum(protoreflect.EnumNumber(rapid.IntRange(1, f.Enum().Values().Len()-1).Draw(t, label))))
-		case f.Kind() == protoreflect.Uint32Kind:
-			m.Set(f, protoreflect.ValueOfUint32(rapid.Uint32().Draw(t, label)))
 		default:
-			t.Fatalf("no generator for %s", f.FullName())
+			m.Set(f, drawScalar(t, f, label))
 		}
 	}
+}
+
+func drawScalar(t *rapid.T, f protoreflect.FieldDescriptor, label string) protoreflect.Value {
+	switch f.Kind() {
+	case protoreflect.StringKind:
+		return protoreflect.ValueOfString(texts.Draw(t, label))
+	case protoreflect.BoolKind:
+		return protoreflect.ValueOfBool(rapid.Bool().Draw(t, label))
+	case protoreflect.EnumKind:
+		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(rapid.IntRange(1, f.Enum().Values().Len()-1).Draw(t, label)))
+	case protoreflect.Uint32Kind:
+		return protoreflect.ValueOfUint32(rapid.Uint32().Draw(t, label))
+	case protoreflect.Int32Kind:
+		return protoreflect.ValueOfInt32(rapid.Int32().Draw(t, label))
+	case protoreflect.Int64Kind:
+		return protoreflect.ValueOfInt64(rapid.Int64().Draw(t, label))
+	}
+	t.Fatalf("no generator for %s", f.FullName())
+	return protoreflect.Value{}
 }
 
 // anyConfiguration is well-formed as objects, though not free of faults.
@@ -239,6 +257,12 @@ func dropEmpty(m protoreflect.Message) (empty bool) {
 	empty = true
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
+		case f.IsMap() && f.MapValue().Message() != nil:
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				dropEmpty(v.Message())
+				return true
+			})
+			empty = false
 		case f.IsMap() || f.Message() == nil || f.Message().Name() == "Duration":
 			empty = false
 		case f.IsList():
@@ -246,7 +270,7 @@ func dropEmpty(m protoreflect.Message) (empty bool) {
 				dropEmpty(v.List().Get(i).Message())
 			}
 			empty = false
-		case dropEmpty(v.Message()):
+		case dropEmpty(v.Message()) && f.ContainingOneof() == nil:
 			m.Clear(f)
 		default:
 			empty = false

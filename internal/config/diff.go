@@ -106,12 +106,21 @@ func (d *differ) message(p protoyaml.Path, a, b protoreflect.Message) {
 		at := p.Field(f.JSONName())
 		switch {
 		case f.IsMap():
-			d.stringMap(at, a.Get(f).Map(), b.Get(f).Map())
+			d.mapping(at, f, a.Get(f).Map(), b.Get(f).Map())
 		case f.IsList() && f.Message() != nil:
 			d.list(p, at, f, a.Get(f).List(), b.Get(f).List())
 		case !f.IsList() && f.Message() != nil && f.Message().FullName() != "google.protobuf.Duration":
 			// A block that is not there and one without anything set mean the
-			// same; only what is set in it is compared.
+			// same; only what is set in it is compared. Of alternatives it
+			// matters which one is there.
+			if one := f.ContainingOneof(); one != nil && a.Has(f) != b.Has(f) {
+				m := a
+				if b.Has(f) {
+					m = b
+				}
+				d.side(at, a.Has(f), yamlOf(m.Get(f).Message().Interface()))
+				continue
+			}
 			d.message(at, a.Get(f).Message(), b.Get(f).Message())
 		default:
 			d.field(at, f, a, b)
@@ -133,26 +142,35 @@ func (d *differ) field(p protoyaml.Path, f protoreflect.FieldDescriptor, a, b pr
 	}
 }
 
-func (d *differ) stringMap(p protoyaml.Path, a, b protoreflect.Map) {
-	text := func(m protoreflect.Map) map[string]string {
-		out := map[string]string{}
+// mapping compares two maps key by key.
+func (d *differ) mapping(p protoyaml.Path, f protoreflect.FieldDescriptor, a, b protoreflect.Map) {
+	values := func(m protoreflect.Map) map[string]protoreflect.Value {
+		out := map[string]protoreflect.Value{}
 		m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-			out[k.String()] = v.String()
+			out[k.String()] = v
 			return true
 		})
 		return out
 	}
-	x, y := text(a), text(b)
+	text := func(v protoreflect.Value) string {
+		if f.MapValue().Message() != nil {
+			return yamlOf(v.Message().Interface())
+		}
+		return v.String()
+	}
+	x, y := values(a), values(b)
 	for _, k := range unionKeys(x, y) {
 		old, inA := x[k]
 		new, inB := y[k]
 		switch {
 		case !inB:
-			d.side(p.Field(k), true, old)
+			d.side(p.Field(k), true, text(old))
 		case !inA:
-			d.side(p.Field(k), false, new)
-		case old != new:
-			d.add(v1.ChangeKind_CHANGE_KIND_CHANGED, p.Field(k), old, new)
+			d.side(p.Field(k), false, text(new))
+		case f.MapValue().Message() != nil:
+			d.message(p.Field(k), old.Message(), new.Message())
+		case !old.Equal(new):
+			d.add(v1.ChangeKind_CHANGE_KIND_CHANGED, p.Field(k), text(old), text(new))
 		}
 	}
 }

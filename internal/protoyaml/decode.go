@@ -239,6 +239,10 @@ func (d *Decoder) message(n *yaml.Node, m protoreflect.Message, p Path, except [
 	if !ok {
 		return
 	}
+	if f := bareMap(m.Descriptor()); f != nil {
+		d.mapping(n, m.Mutable(f).Map(), f, p)
+		return
+	}
 	if n.Kind != yaml.MappingNode {
 		d.at(n, p, "is "+describe(n)+", but must have keys", "write \"key: value\" lines, indented below it")
 		return
@@ -297,9 +301,15 @@ func (d *Decoder) field(key, value *yaml.Node, m protoreflect.Message, f protore
 		d.at(key, p, "has no value", "write one, or remove the key")
 		return
 	}
+	if one := f.ContainingOneof(); one != nil && !one.IsSynthetic() {
+		if other := m.WhichOneof(one); other != nil {
+			d.at(key, p, "can't stand beside "+other.JSONName(), "write only one of "+alternatives(one))
+			return
+		}
+	}
 	switch {
 	case f.IsMap():
-		d.stringMap(value, m.Mutable(f).Map(), p)
+		d.mapping(value, m.Mutable(f).Map(), f, p)
 	case f.IsList():
 		d.list(value, m, f, parent, p)
 	case f.Message() != nil && !isDuration(f):
@@ -311,9 +321,18 @@ func (d *Decoder) field(key, value *yaml.Node, m protoreflect.Message, f protore
 	}
 }
 
-// stringMap reads the only kind of map that objects have: text to text. Values
-// may be written as any plain value; the type of the resource says what they are.
-func (d *Decoder) stringMap(n *yaml.Node, m protoreflect.Map, p Path) {
+// alternatives of which one can be given.
+func alternatives(one protoreflect.OneofDescriptor) string {
+	var names []string
+	for i := range one.Fields().Len() {
+		names = append(names, one.Fields().Get(i).JSONName())
+	}
+	return strings.Join(names, ", ")
+}
+
+// mapping reads a map with text keys. Text values may be written as any plain
+// value: what they are is said by somebody else (the type of a resource).
+func (d *Decoder) mapping(n *yaml.Node, m protoreflect.Map, f protoreflect.FieldDescriptor, p Path) {
 	n, ok := d.enter(n, p)
 	defer d.leave()
 	if !ok {
@@ -323,6 +342,7 @@ func (d *Decoder) stringMap(n *yaml.Node, m protoreflect.Map, p Path) {
 		d.at(n, p, "is "+describe(n)+", but must have keys", "write \"Name: value\" lines, indented below it")
 		return
 	}
+	of := f.MapValue()
 	seen := map[string]*yaml.Node{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -331,16 +351,29 @@ func (d *Decoder) stringMap(n *yaml.Node, m protoreflect.Map, p Path) {
 		}
 		at := p.Field(key.Value)
 		d.place(at, key, value)
+		k := protoreflect.ValueOfString(key.Value).MapKey()
 		if value.Kind == yaml.AliasNode && value.Alias != nil {
 			value = value.Alias
 		}
 		switch {
 		case isNull(value):
-			d.at(key, at, "has no value", "write one (\"\" for an empty text), or remove the key")
+			fix := "write one, or remove the key"
+			if of.Kind() == protoreflect.StringKind {
+				fix = "write one (\"\" for an empty text), or remove the key"
+			}
+			d.at(key, at, "has no value", fix)
+		case of.Message() != nil && !isDuration(of):
+			v := m.NewValue()
+			d.message(value, v.Message(), at, nil)
+			m.Set(k, v)
+		case of.Kind() != protoreflect.StringKind:
+			if v, ok := d.scalar(value, of, at); ok {
+				m.Set(k, v)
+			}
 		case value.Kind != yaml.ScalarNode:
 			d.at(value, at, "is "+describe(value)+", but must be one value", "write it in one line")
 		default:
-			m.Set(protoreflect.ValueOfString(key.Value).MapKey(), protoreflect.ValueOfString(value.Value))
+			m.Set(k, protoreflect.ValueOfString(value.Value))
 		}
 	}
 }
@@ -475,19 +508,26 @@ func (d *Decoder) enum(n *yaml.Node, f protoreflect.FieldDescriptor, p Path) (no
 
 func (d *Decoder) integer(n *yaml.Node, f protoreflect.FieldDescriptor, p Path) (none protoreflect.Value, ok bool) {
 	if n.Tag != "!!int" {
-		d.at(n, p, "is "+describe(n)+", but must be "+expected(f), "")
+		d.at(n, p, "is "+describe(n)+", but must be "+expected(f), number(n))
 		return none, false
 	}
 	var err error
 	var v protoreflect.Value
+	fix := "write a whole number, in decimal digits"
 	switch f.Kind() {
+	case protoreflect.Int32Kind:
+		var i int64
+		i, err = strconv.ParseInt(n.Value, 10, 32)
+		v = protoreflect.ValueOfInt32(int32(i))
 	case protoreflect.Uint32Kind:
 		var u uint64
 		u, err = strconv.ParseUint(n.Value, 10, 32)
+		fix = "write a whole number from 0, in decimal digits"
 		v = protoreflect.ValueOfUint32(uint32(u))
 	case protoreflect.Uint64Kind:
 		var u uint64
 		u, err = strconv.ParseUint(n.Value, 10, 64)
+		fix = "write a whole number from 0, in decimal digits"
 		v = protoreflect.ValueOfUint64(u)
 	case protoreflect.Int64Kind:
 		var i int64
@@ -497,10 +537,30 @@ func (d *Decoder) integer(n *yaml.Node, f protoreflect.FieldDescriptor, p Path) 
 		err = fmt.Errorf("kind %v", f.Kind())
 	}
 	if err != nil {
-		d.at(n, p, clip(n.Value)+" is out of range", "write a whole number from 0, in decimal digits")
+		d.at(n, p, clip(n.Value)+" is out of range", fix)
 		return none, false
 	}
 	return v, true
+}
+
+// number says what to write where a number is wanted and something else stands
+// that means one.
+func number(n *yaml.Node) string {
+	switch {
+	case n.Tag == "!!bool":
+		return "write 1 for true, 0 for false"
+	case n.Tag == "!!str":
+		if _, err := strconv.ParseInt(n.Value, 10, 64); err == nil {
+			return "write " + n.Value + " without quotes"
+		}
+		switch boolean(n.Value) {
+		case "true":
+			return "write 1"
+		case "false":
+			return "write 0"
+		}
+	}
+	return ""
 }
 
 func expected(f protoreflect.FieldDescriptor) string {

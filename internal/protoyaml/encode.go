@@ -71,6 +71,9 @@ func (o Options) node(m proto.Message) *yaml.Node {
 }
 
 func (o Options) message(m protoreflect.Message) *yaml.Node {
+	if f := bareMap(m.Descriptor()); f != nil {
+		return o.value(f, m.Get(f))
+	}
 	n := &yaml.Node{Kind: yaml.MappingNode}
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {

@@ -1,6 +1,7 @@
 // Package protoyaml converts between protobuf messages and the YAML (and JSON)
 // that people and their programs read and write: field names in lowerCamelCase,
-// durations as "300ms", enum values by their own short names ("onOff").
+// durations as "300ms", enum values by their own short names ("onOff"). A
+// message that is nothing but a map named values is written as that map.
 //
 // Decoding is strict and goes on after a fault, so that everything wrong with a
 // text is reported at once, each with its place and with what to write instead.
@@ -15,7 +16,20 @@ package protoyaml
 import (
 	"fmt"
 	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
+
+// bareMap is the only field of a message that stands for its map, else nil.
+func bareMap(m protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
+	if m.Fields().Len() != 1 {
+		return nil
+	}
+	if f := m.Fields().Get(0); f.IsMap() && f.Name() == "values" {
+		return f
+	}
+	return nil
+}
 
 // A Fault is one thing that is wrong with a text or with what it describes.
 type Fault struct {
