@@ -2087,7 +2087,10 @@ type Instance struct {
 	ClearedMs int64  `protobuf:"varint,20,opt,name=cleared_ms,json=clearedMs,proto3" json:"cleared_ms,omitempty"`
 	Clears    uint32 `protobuf:"varint,21,opt,name=clears,proto3" json:"clears,omitempty"`
 	// The site where it was last online.
-	Site          string `protobuf:"bytes,22,opt,name=site,proto3" json:"site,omitempty"`
+	Site string `protobuf:"bytes,22,opt,name=site,proto3" json:"site,omitempty"`
+	// How its part of the operation ended, while other instances still carry it out; empty: it has not. And: it failed.
+	Outcome       string `protobuf:"bytes,23,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	OutcomeFailed bool   `protobuf:"varint,24,opt,name=outcome_failed,json=outcomeFailed,proto3" json:"outcome_failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2267,6 +2270,20 @@ func (x *Instance) GetSite() string {
 		return x.Site
 	}
 	return ""
+}
+
+func (x *Instance) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Instance) GetOutcomeFailed() bool {
+	if x != nil {
+		return x.OutcomeFailed
+	}
+	return false
 }
 
 // GroupOnNode is a group on one node.
@@ -6904,7 +6921,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\x1aY\n" +
 	"\x0eInstancesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
-	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xeb\x04\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xac\x05\n" +
 	"\bInstance\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\tR\n" +
@@ -6932,7 +6949,9 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"cleared_ms\x18\x14 \x01(\x03R\tclearedMs\x12\x16\n" +
 	"\x06clears\x18\x15 \x01(\rR\x06clears\x12\x12\n" +
-	"\x04site\x18\x16 \x01(\tR\x04site\"\xbb\x05\n" +
+	"\x04site\x18\x16 \x01(\tR\x04site\x12\x18\n" +
+	"\aoutcome\x18\x17 \x01(\tR\aoutcome\x12%\n" +
+	"\x0eoutcome_failed\x18\x18 \x01(\bR\routcomeFailed\"\xbb\x05\n" +
 	"\vGroupOnNode\x12%\n" +
 	"\x04want\x18\x01 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x16\n" +
 	"\x06intent\x18\x02 \x01(\x04R\x06intent\x12'\n" +
