@@ -158,6 +158,7 @@ func (r *Runtime) begin(x *resource, e EntryPoint) {
 	case Online:
 		c.Starts = true
 		c.Takeover = x.g.Takeover && !x.restarting
+		c.Restarts = x.restarts
 		x.attempts++
 	case Clean:
 		c.CleanReason = x.reason

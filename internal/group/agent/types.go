@@ -129,6 +129,8 @@ type Call struct {
 	CleanReason CleanReason
 	// Takeover of an online: the group ran elsewhere before.
 	Takeover bool
+	// Restarts, of an online: restarts in place so far, this one included.
+	Restarts uint32
 	// Watch, of a monitor: the agent shall tell changes of what it finds by a Notice from now on if it can (the field's
 	// IMF, by the mode of the resource); unset, it shall not, and ends a watch that there is.
 	Watch bool
