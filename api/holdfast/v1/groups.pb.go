@@ -598,7 +598,7 @@ type GroupDependency_Category int32
 
 const (
 	GroupDependency_CATEGORY_UNSPECIFIED GroupDependency_Category = 0
-	// The child must be online before the parent can start. The default.
+	// The child must be online before the parent can start.
 	GroupDependency_ONLINE GroupDependency_Category = 1
 	// The child must be offline where the parent runs: the parent gives way.
 	GroupDependency_OFFLINE GroupDependency_Category = 2
@@ -650,7 +650,7 @@ type GroupDependency_Location int32
 
 const (
 	GroupDependency_LOCATION_UNSPECIFIED GroupDependency_Location = 0
-	// The same node. The default.
+	// The same node.
 	GroupDependency_LOCAL GroupDependency_Location = 1
 	// Any node.
 	GroupDependency_GLOBAL GroupDependency_Location = 2
@@ -712,7 +712,7 @@ const (
 	GroupDependency_RIGIDITY_UNSPECIFIED GroupDependency_Rigidity = 0
 	// The parent stays, if it can.
 	GroupDependency_SOFT GroupDependency_Rigidity = 1
-	// The parent goes offline first, and is started again. The default.
+	// The parent goes offline first, and is started again.
 	GroupDependency_FIRM GroupDependency_Rigidity = 2
 	// As firm, and a fault of the parent moves the child, too. Only online local between failover groups.
 	GroupDependency_HARD GroupDependency_Rigidity = 3
@@ -1156,17 +1156,17 @@ type ResourceType struct {
 	//	*ResourceType_Ocf
 	//	*ResourceType_Systemd
 	Agent isResourceType_Agent `protobuf_oneof:"agent"`
-	// A fault takes parents down and may fault the group. Unset: true.
+	// A fault takes parents down and may fault the group.
 	FaultPropagation *bool `protobuf:"varint,10,opt,name=fault_propagation,json=faultPropagation,proto3,oneof" json:"fault_propagation,omitempty"`
 	// Monitor may say that the resource was taken offline on purpose: that is no fault.
 	IntentionalOffline bool `protobuf:"varint,11,opt,name=intentional_offline,json=intentionalOffline,proto3" json:"intentional_offline,omitempty"`
 	// Actions that resources of the type know.
 	SupportedActions []string `protobuf:"bytes,12,rep,name=supported_actions,json=supportedActions,proto3" json:"supported_actions,omitempty"`
-	// Calls of this type that run at once on a node. Unset: 10.
+	// Calls of this type that run at once on a node.
 	NumThreads *uint32 `protobuf:"varint,13,opt,name=num_threads,json=numThreads,proto3,oneof" json:"num_threads,omitempty"`
 	// Attributes passed to a script agent, in this order. Empty: all, in the order of attributes.
 	ArgList []string `protobuf:"bytes,14,rep,name=arg_list,json=argList,proto3" json:"arg_list,omitempty"`
-	// Nice value of its scripts. Unset: 0.
+	// Nice value of its scripts.
 	ScriptPriority *int32 `protobuf:"varint,15,opt,name=script_priority,json=scriptPriority,proto3,oneof" json:"script_priority,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1552,14 +1552,14 @@ type Resource struct {
 	Attributes map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Names of resources of the same group that must be online first.
 	Requires []string `protobuf:"bytes,4,rep,name=requires,proto3" json:"requires,omitempty"`
-	// Its fault faults the group. Unset: true.
+	// Its fault faults the group.
 	Critical *bool `protobuf:"varint,5,opt,name=critical,proto3,oneof" json:"critical,omitempty"`
-	// Monitored and managed. Unset: true.
+	// Monitored and managed.
 	Enabled *bool   `protobuf:"varint,6,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
 	Limits  *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Attributes that differ on single nodes, by node name (the field's local scope).
 	NodeAttributes map[string]*Values `protobuf:"bytes,8,rep,name=node_attributes,json=nodeAttributes,proto3" json:"node_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Brought online with the group. Unset: true.
+	// Brought online with the group.
 	AutoStart *bool `protobuf:"varint,9,opt,name=auto_start,json=autoStart,proto3,oneof" json:"auto_start,omitempty"`
 	// Monitored, and nothing else is ever done with it.
 	MonitorOnly bool `protobuf:"varint,10,opt,name=monitor_only,json=monitorOnly,proto3" json:"monitor_only,omitempty"`
@@ -1743,9 +1743,10 @@ func (x *Values) GetValues() map[string]string {
 type GroupDependency struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The child.
-	Group         string                   `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Category      GroupDependency_Category `protobuf:"varint,2,opt,name=category,proto3,enum=holdfast.v1.GroupDependency_Category" json:"category,omitempty"`
-	Location      GroupDependency_Location `protobuf:"varint,3,opt,name=location,proto3,enum=holdfast.v1.GroupDependency_Location" json:"location,omitempty"`
+	Group    string                   `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Category GroupDependency_Category `protobuf:"varint,2,opt,name=category,proto3,enum=holdfast.v1.GroupDependency_Category" json:"category,omitempty"`
+	Location GroupDependency_Location `protobuf:"varint,3,opt,name=location,proto3,enum=holdfast.v1.GroupDependency_Location" json:"location,omitempty"`
+	// Unset: firm; of category offline: soft.
 	Rigidity      GroupDependency_Rigidity `protobuf:"varint,4,opt,name=rigidity,proto3,enum=holdfast.v1.GroupDependency_Rigidity" json:"rigidity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1820,11 +1821,11 @@ type Group struct {
 	Resources     []*Resource `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty"`
 	// No automatic action and no operation, until it is unfrozen, also over restarts. A temporary freeze is no part of the configuration.
 	Frozen bool `protobuf:"varint,6,opt,name=frozen,proto3" json:"frozen,omitempty"`
-	// For preferred fencing by group priority. Unset: 1.
+	// For preferred fencing by group priority.
 	Priority *uint32 `protobuf:"varint,7,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// Unset: derived from the resources; time is enough for groups that write no shared data.
 	Takeover Takeover `protobuf:"varint,8,opt,name=takeover,proto3,enum=holdfast.v1.Takeover" json:"takeover,omitempty"`
-	// 0: stays down after a fault or the loss of its node; 1: moves; 2: moves only within its zone, or site without zones. Unset: 1.
+	// 0: stays down after a fault or the loss of its node; 1: moves; 2: moves only within its zone, or site without zones.
 	AutoFailOver *uint32 `protobuf:"varint,9,opt,name=auto_fail_over,json=autoFailOver,proto3,oneof" json:"auto_fail_over,omitempty"`
 	// Runs on all nodes of its system list at once. Hybrid with system_zones: on one node of each zone.
 	Parallel bool `protobuf:"varint,10,opt,name=parallel,proto3" json:"parallel,omitempty"`
@@ -1834,31 +1835,31 @@ type Group struct {
 	Hybrid bool `protobuf:"varint,12,opt,name=hybrid,proto3" json:"hybrid,omitempty"`
 	// Groups that it depends on.
 	DependsOn []*GroupDependency `protobuf:"bytes,13,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
-	// Started by itself at all. Unset: true.
+	// Started by itself at all.
 	AutoStart *bool `protobuf:"varint,14,opt,name=auto_start,json=autoStart,proto3,oneof" json:"auto_start,omitempty"`
-	// The rest is brought up when it is found partly online. Unset: true.
+	// The rest is brought up when it is found partly online.
 	AutoStartIfPartial *bool           `protobuf:"varint,15,opt,name=auto_start_if_partial,json=autoStartIfPartial,proto3,oneof" json:"auto_start_if_partial,omitempty"`
 	AutoStartPolicy    AutoStartPolicy `protobuf:"varint,16,opt,name=auto_start_policy,json=autoStartPolicy,proto3,enum=holdfast.v1.AutoStartPolicy" json:"auto_start_policy,omitempty"`
 	FailOverPolicy     FailOverPolicy  `protobuf:"varint,17,opt,name=fail_over_policy,json=failOverPolicy,proto3,enum=holdfast.v1.FailOverPolicy" json:"fail_over_policy,omitempty"`
-	// After a persistent resource is back and there was no target: 0 stays down, 1 starts again, 2 also when an administrator had not cleared it. Unset: 1.
+	// After a persistent resource is back and there was no target: 0 stays down, 1 starts again, 2 also when an administrator had not cleared it.
 	AutoRestart *uint32 `protobuf:"varint,18,opt,name=auto_restart,json=autoRestart,proto3,oneof" json:"auto_restart,omitempty"`
-	// Attempts on the same node after a fault before it moves. Unset: 0.
+	// Attempts on the same node after a fault before it moves.
 	OnlineRetryLimit *uint32 `protobuf:"varint,19,opt,name=online_retry_limit,json=onlineRetryLimit,proto3,oneof" json:"online_retry_limit,omitempty"`
-	// A fault within this time of the last attempt moves the group at once. Unset: 0s (never).
+	// A fault within this time of the last attempt moves the group at once. 0s: never.
 	OnlineRetryInterval *durationpb.Duration `protobuf:"bytes,20,opt,name=online_retry_interval,json=onlineRetryInterval,proto3" json:"online_retry_interval,omitempty"`
 	ManageFaults        ManageFaults         `protobuf:"varint,21,opt,name=manage_faults,json=manageFaults,proto3,enum=holdfast.v1.ManageFaults" json:"manage_faults,omitempty"`
-	// A fault of a resource takes its parents down and may fault the group. Unset: true.
+	// A fault of a resource takes its parents down and may fault the group.
 	FaultPropagation *bool `protobuf:"varint,22,opt,name=fault_propagation,json=faultPropagation,proto3,oneof" json:"fault_propagation,omitempty"`
-	// Moves when its node is stopped or frozen with evacuation. Unset: true.
+	// Moves when its node is stopped or frozen with evacuation.
 	Evacuate *bool `protobuf:"varint,23,opt,name=evacuate,proto3,oneof" json:"evacuate,omitempty"`
-	// Administrators may bring it online, offline and switch it. Unset: true.
+	// Administrators may bring it online, offline and switch it.
 	ManualOps *bool `protobuf:"varint,24,opt,name=manual_ops,json=manualOps,proto3,oneof" json:"manual_ops,omitempty"`
 	// What it needs of Node.limits, by name.
 	Prerequisites map[string]int64 `protobuf:"bytes,25,rep,name=prerequisites,proto3" json:"prerequisites,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// What it needs of Node.capacity, by dimension.
 	Load          map[string]int64 `protobuf:"bytes,26,rep,name=load,proto3" json:"load,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	SysDownPolicy SysDownPolicy    `protobuf:"varint,27,opt,name=sys_down_policy,json=sysDownPolicy,proto3,enum=holdfast.v1.SysDownPolicy" json:"sys_down_policy,omitempty"`
-	// Brought online when it is unfrozen and is down. Unset: false.
+	// Brought online when it is unfrozen and is down.
 	OnlineAtUnfreeze bool `protobuf:"varint,28,opt,name=online_at_unfreeze,json=onlineAtUnfreeze,proto3" json:"online_at_unfreeze,omitempty"`
 	// A faulted parent group is cleared when this child comes online.
 	OnlineClearParent   bool                `protobuf:"varint,29,opt,name=online_clear_parent,json=onlineClearParent,proto3" json:"online_clear_parent,omitempty"`
@@ -1874,7 +1875,7 @@ type Group struct {
 	TriggersEnabled []string `protobuf:"bytes,35,rep,name=triggers_enabled,json=triggersEnabled,proto3" json:"triggers_enabled,omitempty"`
 	// Directory of its trigger programs. Unset: the cluster's.
 	TriggerPath string `protobuf:"bytes,36,opt,name=trigger_path,json=triggerPath,proto3" json:"trigger_path,omitempty"`
-	// How long preonline, preoffline and preswitch are waited for; then it goes on without (preswitch: not at all). Unset: 5m.
+	// How long preonline, preoffline and preswitch are waited for; then it goes on without (preswitch: not at all).
 	PreOnlineTimeout  *durationpb.Duration `protobuf:"bytes,37,opt,name=pre_online_timeout,json=preOnlineTimeout,proto3" json:"pre_online_timeout,omitempty"`
 	PreOfflineTimeout *durationpb.Duration `protobuf:"bytes,38,opt,name=pre_offline_timeout,json=preOfflineTimeout,proto3" json:"pre_offline_timeout,omitempty"`
 	PreSwitchTimeout  *durationpb.Duration `protobuf:"bytes,39,opt,name=pre_switch_timeout,json=preSwitchTimeout,proto3" json:"pre_switch_timeout,omitempty"`
@@ -2220,9 +2221,9 @@ type Package struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Type  PackageType            `protobuf:"varint,2,opt,name=type,proto3,enum=holdfast.v1.PackageType" json:"type,omitempty"`
-	// In order; "*" is all nodes.
+	// In order; "*" is all nodes, sorted by name.
 	NodeName []string `protobuf:"bytes,3,rep,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	// Starts with the cluster and fails over. Unset: true.
+	// Starts with the cluster and fails over.
 	AutoRun *bool `protobuf:"varint,4,opt,name=auto_run,json=autoRun,proto3,oneof" json:"auto_run,omitempty"`
 	// The node is reset when the package fails.
 	NodeFailFastEnabled bool `protobuf:"varint,5,opt,name=node_fail_fast_enabled,json=nodeFailFastEnabled,proto3" json:"node_fail_fast_enabled,omitempty"`
@@ -2792,64 +2793,64 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x05words\x18\a \x03(\tR\x05words\x12\x1e\n" +
 	"\n" +
 	"registered\x18\b \x01(\bR\n" +
-	"registered\"\xe0\x15\n" +
-	"\x06Limits\x12d\n" +
-	"\x10monitor_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x1e\xa2\xbb\x18\x1a\n" +
-	"\x0fMonitorInterval\x12\x036.5\x1a\x021mR\x0fmonitorInterval\x12z\n" +
-	"\x18offline_monitor_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
-	"\x16OfflineMonitorInterval\x12\x036.5\x1a\x025mR\x16offlineMonitorInterval\x12^\n" +
-	"\x0eonline_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x1c\xa2\xbb\x18\x18\n" +
-	"\rOnlineTimeout\x12\x036.2\x1a\x025mR\ronlineTimeout\x12a\n" +
-	"\x0foffline_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x1d\xa2\xbb\x18\x19\n" +
-	"\x0eOfflineTimeout\x12\x036.2\x1a\x025mR\x0eofflineTimeout\x12a\n" +
-	"\x0fmonitor_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x1d\xa2\xbb\x18\x19\n" +
-	"\x0eMonitorTimeout\x12\x036.2\x1a\x021mR\x0emonitorTimeout\x12[\n" +
-	"\rclean_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x1b\xa2\xbb\x18\x17\n" +
-	"\fCleanTimeout\x12\x036.2\x1a\x021mR\fcleanTimeout\x12N\n" +
-	"\x11online_wait_limit\x18\a \x01(\rB\x1d\xa2\xbb\x18\x19\n" +
-	"\x0fOnlineWaitLimit\x12\x036.6\x1a\x012H\x00R\x0fonlineWaitLimit\x88\x01\x01\x12Q\n" +
-	"\x12offline_wait_limit\x18\b \x01(\rB\x1e\xa2\xbb\x18\x1a\n" +
-	"\x10OfflineWaitLimit\x12\x036.7\x1a\x010H\x01R\x10offlineWaitLimit\x88\x01\x01\x12Q\n" +
-	"\x12online_retry_limit\x18\t \x01(\rB\x1e\xa2\xbb\x18\x1a\n" +
-	"\x10OnlineRetryLimit\x12\x036.6\x1a\x010H\x02R\x10onlineRetryLimit\x88\x01\x01\x12D\n" +
+	"registered\"\x95\x17\n" +
+	"\x06Limits\x12n\n" +
+	"\x10monitor_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB(\xa2\xbb\x18$\n" +
+	"\x0fMonitorInterval\x12\x036.5\x1a\x021m(\x80\xa3\x05J\x0450msR\x0fmonitorInterval\x12\x86\x01\n" +
+	"\x18offline_monitor_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB1\xa2\xbb\x18-\n" +
+	"\x16OfflineMonitorInterval\x12\x036.5\x1a\x025m(\x80\xa3\x05J\x0450msP\x01R\x16offlineMonitorInterval\x12h\n" +
+	"\x0eonline_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB&\xa2\xbb\x18\"\n" +
+	"\rOnlineTimeout\x12\x036.2\x1a\x025m(\x80\xa3\x05J\x0450msR\ronlineTimeout\x12k\n" +
+	"\x0foffline_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB'\xa2\xbb\x18#\n" +
+	"\x0eOfflineTimeout\x12\x036.2\x1a\x025m(\x80\xa3\x05J\x0450msR\x0eofflineTimeout\x12k\n" +
+	"\x0fmonitor_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB'\xa2\xbb\x18#\n" +
+	"\x0eMonitorTimeout\x12\x036.2\x1a\x021m(\x80\xa3\x05J\x0450msR\x0emonitorTimeout\x12e\n" +
+	"\rclean_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
+	"\fCleanTimeout\x12\x036.2\x1a\x021m(\x80\xa3\x05J\x0450msR\fcleanTimeout\x12Q\n" +
+	"\x11online_wait_limit\x18\a \x01(\rB \xa2\xbb\x18\x1c\n" +
+	"\x0fOnlineWaitLimit\x12\x036.6\x1a\x012(\xe8\aH\x00R\x0fonlineWaitLimit\x88\x01\x01\x12T\n" +
+	"\x12offline_wait_limit\x18\b \x01(\rB!\xa2\xbb\x18\x1d\n" +
+	"\x10OfflineWaitLimit\x12\x036.7\x1a\x010(\xe8\aH\x01R\x10offlineWaitLimit\x88\x01\x01\x12T\n" +
+	"\x12online_retry_limit\x18\t \x01(\rB!\xa2\xbb\x18\x1d\n" +
+	"\x10OnlineRetryLimit\x12\x036.6\x1a\x010(\xe8\aH\x02R\x10onlineRetryLimit\x88\x01\x01\x12G\n" +
 	"\rrestart_limit\x18\n" +
-	" \x01(\rB\x1a\xa2\xbb\x18\x16\n" +
-	"\fRestartLimit\x12\x036.8\x1a\x010H\x03R\frestartLimit\x88\x01\x01\x12J\n" +
-	"\x0ftolerance_limit\x18\v \x01(\rB\x1c\xa2\xbb\x18\x18\n" +
-	"\x0eToleranceLimit\x12\x036.8\x1a\x010H\x04R\x0etoleranceLimit\x88\x01\x01\x12]\n" +
-	"\rconf_interval\x18\f \x01(\v2\x19.google.protobuf.DurationB\x1d\xa2\xbb\x18\x19\n" +
-	"\fConfInterval\x12\x046.10\x1a\x0310mR\fconfInterval\x12d\n" +
-	"\x19fault_on_monitor_timeouts\x18\r \x01(\rB$\xa2\xbb\x18 \n" +
-	"\x16FaultOnMonitorTimeouts\x12\x036.9\x1a\x014H\x05R\x16faultOnMonitorTimeouts\x88\x01\x01\x12N\n" +
-	"\x11clean_retry_limit\x18\x0e \x01(\rB\x1d\xa2\xbb\x18\x19\n" +
-	"\x0fCleanRetryLimit\x12\x036.4\x1a\x010H\x06R\x0fcleanRetryLimit\x88\x01\x01\x12X\n" +
-	"\fopen_timeout\x18\x0f \x01(\v2\x19.google.protobuf.DurationB\x1a\xa2\xbb\x18\x16\n" +
-	"\vOpenTimeout\x12\x036.2\x1a\x021mR\vopenTimeout\x12[\n" +
-	"\rclose_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationB\x1b\xa2\xbb\x18\x17\n" +
-	"\fCloseTimeout\x12\x036.2\x1a\x021mR\fcloseTimeout\x12_\n" +
-	"\x0eaction_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB\x1d\xa2\xbb\x18\x19\n" +
-	"\rActionTimeout\x12\x036.2\x1a\x0330sR\ractionTimeout\x12Y\n" +
-	"\finfo_timeout\x18\x12 \x01(\v2\x19.google.protobuf.DurationB\x1b\xa2\xbb\x18\x17\n" +
-	"\vInfoTimeout\x12\x036.2\x1a\x0330sR\vinfoTimeout\x12[\n" +
-	"\rinfo_interval\x18\x13 \x01(\v2\x19.google.protobuf.DurationB\x1b\xa2\xbb\x18\x17\n" +
-	"\fInfoInterval\x12\x036.2\x1a\x020sR\finfoInterval\x12n\n" +
-	"\x14attr_changed_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB!\xa2\xbb\x18\x1d\n" +
-	"\x12AttrChangedTimeout\x12\x036.2\x1a\x021mR\x12attrChangedTimeout\x12b\n" +
-	"\x0fmigrate_timeout\x18\x15 \x01(\v2\x19.google.protobuf.DurationB\x1e\xa2\xbb\x18\x1a\n" +
-	"\x0eMigrateTimeout\x12\x036.2\x1a\x0310mR\x0emigrateTimeout\x12Q\n" +
-	"\x12migrate_wait_limit\x18\x16 \x01(\rB\x1e\xa2\xbb\x18\x1a\n" +
-	"\x10MigrateWaitLimit\x12\x036.2\x1a\x012H\aR\x10migrateWaitLimit\x88\x01\x01\x129\n" +
+	" \x01(\rB\x1d\xa2\xbb\x18\x19\n" +
+	"\fRestartLimit\x12\x036.8\x1a\x010(\xe8\aH\x03R\frestartLimit\x88\x01\x01\x12M\n" +
+	"\x0ftolerance_limit\x18\v \x01(\rB\x1f\xa2\xbb\x18\x1b\n" +
+	"\x0eToleranceLimit\x12\x036.8\x1a\x010(\xe8\aH\x04R\x0etoleranceLimit\x88\x01\x01\x12g\n" +
+	"\rconf_interval\x18\f \x01(\v2\x19.google.protobuf.DurationB'\xa2\xbb\x18#\n" +
+	"\fConfInterval\x12\x046.10\x1a\x0310m(\x80\xa3\x05J\x0450msR\fconfInterval\x12g\n" +
+	"\x19fault_on_monitor_timeouts\x18\r \x01(\rB'\xa2\xbb\x18#\n" +
+	"\x16FaultOnMonitorTimeouts\x12\x036.9\x1a\x014(\xe8\aH\x05R\x16faultOnMonitorTimeouts\x88\x01\x01\x12Q\n" +
+	"\x11clean_retry_limit\x18\x0e \x01(\rB \xa2\xbb\x18\x1c\n" +
+	"\x0fCleanRetryLimit\x12\x036.4\x1a\x010(\xe8\aH\x06R\x0fcleanRetryLimit\x88\x01\x01\x12b\n" +
+	"\fopen_timeout\x18\x0f \x01(\v2\x19.google.protobuf.DurationB$\xa2\xbb\x18 \n" +
+	"\vOpenTimeout\x12\x036.2\x1a\x021m(\x80\xa3\x05J\x0450msR\vopenTimeout\x12e\n" +
+	"\rclose_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
+	"\fCloseTimeout\x12\x036.2\x1a\x021m(\x80\xa3\x05J\x0450msR\fcloseTimeout\x12i\n" +
+	"\x0eaction_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationB'\xa2\xbb\x18#\n" +
+	"\rActionTimeout\x12\x036.2\x1a\x0330s(\x80\xa3\x05J\x0450msR\ractionTimeout\x12c\n" +
+	"\finfo_timeout\x18\x12 \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
+	"\vInfoTimeout\x12\x036.2\x1a\x0330s(\x80\xa3\x05J\x0450msR\vinfoTimeout\x12g\n" +
+	"\rinfo_interval\x18\x13 \x01(\v2\x19.google.protobuf.DurationB'\xa2\xbb\x18#\n" +
+	"\fInfoInterval\x12\x036.2\x1a\x020s(\x80\xa3\x05J\x0450msP\x01R\finfoInterval\x12x\n" +
+	"\x14attr_changed_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB+\xa2\xbb\x18'\n" +
+	"\x12AttrChangedTimeout\x12\x036.2\x1a\x021m(\x80\xa3\x05J\x0450msR\x12attrChangedTimeout\x12l\n" +
+	"\x0fmigrate_timeout\x18\x15 \x01(\v2\x19.google.protobuf.DurationB(\xa2\xbb\x18$\n" +
+	"\x0eMigrateTimeout\x12\x036.2\x1a\x0310m(\x80\xa3\x05J\x0450msR\x0emigrateTimeout\x12T\n" +
+	"\x12migrate_wait_limit\x18\x16 \x01(\rB!\xa2\xbb\x18\x1d\n" +
+	"\x10MigrateWaitLimit\x12\x036.2\x1a\x012(\xe8\aH\aR\x10migrateWaitLimit\x88\x01\x01\x129\n" +
 	"\bimf_mode\x18\x17 \x01(\rB\x19\xa2\xbb\x18\x15\n" +
-	"\bIMF Mode\x12\x0412.1\x1a\x013(\x03H\bR\aimfMode\x88\x01\x01\x12M\n" +
-	"\x10imf_monitor_freq\x18\x18 \x01(\rB\x1e\xa2\xbb\x18\x1a\n" +
-	"\x0fIMF MonitorFreq\x12\x0412.1\x1a\x015H\tR\x0eimfMonitorFreq\x88\x01\x01\x12c\n" +
-	"\x18imf_register_retry_limit\x18\x19 \x01(\rB%\xa2\xbb\x18!\n" +
-	"\x16IMF RegisterRetryLimit\x12\x0412.1\x1a\x013H\n" +
-	"R\x15imfRegisterRetryLimit\x88\x01\x01\x12[\n" +
-	"\x16level_two_monitor_freq\x18\x1a \x01(\rB!\xa2\xbb\x18\x1d\n" +
-	"\x13LevelTwoMonitorFreq\x12\x037.2\x1a\x010H\vR\x13levelTwoMonitorFreq\x88\x01\x01\x12d\n" +
-	"\x19alert_on_monitor_timeouts\x18\x1b \x01(\rB$\xa2\xbb\x18 \n" +
-	"\x16AlertOnMonitorTimeouts\x12\x036.9\x1a\x010H\fR\x16alertOnMonitorTimeouts\x88\x01\x01B\x14\n" +
+	"\bIMF Mode\x12\x0412.1\x1a\x013(\x03H\bR\aimfMode\x88\x01\x01\x12P\n" +
+	"\x10imf_monitor_freq\x18\x18 \x01(\rB!\xa2\xbb\x18\x1d\n" +
+	"\x0fIMF MonitorFreq\x12\x0412.1\x1a\x015(\xe8\aH\tR\x0eimfMonitorFreq\x88\x01\x01\x12f\n" +
+	"\x18imf_register_retry_limit\x18\x19 \x01(\rB(\xa2\xbb\x18$\n" +
+	"\x16IMF RegisterRetryLimit\x12\x0412.1\x1a\x013(\xe8\aH\n" +
+	"R\x15imfRegisterRetryLimit\x88\x01\x01\x12^\n" +
+	"\x16level_two_monitor_freq\x18\x1a \x01(\rB$\xa2\xbb\x18 \n" +
+	"\x13LevelTwoMonitorFreq\x12\x037.2\x1a\x010(\xe8\aH\vR\x13levelTwoMonitorFreq\x88\x01\x01\x12g\n" +
+	"\x19alert_on_monitor_timeouts\x18\x1b \x01(\rB'\xa2\xbb\x18#\n" +
+	"\x16AlertOnMonitorTimeouts\x12\x036.9\x1a\x010(\xe8\aH\fR\x16alertOnMonitorTimeouts\x88\x01\x01B\x14\n" +
 	"\x12_online_wait_limitB\x15\n" +
 	"\x13_offline_wait_limitB\x15\n" +
 	"\x13_online_retry_limitB\x10\n" +
@@ -2862,13 +2863,13 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x11_imf_monitor_freqB\x1b\n" +
 	"\x19_imf_register_retry_limitB\x19\n" +
 	"\x17_level_two_monitor_freqB\x1c\n" +
-	"\x1a_alert_on_monitor_timeouts\"\xb3\a\n" +
+	"\x1a_alert_on_monitor_timeouts\"\xb2\a\n" +
 	"\fResourceType\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12V\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12U\n" +
 	"\n" +
-	"operations\x18\x02 \x01(\x0e2\x17.holdfast.v1.OperationsB\x1d\xa2\xbb\x18\x19\n" +
+	"operations\x18\x02 \x01(\x0e2\x17.holdfast.v1.OperationsB\x1c\xa2\xbb\x18\x18\n" +
 	"\n" +
-	"Operations\x12\x035.8\x1a\x06ON_OFFR\n" +
+	"Operations\x12\x035.8\x1a\x05onOffR\n" +
 	"operations\x126\n" +
 	"\n" +
 	"attributes\x18\x03 \x03(\v2\x16.holdfast.v1.AttributeR\n" +
@@ -2905,23 +2906,28 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\bOcfAgent\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\"\x0e\n" +
-	"\fSystemdAgent\"/\n" +
-	"\aAtLeast\x12\x0e\n" +
-	"\x02of\x18\x01 \x03(\tR\x02of\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\x86\b\n" +
+	"\fSystemdAgent\"U\n" +
+	"\aAtLeast\x12\x1e\n" +
+	"\x02of\x18\x01 \x03(\tB\x0e\xa2\xbb\x18\n" +
+	":\bresourceR\x02of\x12*\n" +
+	"\x05count\x18\x02 \x01(\rB\x14\xa2\xbb\x18\x10\n" +
+	"\x04-min\x12\x038.2 \x01(\xe8\aR\x05count\"\xd4\b\n" +
 	"\bResource\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04type\x18\x02 \x01(\tR\x04type\x12E\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\x04type\x18\x02 \x01(\tB\n" +
+	"\xa2\xbb\x18\x06:\x04typeR\x04type\x12E\n" +
 	"\n" +
 	"attributes\x18\x03 \x03(\v2%.holdfast.v1.Resource.AttributesEntryR\n" +
-	"attributes\x12\x1a\n" +
-	"\brequires\x18\x04 \x03(\tR\brequires\x12:\n" +
+	"attributes\x129\n" +
+	"\brequires\x18\x04 \x03(\tB\x1d\xa2\xbb\x18\x19\n" +
+	"\brequires\x12\x038.1:\bresourceR\brequires\x12:\n" +
 	"\bcritical\x18\x05 \x01(\bB\x19\xa2\xbb\x18\x15\n" +
 	"\bCritical\x12\x037.1\x1a\x04trueH\x00R\bcritical\x88\x01\x01\x127\n" +
 	"\aenabled\x18\x06 \x01(\bB\x18\xa2\xbb\x18\x14\n" +
 	"\aEnabled\x12\x037.1\x1a\x04trueH\x01R\aenabled\x88\x01\x01\x12+\n" +
-	"\x06limits\x18\a \x01(\v2\x13.holdfast.v1.LimitsR\x06limits\x12R\n" +
-	"\x0fnode_attributes\x18\b \x03(\v2).holdfast.v1.Resource.NodeAttributesEntryR\x0enodeAttributes\x12>\n" +
+	"\x06limits\x18\a \x01(\v2\x13.holdfast.v1.LimitsR\x06limits\x12u\n" +
+	"\x0fnode_attributes\x18\b \x03(\v2).holdfast.v1.Resource.NodeAttributesEntryB!\xa2\xbb\x18\x1d\n" +
+	"\x10attribute@system\x12\x035.2:\x04nodeR\x0enodeAttributes\x12>\n" +
 	"\n" +
 	"auto_start\x18\t \x01(\bB\x1a\xa2\xbb\x18\x16\n" +
 	"\tAutoStart\x12\x037.1\x1a\x04trueH\x02R\tautoStart\x88\x01\x01\x129\n" +
@@ -2949,12 +2955,15 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x06values\x18\x01 \x03(\v2\x1f.holdfast.v1.Values.ValuesEntryR\x06values\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd3\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\x04\n" +
 	"\x0fGroupDependency\x12!\n" +
-	"\x05group\x18\x01 \x01(\tB\v\xa2\xbb\x18\a:\x05groupR\x05group\x12A\n" +
-	"\bcategory\x18\x02 \x01(\x0e2%.holdfast.v1.GroupDependency.CategoryR\bcategory\x12A\n" +
-	"\blocation\x18\x03 \x01(\x0e2%.holdfast.v1.GroupDependency.LocationR\blocation\x12A\n" +
-	"\brigidity\x18\x04 \x01(\x0e2%.holdfast.v1.GroupDependency.RigidityR\brigidity\"=\n" +
+	"\x05group\x18\x01 \x01(\tB\v\xa2\xbb\x18\a:\x05groupR\x05group\x12_\n" +
+	"\bcategory\x18\x02 \x01(\x0e2%.holdfast.v1.GroupDependency.CategoryB\x1c\xa2\xbb\x18\x18\n" +
+	"\bcategory\x12\x0410.1\x1a\x06onlineR\bcategory\x12^\n" +
+	"\blocation\x18\x03 \x01(\x0e2%.holdfast.v1.GroupDependency.LocationB\x1b\xa2\xbb\x18\x17\n" +
+	"\blocation\x12\x0410.1\x1a\x05localR\blocation\x12W\n" +
+	"\brigidity\x18\x04 \x01(\x0e2%.holdfast.v1.GroupDependency.RigidityB\x14\xa2\xbb\x18\x10\n" +
+	"\brigidity\x12\x0410.1R\brigidity\"=\n" +
 	"\bCategory\x12\x18\n" +
 	"\x14CATEGORY_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -2972,7 +2981,7 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x14RIGIDITY_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04SOFT\x10\x01\x12\b\n" +
 	"\x04FIRM\x10\x02\x12\b\n" +
-	"\x04HARD\x10\x03\"\x85\x1e\n" +
+	"\x04HARD\x10\x03\"\xa2\x1e\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\vsystem_list\x18\x02 \x03(\tB\x1b\xa2\xbb\x18\x17\n" +
@@ -2983,32 +2992,32 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\rAutoStartList\x12\x037.3:\x04nodeR\rautoStartList\x123\n" +
 	"\tresources\x18\x05 \x03(\v2\x15.holdfast.v1.ResourceR\tresources\x12)\n" +
 	"\x06frozen\x18\x06 \x01(\bB\x11\xa2\xbb\x18\r\n" +
-	"\x06Frozen\x12\x038.4R\x06frozen\x127\n" +
-	"\bpriority\x18\a \x01(\rB\x16\xa2\xbb\x18\x12\n" +
-	"\bPriority\x12\x037.3\x1a\x011H\x00R\bpriority\x88\x01\x01\x121\n" +
+	"\x06Frozen\x12\x038.4R\x06frozen\x12:\n" +
+	"\bpriority\x18\a \x01(\rB\x19\xa2\xbb\x18\x15\n" +
+	"\bPriority\x12\x037.3\x1a\x011(\x90NH\x00R\bpriority\x88\x01\x01\x121\n" +
 	"\btakeover\x18\b \x01(\x0e2\x15.holdfast.v1.TakeoverR\btakeover\x12G\n" +
 	"\x0eauto_fail_over\x18\t \x01(\rB\x1c\xa2\xbb\x18\x18\n" +
 	"\fAutoFailOver\x12\x037.3\x1a\x011(\x02H\x01R\fautoFailOver\x88\x01\x01\x121\n" +
 	"\bparallel\x18\n" +
 	" \x01(\bB\x15\xa2\xbb\x18\x11\n" +
-	"\bParallel\x12\x035.4@\x01R\bparallel\x12^\n" +
-	"\fsystem_zones\x18\v \x03(\v2#.holdfast.v1.Group.SystemZonesEntryB\x16\xa2\xbb\x18\x12\n" +
-	"\vSystemZones\x12\x039.6R\vsystemZones\x12/\n" +
+	"\bParallel\x12\x035.4@\x01R\bparallel\x12d\n" +
+	"\fsystem_zones\x18\v \x03(\v2#.holdfast.v1.Group.SystemZonesEntryB\x1c\xa2\xbb\x18\x18\n" +
+	"\vSystemZones\x12\x039.6:\x04nodeR\vsystemZones\x12/\n" +
 	"\x06hybrid\x18\f \x01(\bB\x17\xa2\xbb\x18\x13\n" +
 	"\n" +
-	"Parallel=2\x12\x035.4@\x01R\x06hybrid\x12U\n" +
+	"Parallel=2\x12\x035.4@\x01R\x06hybrid\x12W\n" +
 	"\n" +
-	"depends_on\x18\r \x03(\v2\x1c.holdfast.v1.GroupDependencyB\x18\xa2\xbb\x18\x14\n" +
-	"\x0erequires group\x12\x0210R\tdependsOn\x12>\n" +
+	"depends_on\x18\r \x03(\v2\x1c.holdfast.v1.GroupDependencyB\x1a\xa2\xbb\x18\x16\n" +
+	"\x0erequires group\x12\x0210X R\tdependsOn\x12>\n" +
 	"\n" +
 	"auto_start\x18\x0e \x01(\bB\x1a\xa2\xbb\x18\x16\n" +
 	"\tAutoStart\x12\x037.3\x1a\x04trueH\x02R\tautoStart\x88\x01\x01\x12[\n" +
 	"\x15auto_start_if_partial\x18\x0f \x01(\bB#\xa2\xbb\x18\x1f\n" +
 	"\x12AutoStartIfPartial\x12\x037.3\x1a\x04trueH\x03R\x12autoStartIfPartial\x88\x01\x01\x12k\n" +
 	"\x11auto_start_policy\x18\x10 \x01(\x0e2\x1c.holdfast.v1.AutoStartPolicyB!\xa2\xbb\x18\x1d\n" +
-	"\x0fAutoStartPolicy\x12\x037.3\x1a\x05ORDERR\x0fautoStartPolicy\x12j\n" +
+	"\x0fAutoStartPolicy\x12\x037.3\x1a\x05orderR\x0fautoStartPolicy\x12j\n" +
 	"\x10fail_over_policy\x18\x11 \x01(\x0e2\x1b.holdfast.v1.FailOverPolicyB#\xa2\xbb\x18\x1f\n" +
-	"\x0eFailOverPolicy\x12\x039.2\x1a\bPRIORITYR\x0efailOverPolicy\x12C\n" +
+	"\x0eFailOverPolicy\x12\x039.2\x1a\bpriorityR\x0efailOverPolicy\x12C\n" +
 	"\fauto_restart\x18\x12 \x01(\rB\x1b\xa2\xbb\x18\x17\n" +
 	"\vAutoRestart\x12\x037.3\x1a\x011(\x02H\x04R\vautoRestart\x88\x01\x01\x12T\n" +
 	"\x12online_retry_limit\x18\x13 \x01(\rB!\xa2\xbb\x18\x1d\n" +
@@ -3016,32 +3025,32 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x15online_retry_interval\x18\x14 \x01(\v2\x19.google.protobuf.DurationB&\xa2\xbb\x18\"\n" +
 	"\x13OnlineRetryInterval\x12\x037.3\x1a\x020s(\x80\xa3\x05R\x13onlineRetryInterval\x12]\n" +
 	"\rmanage_faults\x18\x15 \x01(\x0e2\x19.holdfast.v1.ManageFaultsB\x1d\xa2\xbb\x18\x19\n" +
-	"\fManageFaults\x12\x046.11\x1a\x03ALLR\fmanageFaults\x12S\n" +
+	"\fManageFaults\x12\x046.11\x1a\x03allR\fmanageFaults\x12S\n" +
 	"\x11fault_propagation\x18\x16 \x01(\bB!\xa2\xbb\x18\x1d\n" +
 	"\x10FaultPropagation\x12\x037.3\x1a\x04trueH\x06R\x10faultPropagation\x88\x01\x01\x12:\n" +
 	"\bevacuate\x18\x17 \x01(\bB\x19\xa2\xbb\x18\x15\n" +
 	"\bEvacuate\x12\x037.3\x1a\x04trueH\aR\bevacuate\x88\x01\x01\x12>\n" +
 	"\n" +
 	"manual_ops\x18\x18 \x01(\bB\x1a\xa2\xbb\x18\x16\n" +
-	"\tManualOps\x12\x037.3\x1a\x04trueH\bR\tmanualOps\x88\x01\x01\x12e\n" +
-	"\rprerequisites\x18\x19 \x03(\v2%.holdfast.v1.Group.PrerequisitesEntryB\x18\xa2\xbb\x18\x14\n" +
-	"\rPrerequisites\x12\x039.4R\rprerequisites\x12A\n" +
-	"\x04load\x18\x1a \x03(\v2\x1c.holdfast.v1.Group.LoadEntryB\x0f\xa2\xbb\x18\v\n" +
-	"\x04Load\x12\x039.3R\x04load\x12e\n" +
+	"\tManualOps\x12\x037.3\x1a\x04trueH\bR\tmanualOps\x88\x01\x01\x12n\n" +
+	"\rprerequisites\x18\x19 \x03(\v2%.holdfast.v1.Group.PrerequisitesEntryB!\xa2\xbb\x18\x1d\n" +
+	"\rPrerequisites\x12\x039.4(\x80\xa0\x94\xa5\x8d\x1dX@R\rprerequisites\x12J\n" +
+	"\x04load\x18\x1a \x03(\v2\x1c.holdfast.v1.Group.LoadEntryB\x18\xa2\xbb\x18\x14\n" +
+	"\x04Load\x12\x039.3(\x80\xa0\x94\xa5\x8d\x1dX\x10R\x04load\x12e\n" +
 	"\x0fsys_down_policy\x18\x1b \x01(\x0e2\x1a.holdfast.v1.SysDownPolicyB!\xa2\xbb\x18\x1d\n" +
-	"\rSysDownPolicy\x12\x037.3\x1a\aOFFLINER\rsysDownPolicy\x12I\n" +
+	"\rSysDownPolicy\x12\x037.3\x1a\aofflineR\rsysDownPolicy\x12I\n" +
 	"\x12online_at_unfreeze\x18\x1c \x01(\bB\x1b\xa2\xbb\x18\x17\n" +
 	"\x10OnlineAtUnfreeze\x12\x037.3R\x10onlineAtUnfreeze\x12L\n" +
 	"\x13online_clear_parent\x18\x1d \x01(\bB\x1c\xa2\xbb\x18\x18\n" +
 	"\x11OnlineClearParent\x12\x037.3R\x11onlineClearParent\x12{\n" +
 	"\x15external_state_change\x18\x1e \x01(\x0e2 .holdfast.v1.ExternalStateChangeB%\xa2\xbb\x18!\n" +
-	"\x13ExternalStateChange\x12\x046.12\x1a\x04NONER\x13externalStateChange\x12N\n" +
+	"\x13ExternalStateChange\x12\x046.12\x1a\x04noneR\x13externalStateChange\x12N\n" +
 	"\x10auto_clear_limit\x18\x1f \x01(\rB\x1f\xa2\xbb\x18\x1b\n" +
 	"\x0eAutoClearLimit\x12\x037.3\x1a\x010(\xe8\aH\tR\x0eautoClearLimit\x88\x01\x01\x12o\n" +
 	"\x13auto_clear_interval\x18  \x01(\v2\x19.google.protobuf.DurationB$\xa2\xbb\x18 \n" +
 	"\x11AutoClearInterval\x12\x037.3\x1a\x020s(\x80\xa3\x05R\x11autoClearInterval\x12X\n" +
 	"\bfailback\x18! \x01(\x0e2\x15.holdfast.v1.FailbackB%\xa2\xbb\x18!\n" +
-	"\x0ffailback_policy\x12\x06SG-110\x1a\x06MANUALR\bfailback\x12=\n" +
+	"\x0ffailback_policy\x12\x06SG-110\x1a\x06manualR\bfailback\x12=\n" +
 	"\rdrag_priority\x18\" \x01(\rB\x18\xa2\xbb\x18\x14\n" +
 	"\bpriority\x12\x05SG-90(\xb8\x17R\fdragPriority\x12\xd9\x01\n" +
 	"\x10triggers_enabled\x18# \x03(\tB\xad\x01\xa2\xbb\x18\xa8\x01\n" +
@@ -3084,14 +3093,14 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x12_fault_propagationB\v\n" +
 	"\t_evacuateB\r\n" +
 	"\v_manual_opsB\x13\n" +
-	"\x11_auto_clear_limitJ\x04\b\x04\x10\x05\"\xc6\x0e\n" +
+	"\x11_auto_clear_limitJ\x04\b\x04\x10\x05\"\xd9\x0e\n" +
 	"\aPackage\x12-\n" +
 	"\x04name\x18\x01 \x01(\tB\x19\xa2\xbb\x18\x15\n" +
 	"\fpackage_name\x12\x05SG-79R\x04name\x12S\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x18.holdfast.v1.PackageTypeB%\xa2\xbb\x18!\n" +
-	"\fpackage_type\x12\x05SG-80\x1a\bFAILOVER@\x01R\x04type\x123\n" +
-	"\tnode_name\x18\x03 \x03(\tB\x16\xa2\xbb\x18\x12\n" +
-	"\tnode_name\x12\x05SG-81R\bnodeName\x12;\n" +
+	"\fpackage_type\x12\x05SG-80\x1a\bfailover@\x01R\x04type\x12@\n" +
+	"\tnode_name\x18\x03 \x03(\tB#\xa2\xbb\x18\x1f\n" +
+	"\tnode_name\x12\x05SG-81\x1a\x05[\"*\"]:\x04nodeR\bnodeName\x12;\n" +
 	"\bauto_run\x18\x04 \x01(\bB\x1b\xa2\xbb\x18\x17\n" +
 	"\bauto_run\x12\x05SG-82\x1a\x04trueH\x00R\aautoRun\x88\x01\x01\x12X\n" +
 	"\x16node_fail_fast_enabled\x18\x05 \x01(\bB#\xa2\xbb\x18\x1f\n" +
@@ -3109,9 +3118,9 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x0ffailback_policy\x12\x05SG-89\x1a\x06manual2\x06manual2\tautomaticR\x0efailbackPolicy\x124\n" +
 	"\bpriority\x18\v \x01(\rB\x18\xa2\xbb\x18\x14\n" +
 	"\bpriority\x12\x05SG-90(\xb8\x17R\bpriority\x12B\n" +
-	"\fdependencies\x18\f \x03(\v2\x1e.holdfast.v1.PackageDependencyR\fdependencies\x12U\n" +
-	"\aweights\x18\r \x03(\v2!.holdfast.v1.Package.WeightsEntryB\x18\xa2\xbb\x18\x14\n" +
-	"\vweight_name\x12\x05SG-92R\aweights\x12G\n" +
+	"\fdependencies\x18\f \x03(\v2\x1e.holdfast.v1.PackageDependencyR\fdependencies\x12[\n" +
+	"\aweights\x18\r \x03(\v2!.holdfast.v1.Package.WeightsEntryB\x1e\xa2\xbb\x18\x1a\n" +
+	"\vweight_name\x12\x05SG-92(\xc0\x84=X\x04R\aweights\x12G\n" +
 	"\x11monitored_subnets\x18\x0e \x03(\v2\x1a.holdfast.v1.PackageSubnetR\x10monitoredSubnets\x126\n" +
 	"\n" +
 	"ip_address\x18\x0f \x03(\tB\x17\xa2\xbb\x18\x13\n" +
@@ -3134,10 +3143,11 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\bPevEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_auto_run\"\xce\x01\n" +
+	"\t_auto_run\"\xf8\x01\n" +
 	"\x11PackageDependency\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\apackage\x18\x02 \x01(\tR\apackage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12B\n" +
+	"\apackage\x18\x02 \x01(\tB(\xa2\xbb\x18$\n" +
+	"\x14dependency_condition\x12\x05SG-91:\x05groupR\apackage\x12\x12\n" +
 	"\x04down\x18\x03 \x01(\bR\x04down\x12w\n" +
 	"\blocation\x18\x04 \x01(\tB[\xa2\xbb\x18W\n" +
 	"\x13dependency_location\x12\x05SG-91\x1a\tsame_node2\tsame_node2\x0edifferent_node2\bany_node2\tall_nodesR\blocation\"A\n" +

@@ -846,7 +846,7 @@ type Timers struct {
 	Heartbeat *durationpb.Duration `protobuf:"bytes,1,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	// Silence on a link after which it is in trouble for that peer. Unset: peerinact/2.
 	Peertrouble *durationpb.Duration `protobuf:"bytes,2,opt,name=peertrouble,proto3" json:"peertrouble,omitempty"`
-	// Silence on a link after which it is down for that peer; a peer all of whose links are down is suspected. 200ms to 60s; unset: 1s.
+	// Silence on a link after which it is down for that peer; a peer all of whose links are down is suspected.
 	Peerinact     *durationpb.Duration `protobuf:"bytes,3,opt,name=peerinact,proto3" json:"peerinact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -912,13 +912,13 @@ type Cluster struct {
 	Timers *Timers `protobuf:"bytes,3,opt,name=timers,proto3" json:"timers,omitempty"`
 	// Groups start by themselves only once so many nodes have been seen together. Delays; never lowers the quorum. Unset: a majority.
 	SeedNodes uint32 `protobuf:"varint,4,opt,name=seed_nodes,json=seedNodes,proto3" json:"seed_nodes,omitempty"`
-	// A node whose engine is down for longer stops its groups. 5s to 10m; unset: 60s.
+	// A node whose engine is down for longer stops its groups.
 	EngineDownLimit *durationpb.Duration `protobuf:"bytes,5,opt,name=engine_down_limit,json=engineDownLimit,proto3" json:"engine_down_limit,omitempty"`
-	// Which side of an even split should win. Unset: none.
+	// Which side of an even split should win.
 	PreferredFencing PreferredFencing `protobuf:"varint,6,opt,name=preferred_fencing,json=preferredFencing,proto3,enum=holdfast.v1.PreferredFencing" json:"preferred_fencing,omitempty"`
 	// With PREFERRED_FENCING_SITE: the site that should win.
 	PreferredSite string `protobuf:"bytes,7,opt,name=preferred_site,json=preferredSite,proto3" json:"preferred_site,omitempty"`
-	// How long the side that should lose withholds its word from the coordination points. 0s to 60s; unset: peerinact/2.
+	// How long the side that should lose withholds its word from the coordination points. Unset: peerinact/2.
 	PreferredFencingDelay *durationpb.Duration `protobuf:"bytes,8,opt,name=preferred_fencing_delay,json=preferredFencingDelay,proto3" json:"preferred_fencing_delay,omitempty"`
 	// Power-fence devices by which nodes can be switched off.
 	FenceDevices []*FenceDevice `protobuf:"bytes,9,rep,name=fence_devices,json=fenceDevices,proto3" json:"fence_devices,omitempty"`
@@ -926,15 +926,15 @@ type Cluster struct {
 	Notifiers []*Notifier `protobuf:"bytes,10,rep,name=notifiers,proto3" json:"notifiers,omitempty"`
 	// Directory of the trigger programs on every node, one per trigger and named like it. Unset: /etc/holdfast/triggers.
 	TriggerPath string `protobuf:"bytes,11,opt,name=trigger_path,json=triggerPath,proto3" json:"trigger_path,omitempty"`
-	// Triggers of nodes and of the cluster that are run: sysoffline, sysup, sysjoin, injeopardy, loadwarning, unable_to_restart_agent.
+	// Triggers of nodes and of the cluster that are run.
 	TriggersEnabled []string `protobuf:"bytes,12,rep,name=triggers_enabled,json=triggersEnabled,proto3" json:"triggers_enabled,omitempty"`
 	// Weight of each dimension of capacity for the failover policy BIGGEST_AVAILABLE. Unset: 1 each.
 	MeterWeight map[string]uint32 `protobuf:"bytes,13,rep,name=meter_weight,json=meterWeight,proto3" json:"meter_weight,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Most resources in the cluster. Unset: 20000.
+	// Most resources in the cluster.
 	ResourceLimit *uint32 `protobuf:"varint,14,opt,name=resource_limit,json=resourceLimit,proto3,oneof" json:"resource_limit,omitempty"`
-	// A group that came to a node by failover or failback is not failed back before it has been there for so long. Unset: 5m.
+	// A group that came to a node by failover or failback is not failed back before it has been there for so long.
 	MinimumResidence *durationpb.Duration `protobuf:"bytes,15,opt,name=minimum_residence,json=minimumResidence,proto3" json:"minimum_residence,omitempty"`
-	// What happens to a node whose package demands a reset. Unset: RESET.
+	// What happens to a node whose package demands a reset.
 	FailFastAction FailFastAction `protobuf:"varint,16,opt,name=fail_fast_action,json=failFastAction,proto3,enum=holdfast.v1.FailFastAction" json:"fail_fast_action,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1087,11 +1087,11 @@ func (x *Cluster) GetFailFastAction() FailFastAction {
 type Notifier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Least severity that is told. Unset: WARNING.
+	// Least severity that is told.
 	Severity Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=holdfast.v1.Severity" json:"severity,omitempty"`
 	// Only events whose code begins with one of these. Empty: all.
 	Codes []string `protobuf:"bytes,3,rep,name=codes,proto3" json:"codes,omitempty"`
-	// An event that could not be delivered for so long is given up, and that is an event itself. Unset: 1h.
+	// An event that could not be delivered for so long is given up, and that is an event itself.
 	GiveUpAfter *durationpb.Duration `protobuf:"bytes,4,opt,name=give_up_after,json=giveUpAfter,proto3" json:"give_up_after,omitempty"`
 	// Types that are valid to be assigned to Way:
 	//
@@ -1238,7 +1238,7 @@ type ProgramNotifier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Program with its arguments, run without a shell.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Unset: 30s.
+	// A run that takes longer is killed and has failed.
 	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1475,7 +1475,7 @@ type WebhookNotifier struct {
 	HeadersFile string `protobuf:"bytes,2,opt,name=headers_file,json=headersFile,proto3" json:"headers_file,omitempty"`
 	// PEM file with the authority of the server's certificate. Unset: those of the system.
 	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
-	// Unset: 10s.
+	// A post that takes longer has failed.
 	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1549,11 +1549,11 @@ type FenceDevice struct {
 	Parameters map[string]string `protobuf:"bytes,3,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the device calls each node that it can switch off, by node name; passed as plug (port for older agents).
 	Plugs map[string]string `protobuf:"bytes,4,rep,name=plugs,proto3" json:"plugs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// A run that takes longer has failed. 1s to 10m; unset: 60s.
+	// A run that takes longer has failed.
 	Timeout *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Tries in all before the level has failed. Unset: 2.
+	// Tries in all before the level has failed.
 	Tries uint32 `protobuf:"varint,6,opt,name=tries,proto3" json:"tries,omitempty"`
-	// Agent's action. Unset: off. "reboot" is confirmed by the agent's word alone.
+	// Agent's action. "reboot" is confirmed by the agent's word alone.
 	Action        string `protobuf:"bytes,7,opt,name=action,proto3" json:"action,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1973,23 +1973,23 @@ type Node struct {
 	Links []*Link `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
 	// No group comes to a frozen node; what runs there stays.
 	Frozen bool `protobuf:"varint,3,opt,name=frozen,proto3" json:"frozen,omitempty"`
-	// For preferred fencing by node weight. Unset: 1.
+	// For preferred fencing by node weight.
 	Weight *uint32 `protobuf:"varint,4,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
 	// For preferred fencing by site.
 	Site string `protobuf:"bytes,5,opt,name=site,proto3" json:"site,omitempty"`
 	// Tried in order until one succeeds. Empty: this node can't be switched off.
 	FenceLevels []*FenceLevel `protobuf:"bytes,6,rep,name=fence_levels,json=fenceLevels,proto3" json:"fence_levels,omitempty"`
-	// What it has to give to groups that declare a load, by dimension: cpu, memory, units … Without a dimension it has no bound in it. The field's Capacity.
+	// What it has to give to groups that declare a load, by dimension: cpu, memory, units … Without a dimension it has no bound in it.
 	Capacity map[string]int64 `protobuf:"bytes,7,rep,name=capacity,proto3" json:"capacity,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Whole numbers of things that groups with prerequisites use up: licences, exclusive pairs. The field's Limits.
+	// Whole numbers of things that groups with prerequisites use up: licences, exclusive pairs.
 	Limits map[string]int64 `protobuf:"bytes,8,rep,name=limits,proto3" json:"limits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Kept back from placement, by dimension; must be less than the capacity.
 	ReservedCapacity map[string]int64 `protobuf:"bytes,9,rep,name=reserved_capacity,json=reservedCapacity,proto3" json:"reserved_capacity,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Percent of any capacity in use above which the node is warned of after load_time_threshold. Unset: 80.
+	// Percent of any capacity in use above which the node is warned of after load_time_threshold.
 	LoadWarningLevel *uint32 `protobuf:"varint,10,opt,name=load_warning_level,json=loadWarningLevel,proto3,oneof" json:"load_warning_level,omitempty"`
-	// How long it must be so. Unset: 10m.
+	// How long it must be so.
 	LoadTimeThreshold *durationpb.Duration `protobuf:"bytes,11,opt,name=load_time_threshold,json=loadTimeThreshold,proto3" json:"load_time_threshold,omitempty"`
-	// Its groups move away when the operating system shuts the node down or reboots it. Unset: true.
+	// Its groups move away when the operating system shuts the node down or reboots it.
 	EvacuateOnShutdown *bool `protobuf:"varint,12,opt,name=evacuate_on_shutdown,json=evacuateOnShutdown,proto3,oneof" json:"evacuate_on_shutdown,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -2962,81 +2962,95 @@ var File_api_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x1dapi/holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1bapi/holdfast/v1/rules.proto\"\xb7\x01\n" +
-	"\x06Timers\x127\n" +
-	"\theartbeat\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12;\n" +
-	"\vpeertrouble\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vpeertrouble\x127\n" +
-	"\tpeerinact\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tpeerinact\"\xc4\b\n" +
+	"\x1dapi/holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1capi/holdfast/v1/groups.proto\x1a\x1bapi/holdfast/v1/rules.proto\"\x96\x02\n" +
+	"\x06Timers\x12T\n" +
+	"\theartbeat\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x1b\xa2\xbb\x18\x17\n" +
+	"\theartbeat\x12\x031.6(<J\x035msR\theartbeat\x12Z\n" +
+	"\vpeertrouble\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x1d\xa2\xbb\x18\x19\n" +
+	"\vpeertrouble\x12\x031.6(<J\x035msR\vpeertrouble\x12Z\n" +
+	"\tpeerinact\x18\x03 \x01(\v2\x19.google.protobuf.DurationB!\xa2\xbb\x18\x1d\n" +
+	"\tpeerinact\x12\x031.6\x1a\x021s(<J\x05200msR\tpeerinact\"\x91\n" +
+	"\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12+\n" +
 	"\x06timers\x18\x03 \x01(\v2\x13.holdfast.v1.TimersR\x06timers\x12\x1d\n" +
 	"\n" +
-	"seed_nodes\x18\x04 \x01(\rR\tseedNodes\x12E\n" +
-	"\x11engine_down_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fengineDownLimit\x12J\n" +
-	"\x11preferred_fencing\x18\x06 \x01(\x0e2\x1d.holdfast.v1.PreferredFencingR\x10preferredFencing\x12%\n" +
-	"\x0epreferred_site\x18\a \x01(\tR\rpreferredSite\x12Q\n" +
-	"\x17preferred_fencing_delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x15preferredFencingDelay\x12=\n" +
-	"\rfence_devices\x18\t \x03(\v2\x18.holdfast.v1.FenceDeviceR\ffenceDevices\x123\n" +
+	"seed_nodes\x18\x04 \x01(\rR\tseedNodes\x12T\n" +
+	"\x11engine_down_limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xa2\xbb\x18\t\x1a\x021m \x05(\xd8\x04R\x0fengineDownLimit\x12s\n" +
+	"\x11preferred_fencing\x18\x06 \x01(\x0e2\x1d.holdfast.v1.PreferredFencingB'\xa2\xbb\x18#\n" +
+	"\x16PreferredFencingPolicy\x12\x037.5\x1a\x04noneR\x10preferredFencing\x12%\n" +
+	"\x0epreferred_site\x18\a \x01(\tR\rpreferredSite\x12Y\n" +
+	"\x17preferred_fencing_delay\x18\b \x01(\v2\x19.google.protobuf.DurationB\x06\xa2\xbb\x18\x02(<R\x15preferredFencingDelay\x12F\n" +
+	"\rfence_devices\x18\t \x03(\v2\x18.holdfast.v1.FenceDeviceB\a\xa2\xbb\x18\x03X\x80\x02R\ffenceDevices\x12O\n" +
 	"\tnotifiers\x18\n" +
-	" \x03(\v2\x15.holdfast.v1.NotifierR\tnotifiers\x12R\n" +
+	" \x03(\v2\x15.holdfast.v1.NotifierB\x1a\xa2\xbb\x18\x16\n" +
+	"\fNotifierMngr\x12\x0412.4X@R\tnotifiers\x12R\n" +
 	"\ftrigger_path\x18\v \x01(\tB/\xa2\xbb\x18+\n" +
-	"\vTriggerPath\x12\x0412.3\x1a\x16/etc/holdfast/triggersR\vtriggerPath\x12F\n" +
-	"\x10triggers_enabled\x18\f \x03(\tB\x1b\xa2\xbb\x18\x17\n" +
-	"\x0fTriggersEnabled\x12\x0412.3R\x0ftriggersEnabled\x12`\n" +
-	"\fmeter_weight\x18\r \x03(\v2%.holdfast.v1.Cluster.MeterWeightEntryB\x16\xa2\xbb\x18\x12\n" +
-	"\vMeterWeight\x12\x039.5R\vmeterWeight\x12Q\n" +
+	"\vTriggerPath\x12\x0412.3\x1a\x16/etc/holdfast/triggersR\vtriggerPath\x12\x94\x01\n" +
+	"\x10triggers_enabled\x18\f \x03(\tBi\xa2\xbb\x18e\n" +
+	"\x0fTriggersEnabled\x12\x0412.32\n" +
+	"sysoffline2\x05sysup2\asysjoin2\n" +
+	"injeopardy2\vloadwarning2\x17unable_to_restart_agentR\x0ftriggersEnabled\x12e\n" +
+	"\fmeter_weight\x18\r \x03(\v2%.holdfast.v1.Cluster.MeterWeightEntryB\x1b\xa2\xbb\x18\x17\n" +
+	"\vMeterWeight\x12\x039.5(\xe8\aX\x10R\vmeterWeight\x12Q\n" +
 	"\x0eresource_limit\x18\x0e \x01(\rB%\xa2\xbb\x18!\n" +
 	"\rResourceLimit\x12\x037.5\x1a\x0520000 \x01(\xa0\x8d\x06H\x00R\rresourceLimit\x88\x01\x01\x12Y\n" +
-	"\x11minimum_residence\x18\x0f \x01(\v2\x19.google.protobuf.DurationB\x11\xa2\xbb\x18\r\x12\x039.8\x1a\x025m(\x80\xf5$R\x10minimumResidence\x12E\n" +
-	"\x10fail_fast_action\x18\x10 \x01(\x0e2\x1b.holdfast.v1.FailFastActionR\x0efailFastAction\x1a>\n" +
+	"\x11minimum_residence\x18\x0f \x01(\v2\x19.google.protobuf.DurationB\x11\xa2\xbb\x18\r\x12\x039.8\x1a\x025m(\x80\xf5$R\x10minimumResidence\x12Y\n" +
+	"\x10fail_fast_action\x18\x10 \x01(\x0e2\x1b.holdfast.v1.FailFastActionB\x12\xa2\xbb\x18\x0e\x12\x05SG-83\x1a\x05resetR\x0efailFastAction\x1a>\n" +
 	"\x10MeterWeightEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x11\n" +
-	"\x0f_resource_limit\"\x83\x03\n" +
+	"\x0f_resource_limit\"\xd8\x03\n" +
 	"\bNotifier\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
-	"\bseverity\x18\x02 \x01(\x0e2\x15.holdfast.v1.SeverityR\bseverity\x12\x14\n" +
-	"\x05codes\x18\x03 \x03(\tR\x05codes\x12=\n" +
-	"\rgive_up_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vgiveUpAfter\x128\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12p\n" +
+	"\bseverity\x18\x02 \x01(\x0e2\x15.holdfast.v1.SeverityB=\xa2\xbb\x189\n" +
+	"(severity of SnmpConsoles, SmtpRecipients\x12\x0412.4\x1a\awarningR\bseverity\x12\x14\n" +
+	"\x05codes\x18\x03 \x03(\tR\x05codes\x12S\n" +
+	"\rgive_up_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x14\xa2\xbb\x18\x10\x12\x0412.4\x1a\x021h \x01(\x80\xf5$R\vgiveUpAfter\x128\n" +
 	"\aprogram\x18\n" +
 	" \x01(\v2\x1c.holdfast.v1.ProgramNotifierH\x00R\aprogram\x12/\n" +
 	"\x04mail\x18\v \x01(\v2\x19.holdfast.v1.MailNotifierH\x00R\x04mail\x12/\n" +
 	"\x04snmp\x18\f \x01(\v2\x19.holdfast.v1.SnmpNotifierH\x00R\x04snmp\x128\n" +
 	"\awebhook\x18\r \x01(\v2\x1c.holdfast.v1.WebhookNotifierH\x00R\awebhookB\x05\n" +
-	"\x03way\"`\n" +
+	"\x03way\"p\n" +
 	"\x0fProgramNotifier\x12\x18\n" +
-	"\acommand\x18\x01 \x01(\tR\acommand\x123\n" +
-	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x9c\x01\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12C\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xa2\xbb\x18\n" +
+	"\x1a\x0330s \x01(\xd8\x04R\atimeout\"\xba\x01\n" +
 	"\fMailNotifier\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x03(\tR\x02to\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12,\n" +
+	"\x02to\x18\x03 \x03(\tB\x1c\xa2\xbb\x18\x18\n" +
+	"\x0eSmtpRecipients\x12\x0412.4X R\x02to\x12\x12\n" +
 	"\x04user\x18\x04 \x01(\tR\x04user\x12#\n" +
 	"\rpassword_file\x18\x05 \x01(\tR\fpasswordFile\x12\x17\n" +
-	"\aca_file\x18\x06 \x01(\tR\x06caFile\"\xd5\x01\n" +
+	"\aca_file\x18\x06 \x01(\tR\x06caFile\"\xe0\x01\n" +
 	"\fSnmpNotifier\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\x122\n" +
-	"\aversion\x18\x02 \x01(\x0e2\x18.holdfast.v1.SnmpVersionR\aversion\x12%\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12=\n" +
+	"\aversion\x18\x02 \x01(\x0e2\x18.holdfast.v1.SnmpVersionB\t\xa2\xbb\x18\x05\x1a\x03v2cR\aversion\x12%\n" +
 	"\x0ecommunity_file\x18\x03 \x01(\tR\rcommunityFile\x12\x12\n" +
 	"\x04user\x18\x04 \x01(\tR\x04user\x12\x1b\n" +
 	"\tauth_file\x18\x05 \x01(\tR\bauthFile\x12!\n" +
-	"\fprivacy_file\x18\x06 \x01(\tR\vprivacyFile\"\x94\x01\n" +
+	"\fprivacy_file\x18\x06 \x01(\tR\vprivacyFile\"\xa4\x01\n" +
 	"\x0fWebhookNotifier\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12!\n" +
 	"\fheaders_file\x18\x02 \x01(\tR\vheadersFile\x12\x17\n" +
-	"\aca_file\x18\x03 \x01(\tR\x06caFile\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x98\x03\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12C\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0e\xa2\xbb\x18\n" +
+	"\x1a\x0310s \x01(\xd8\x04R\atimeout\"\xd8\x03\n" +
 	"\vFenceDevice\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\x12H\n" +
 	"\n" +
 	"parameters\x18\x03 \x03(\v2(.holdfast.v1.FenceDevice.ParametersEntryR\n" +
-	"parameters\x129\n" +
-	"\x05plugs\x18\x04 \x03(\v2#.holdfast.v1.FenceDevice.PlugsEntryR\x05plugs\x123\n" +
-	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
-	"\x05tries\x18\x06 \x01(\rR\x05tries\x12\x16\n" +
-	"\x06action\x18\a \x01(\tR\x06action\x1a=\n" +
+	"parameters\x12E\n" +
+	"\x05plugs\x18\x04 \x03(\v2#.holdfast.v1.FenceDevice.PlugsEntryB\n" +
+	"\xa2\xbb\x18\x06:\x04nodeR\x05plugs\x12B\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xa2\xbb\x18\t\x1a\x021m \x01(\xd8\x04R\atimeout\x12!\n" +
+	"\x05tries\x18\x06 \x01(\rB\v\xa2\xbb\x18\a\x1a\x012 \x01(\n" +
+	"R\x05tries\x12.\n" +
+	"\x06action\x18\a \x01(\tB\x16\xa2\xbb\x18\x12\x1a\x03off2\x03off2\x06rebootR\x06action\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
@@ -3067,20 +3081,21 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\x04Link\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xf5\a\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xb8\b\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x05links\x18\x02 \x03(\v2\x11.holdfast.v1.LinkR\x05links\x12\x16\n" +
-	"\x06frozen\x18\x03 \x01(\bR\x06frozen\x12\x1b\n" +
-	"\x06weight\x18\x04 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x12\n" +
-	"\x04site\x18\x05 \x01(\tR\x04site\x12:\n" +
-	"\ffence_levels\x18\x06 \x03(\v2\x17.holdfast.v1.FenceLevelR\vfenceLevels\x12P\n" +
-	"\bcapacity\x18\a \x03(\v2\x1f.holdfast.v1.Node.CapacityEntryB\x13\xa2\xbb\x18\x0f\n" +
-	"\bCapacity\x12\x037.4R\bcapacity\x12H\n" +
-	"\x06limits\x18\b \x03(\v2\x1d.holdfast.v1.Node.LimitsEntryB\x11\xa2\xbb\x18\r\n" +
-	"\x06Limits\x12\x039.4R\x06limits\x12q\n" +
-	"\x11reserved_capacity\x18\t \x03(\v2'.holdfast.v1.Node.ReservedCapacityEntryB\x1b\xa2\xbb\x18\x17\n" +
-	"\x10ReservedCapacity\x12\x037.4R\x10reservedCapacity\x12V\n" +
+	"\x06frozen\x18\x03 \x01(\bR\x06frozen\x12;\n" +
+	"\x06weight\x18\x04 \x01(\rB\x1e\xa2\xbb\x18\x1a\n" +
+	"\rFencingWeight\x12\x037.4\x1a\x011(\x90NH\x00R\x06weight\x88\x01\x01\x12\x12\n" +
+	"\x04site\x18\x05 \x01(\tR\x04site\x12B\n" +
+	"\ffence_levels\x18\x06 \x03(\v2\x17.holdfast.v1.FenceLevelB\x06\xa2\xbb\x18\x02X\bR\vfenceLevels\x12Y\n" +
+	"\bcapacity\x18\a \x03(\v2\x1f.holdfast.v1.Node.CapacityEntryB\x1c\xa2\xbb\x18\x18\n" +
+	"\bCapacity\x12\x037.4(\x80\xa0\x94\xa5\x8d\x1dX\x10R\bcapacity\x12Q\n" +
+	"\x06limits\x18\b \x03(\v2\x1d.holdfast.v1.Node.LimitsEntryB\x1a\xa2\xbb\x18\x16\n" +
+	"\x06Limits\x12\x039.4(\x80\xa0\x94\xa5\x8d\x1dX@R\x06limits\x12z\n" +
+	"\x11reserved_capacity\x18\t \x03(\v2'.holdfast.v1.Node.ReservedCapacityEntryB$\xa2\xbb\x18 \n" +
+	"\x10ReservedCapacity\x12\x037.4(\x80\xa0\x94\xa5\x8d\x1dX\x10R\x10reservedCapacity\x12V\n" +
 	"\x12load_warning_level\x18\n" +
 	" \x01(\rB#\xa2\xbb\x18\x1f\n" +
 	"\x10LoadWarningLevel\x12\x037.4\x1a\x0280 \x01(dH\x01R\x10loadWarningLevel\x88\x01\x01\x12p\n" +

@@ -34,15 +34,21 @@ type Rule struct {
 	Section string `protobuf:"bytes,2,opt,name=section,proto3" json:"section,omitempty"`
 	// What an unset field stands for, as it is written in YAML.
 	Default string `protobuf:"bytes,3,opt,name=default,proto3" json:"default,omitempty"`
-	// Least and greatest value; of durations in seconds. Both 0: not bounded beyond the type.
+	// Least and greatest value, each of a map's values; of durations in seconds. Both 0: not bounded beyond the type.
 	Min int64 `protobuf:"varint,4,opt,name=min,proto3" json:"min,omitempty"`
 	Max int64 `protobuf:"varint,5,opt,name=max,proto3" json:"max,omitempty"`
 	// Words that a string, or each of a list of them, may be.
 	Words []string `protobuf:"bytes,6,rep,name=words,proto3" json:"words,omitempty"`
 	// It names objects of this kind, for validation and completion: node, group, type, resource, zone.
 	Names string `protobuf:"bytes,7,opt,name=names,proto3" json:"names,omitempty"`
-	// May be changed while the group runs. Unset: yes.
-	Fixed         bool `protobuf:"varint,8,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	// Can't be changed while the group runs.
+	Fixed bool `protobuf:"varint,8,opt,name=fixed,proto3" json:"fixed,omitempty"`
+	// Least value of a duration, as it is written in YAML, where seconds are too coarse.
+	Least string `protobuf:"bytes,9,opt,name=least,proto3" json:"least,omitempty"`
+	// With min or least: 0 is allowed, too.
+	Zero bool `protobuf:"varint,10,opt,name=zero,proto3" json:"zero,omitempty"`
+	// Most entries of a list or a map.
+	Most          uint32 `protobuf:"varint,11,opt,name=most,proto3" json:"most,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -133,6 +139,27 @@ func (x *Rule) GetFixed() bool {
 	return false
 }
 
+func (x *Rule) GetLeast() string {
+	if x != nil {
+		return x.Least
+	}
+	return ""
+}
+
+func (x *Rule) GetZero() bool {
+	if x != nil {
+		return x.Zero
+	}
+	return false
+}
+
+func (x *Rule) GetMost() uint32 {
+	if x != nil {
+		return x.Most
+	}
+	return 0
+}
+
 var file_api_holdfast_v1_rules_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
@@ -154,7 +181,7 @@ var File_api_holdfast_v1_rules_proto protoreflect.FileDescriptor
 
 const file_api_holdfast_v1_rules_proto_rawDesc = "" +
 	"\n" +
-	"\x1bapi/holdfast/v1/rules.proto\x12\vholdfast.v1\x1a google/protobuf/descriptor.proto\"\xb6\x01\n" +
+	"\x1bapi/holdfast/v1/rules.proto\x12\vholdfast.v1\x1a google/protobuf/descriptor.proto\"\xf4\x01\n" +
 	"\x04Rule\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x18\n" +
 	"\asection\x18\x02 \x01(\tR\asection\x12\x18\n" +
@@ -163,7 +190,11 @@ const file_api_holdfast_v1_rules_proto_rawDesc = "" +
 	"\x03max\x18\x05 \x01(\x03R\x03max\x12\x14\n" +
 	"\x05words\x18\x06 \x03(\tR\x05words\x12\x14\n" +
 	"\x05names\x18\a \x01(\tR\x05names\x12\x14\n" +
-	"\x05fixed\x18\b \x01(\bR\x05fixed:F\n" +
+	"\x05fixed\x18\b \x01(\bR\x05fixed\x12\x14\n" +
+	"\x05least\x18\t \x01(\tR\x05least\x12\x12\n" +
+	"\x04zero\x18\n" +
+	" \x01(\bR\x04zero\x12\x12\n" +
+	"\x04most\x18\v \x01(\rR\x04most:F\n" +
 	"\x04rule\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\v2\x11.holdfast.v1.RuleR\x04ruleB<Z:github.com/holdfast-ha/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
