@@ -1886,7 +1886,9 @@ type Group struct {
 	// Dependents are given so long to stop before this group is stopped under them. Unset: without limit.
 	SuccessorHaltTimeout *durationpb.Duration `protobuf:"bytes,42,opt,name=successor_halt_timeout,json=successorHaltTimeout,proto3" json:"successor_halt_timeout,omitempty"`
 	// Who owns it, for people and mail.
-	Owner         string `protobuf:"bytes,43,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner string `protobuf:"bytes,43,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Why it is frozen and by whom, for people.
+	FrozenReason  string `protobuf:"bytes,44,opt,name=frozen_reason,json=frozenReason,proto3" json:"frozen_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2211,6 +2213,13 @@ func (x *Group) GetSuccessorHaltTimeout() *durationpb.Duration {
 func (x *Group) GetOwner() string {
 	if x != nil {
 		return x.Owner
+	}
+	return ""
+}
+
+func (x *Group) GetFrozenReason() string {
+	if x != nil {
+		return x.FrozenReason
 	}
 	return ""
 }
@@ -2981,7 +2990,7 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x14RIGIDITY_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04SOFT\x10\x01\x12\b\n" +
 	"\x04FIRM\x10\x02\x12\b\n" +
-	"\x04HARD\x10\x03\"\xa2\x1e\n" +
+	"\x04HARD\x10\x03\"\xc7\x1e\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\vsystem_list\x18\x02 \x03(\tB\x1b\xa2\xbb\x18\x17\n" +
@@ -3074,7 +3083,8 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x16successor_halt_timeout\x12\x05SG-85(\xc6!R\x14successorHaltTimeout\x12+\n" +
 	"\x05owner\x18+ \x01(\tB\x15\xa2\xbb\x18\x11\n" +
 	"\n" +
-	"GroupOwner\x12\x037.3R\x05owner\x1a>\n" +
+	"GroupOwner\x12\x037.3R\x05owner\x12#\n" +
+	"\rfrozen_reason\x18, \x01(\tR\ffrozenReason\x1a>\n" +
 	"\x10SystemZonesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\x1a@\n" +

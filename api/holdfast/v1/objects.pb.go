@@ -1991,8 +1991,10 @@ type Node struct {
 	LoadTimeThreshold *durationpb.Duration `protobuf:"bytes,11,opt,name=load_time_threshold,json=loadTimeThreshold,proto3" json:"load_time_threshold,omitempty"`
 	// Its groups move away when the operating system shuts the node down or reboots it.
 	EvacuateOnShutdown *bool `protobuf:"varint,12,opt,name=evacuate_on_shutdown,json=evacuateOnShutdown,proto3,oneof" json:"evacuate_on_shutdown,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Why it is frozen and by whom, for people.
+	FrozenReason  string `protobuf:"bytes,13,opt,name=frozen_reason,json=frozenReason,proto3" json:"frozen_reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -2107,6 +2109,13 @@ func (x *Node) GetEvacuateOnShutdown() bool {
 		return *x.EvacuateOnShutdown
 	}
 	return false
+}
+
+func (x *Node) GetFrozenReason() string {
+	if x != nil {
+		return x.FrozenReason
+	}
+	return ""
 }
 
 // Configuration is everything that administrators define, at one revision.
@@ -2528,7 +2537,11 @@ type Decision struct {
 	// Each a full sentence, the deciding one first.
 	Reasons []string `protobuf:"bytes,7,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	// Why not there: one line per node that was considered and not taken.
-	Rejections    []*Rejection `protobuf:"bytes,8,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	Rejections []*Rejection `protobuf:"bytes,8,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	// What it was made from beyond that: the policy and what it compared. Each a clause.
+	Inputs []string `protobuf:"bytes,9,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	// What else would have been decided if …: each a full sentence with the command or the event that makes the difference.
+	WouldChange   []string `protobuf:"bytes,10,rep,name=would_change,json=wouldChange,proto3" json:"would_change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2615,6 +2628,20 @@ func (x *Decision) GetReasons() []string {
 func (x *Decision) GetRejections() []*Rejection {
 	if x != nil {
 		return x.Rejections
+	}
+	return nil
+}
+
+func (x *Decision) GetInputs() []string {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+func (x *Decision) GetWouldChange() []string {
+	if x != nil {
+		return x.WouldChange
 	}
 	return nil
 }
@@ -3081,7 +3108,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\x04Link\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xb8\b\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xdd\b\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x05links\x18\x02 \x03(\v2\x11.holdfast.v1.LinkR\x05links\x12\x16\n" +
@@ -3102,7 +3129,8 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x13load_time_threshold\x18\v \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
 	"\x11LoadTimeThreshold\x12\x037.4\x1a\x0310m(\x80\xa3\x05R\x11loadTimeThreshold\x12Z\n" +
 	"\x14evacuate_on_shutdown\x18\f \x01(\bB#\xa2\xbb\x18\x1f\n" +
-	"\x12SystemRebootAction\x12\x037.4\x1a\x04trueH\x02R\x12evacuateOnShutdown\x88\x01\x01\x1a;\n" +
+	"\x12SystemRebootAction\x12\x037.4\x1a\x04trueH\x02R\x12evacuateOnShutdown\x88\x01\x01\x12#\n" +
+	"\rfrozen_reason\x18\r \x01(\tR\ffrozenReason\x1a;\n" +
 	"\rCapacityEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a9\n" +
@@ -3160,7 +3188,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bresource\x18\b \x01(\tR\bresource\x12\x18\n" +
 	"\amessage\x18\t \x01(\tR\amessage\x12\x1a\n" +
 	"\bdecision\x18\n" +
-	" \x01(\x04R\bdecision\"\xe5\x01\n" +
+	" \x01(\x04R\bdecision\"\xa0\x02\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x14\n" +
@@ -3171,7 +3199,10 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\areasons\x18\a \x03(\tR\areasons\x126\n" +
 	"\n" +
 	"rejections\x18\b \x03(\v2\x16.holdfast.v1.RejectionR\n" +
-	"rejections\"7\n" +
+	"rejections\x12\x16\n" +
+	"\x06inputs\x18\t \x03(\tR\x06inputs\x12!\n" +
+	"\fwould_change\x18\n" +
+	" \x03(\tR\vwouldChange\"7\n" +
 	"\tRejection\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb6\x03\n" +

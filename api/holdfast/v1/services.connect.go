@@ -41,6 +41,8 @@ const (
 	GroupServiceName = "holdfast.v1.GroupService"
 	// ResourceServiceName is the fully-qualified name of the ResourceService service.
 	ResourceServiceName = "holdfast.v1.ResourceService"
+	// SignalServiceName is the fully-qualified name of the SignalService service.
+	SignalServiceName = "holdfast.v1.SignalService"
 	// TypeServiceName is the fully-qualified name of the TypeService service.
 	TypeServiceName = "holdfast.v1.TypeService"
 	// ConfigServiceName is the fully-qualified name of the ConfigService service.
@@ -79,6 +81,8 @@ const (
 	ClusterServiceDestroyProcedure = "/holdfast.v1.ClusterService/Destroy"
 	// ClusterServiceBackupProcedure is the fully-qualified name of the ClusterService's Backup RPC.
 	ClusterServiceBackupProcedure = "/holdfast.v1.ClusterService/Backup"
+	// ClusterServiceSnapshotProcedure is the fully-qualified name of the ClusterService's Snapshot RPC.
+	ClusterServiceSnapshotProcedure = "/holdfast.v1.ClusterService/Snapshot"
 	// UserServiceListProcedure is the fully-qualified name of the UserService's List RPC.
 	UserServiceListProcedure = "/holdfast.v1.UserService/List"
 	// UserServiceSetProcedure is the fully-qualified name of the UserService's Set RPC.
@@ -99,6 +103,10 @@ const (
 	NodeServiceUnfreezeProcedure = "/holdfast.v1.NodeService/Unfreeze"
 	// NodeServiceStopProcedure is the fully-qualified name of the NodeService's Stop RPC.
 	NodeServiceStopProcedure = "/holdfast.v1.NodeService/Stop"
+	// NodeServiceEvacuateProcedure is the fully-qualified name of the NodeService's Evacuate RPC.
+	NodeServiceEvacuateProcedure = "/holdfast.v1.NodeService/Evacuate"
+	// NodeServiceSetLoadProcedure is the fully-qualified name of the NodeService's SetLoad RPC.
+	NodeServiceSetLoadProcedure = "/holdfast.v1.NodeService/SetLoad"
 	// NodeServiceSilenceProcedure is the fully-qualified name of the NodeService's Silence RPC.
 	NodeServiceSilenceProcedure = "/holdfast.v1.NodeService/Silence"
 	// NodeServiceAddProcedure is the fully-qualified name of the NodeService's Add RPC.
@@ -140,6 +148,25 @@ const (
 	GroupServiceClearProcedure = "/holdfast.v1.GroupService/Clear"
 	// GroupServiceFlushProcedure is the fully-qualified name of the GroupService's Flush RPC.
 	GroupServiceFlushProcedure = "/holdfast.v1.GroupService/Flush"
+	// GroupServiceEnableProcedure is the fully-qualified name of the GroupService's Enable RPC.
+	GroupServiceEnableProcedure = "/holdfast.v1.GroupService/Enable"
+	// GroupServiceDisableProcedure is the fully-qualified name of the GroupService's Disable RPC.
+	GroupServiceDisableProcedure = "/holdfast.v1.GroupService/Disable"
+	// GroupServiceAutoEnableProcedure is the fully-qualified name of the GroupService's AutoEnable RPC.
+	GroupServiceAutoEnableProcedure = "/holdfast.v1.GroupService/AutoEnable"
+	// GroupServiceSetSwitchingProcedure is the fully-qualified name of the GroupService's SetSwitching
+	// RPC.
+	GroupServiceSetSwitchingProcedure = "/holdfast.v1.GroupService/SetSwitching"
+	// GroupServiceSetMaintenanceProcedure is the fully-qualified name of the GroupService's
+	// SetMaintenance RPC.
+	GroupServiceSetMaintenanceProcedure = "/holdfast.v1.GroupService/SetMaintenance"
+	// GroupServiceForecastProcedure is the fully-qualified name of the GroupService's Forecast RPC.
+	GroupServiceForecastProcedure = "/holdfast.v1.GroupService/Forecast"
+	// GroupServiceDependenciesProcedure is the fully-qualified name of the GroupService's Dependencies
+	// RPC.
+	GroupServiceDependenciesProcedure = "/holdfast.v1.GroupService/Dependencies"
+	// GroupServiceDrillProcedure is the fully-qualified name of the GroupService's Drill RPC.
+	GroupServiceDrillProcedure = "/holdfast.v1.GroupService/Drill"
 	// ResourceServiceListProcedure is the fully-qualified name of the ResourceService's List RPC.
 	ResourceServiceListProcedure = "/holdfast.v1.ResourceService/List"
 	// ResourceServiceShowProcedure is the fully-qualified name of the ResourceService's Show RPC.
@@ -152,6 +179,17 @@ const (
 	ResourceServiceProbeProcedure = "/holdfast.v1.ResourceService/Probe"
 	// ResourceServiceClearProcedure is the fully-qualified name of the ResourceService's Clear RPC.
 	ResourceServiceClearProcedure = "/holdfast.v1.ResourceService/Clear"
+	// ResourceServiceActionProcedure is the fully-qualified name of the ResourceService's Action RPC.
+	ResourceServiceActionProcedure = "/holdfast.v1.ResourceService/Action"
+	// ResourceServiceClearAdminWaitProcedure is the fully-qualified name of the ResourceService's
+	// ClearAdminWait RPC.
+	ResourceServiceClearAdminWaitProcedure = "/holdfast.v1.ResourceService/ClearAdminWait"
+	// SignalServiceListProcedure is the fully-qualified name of the SignalService's List RPC.
+	SignalServiceListProcedure = "/holdfast.v1.SignalService/List"
+	// SignalServiceSetProcedure is the fully-qualified name of the SignalService's Set RPC.
+	SignalServiceSetProcedure = "/holdfast.v1.SignalService/Set"
+	// SignalServiceClearProcedure is the fully-qualified name of the SignalService's Clear RPC.
+	SignalServiceClearProcedure = "/holdfast.v1.SignalService/Clear"
 	// TypeServiceListProcedure is the fully-qualified name of the TypeService's List RPC.
 	TypeServiceListProcedure = "/holdfast.v1.TypeService/List"
 	// TypeServiceShowProcedure is the fully-qualified name of the TypeService's Show RPC.
@@ -168,6 +206,12 @@ const (
 	EventServiceFollowProcedure = "/holdfast.v1.EventService/Follow"
 	// ExplainServiceGroupProcedure is the fully-qualified name of the ExplainService's Group RPC.
 	ExplainServiceGroupProcedure = "/holdfast.v1.ExplainService/Group"
+	// ExplainServiceResourceProcedure is the fully-qualified name of the ExplainService's Resource RPC.
+	ExplainServiceResourceProcedure = "/holdfast.v1.ExplainService/Resource"
+	// ExplainServiceNodeProcedure is the fully-qualified name of the ExplainService's Node RPC.
+	ExplainServiceNodeProcedure = "/holdfast.v1.ExplainService/Node"
+	// ExplainServiceEventProcedure is the fully-qualified name of the ExplainService's Event RPC.
+	ExplainServiceEventProcedure = "/holdfast.v1.ExplainService/Event"
 	// SimulateServiceSimulateProcedure is the fully-qualified name of the SimulateService's Simulate
 	// RPC.
 	SimulateServiceSimulateProcedure = "/holdfast.v1.SimulateService/Simulate"
@@ -194,6 +238,8 @@ type ClusterServiceClient interface {
 	Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error)
 	// Backup returns what restoring needs: configuration, intents, users. No keys.
 	Backup(context.Context, *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error)
+	// Snapshot returns what a simulation needs, as text that people can read and change. No keys, users or invitations.
+	Snapshot(context.Context, *connect.Request[SnapshotRequest]) (*connect.Response[SnapshotResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the holdfast.v1.ClusterService service. By
@@ -259,6 +305,13 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		snapshot: connect.NewClient[SnapshotRequest, SnapshotResponse](
+			httpClient,
+			baseURL+ClusterServiceSnapshotProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Snapshot")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -272,6 +325,7 @@ type clusterServiceClient struct {
 	seed     *connect.Client[SeedClusterRequest, SeedClusterResponse]
 	destroy  *connect.Client[DestroyClusterRequest, DestroyClusterResponse]
 	backup   *connect.Client[BackupRequest, BackupResponse]
+	snapshot *connect.Client[SnapshotRequest, SnapshotResponse]
 }
 
 // Status calls holdfast.v1.ClusterService.Status.
@@ -314,6 +368,11 @@ func (c *clusterServiceClient) Backup(ctx context.Context, req *connect.Request[
 	return c.backup.CallUnary(ctx, req)
 }
 
+// Snapshot calls holdfast.v1.ClusterService.Snapshot.
+func (c *clusterServiceClient) Snapshot(ctx context.Context, req *connect.Request[SnapshotRequest]) (*connect.Response[SnapshotResponse], error) {
+	return c.snapshot.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the holdfast.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Status says in one answer how the cluster and all that it runs are.
@@ -331,6 +390,8 @@ type ClusterServiceHandler interface {
 	Destroy(context.Context, *connect.Request[DestroyClusterRequest]) (*connect.Response[DestroyClusterResponse], error)
 	// Backup returns what restoring needs: configuration, intents, users. No keys.
 	Backup(context.Context, *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error)
+	// Snapshot returns what a simulation needs, as text that people can read and change. No keys, users or invitations.
+	Snapshot(context.Context, *connect.Request[SnapshotRequest]) (*connect.Response[SnapshotResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -392,6 +453,13 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceSnapshotHandler := connect.NewUnaryHandler(
+		ClusterServiceSnapshotProcedure,
+		svc.Snapshot,
+		connect.WithSchema(clusterServiceMethods.ByName("Snapshot")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceStatusProcedure:
@@ -410,6 +478,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceDestroyHandler.ServeHTTP(w, r)
 		case ClusterServiceBackupProcedure:
 			clusterServiceBackupHandler.ServeHTTP(w, r)
+		case ClusterServiceSnapshotProcedure:
+			clusterServiceSnapshotHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -449,6 +519,10 @@ func (UnimplementedClusterServiceHandler) Destroy(context.Context, *connect.Requ
 
 func (UnimplementedClusterServiceHandler) Backup(context.Context, *connect.Request[BackupRequest]) (*connect.Response[BackupResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Backup is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Snapshot(context.Context, *connect.Request[SnapshotRequest]) (*connect.Response[SnapshotResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ClusterService.Snapshot is not implemented"))
 }
 
 // UserServiceClient is a client for the holdfast.v1.UserService service.
@@ -644,6 +718,10 @@ type NodeServiceClient interface {
 	Unfreeze(context.Context, *connect.Request[UnfreezeNodeRequest]) (*connect.Response[UnfreezeNodeResponse], error)
 	// Stop takes all groups of the node offline, moving them away first if asked to, and lets it leave the cluster.
 	Stop(context.Context, *connect.Request[StopNodeRequest]) (*connect.Response[StopNodeResponse], error)
+	// Evacuate moves the groups of a node away; the node stays.
+	Evacuate(context.Context, *connect.Request[EvacuateNodeRequest]) (*connect.Response[EvacuateNodeResponse], error)
+	// SetLoad says what is measured on a node; it takes the place of what groups declare.
+	SetLoad(context.Context, *connect.Request[SetNodeLoadRequest]) (*connect.Response[SetNodeLoadResponse], error)
 	// Silence announces that the node will not be heard for a while: nobody evicts it meanwhile.
 	Silence(context.Context, *connect.Request[SilenceNodeRequest]) (*connect.Response[SilenceNodeResponse], error)
 	// Add configures a node that has not joined yet.
@@ -699,6 +777,18 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("Stop")),
 			connect.WithClientOptions(opts...),
 		),
+		evacuate: connect.NewClient[EvacuateNodeRequest, EvacuateNodeResponse](
+			httpClient,
+			baseURL+NodeServiceEvacuateProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("Evacuate")),
+			connect.WithClientOptions(opts...),
+		),
+		setLoad: connect.NewClient[SetNodeLoadRequest, SetNodeLoadResponse](
+			httpClient,
+			baseURL+NodeServiceSetLoadProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("SetLoad")),
+			connect.WithClientOptions(opts...),
+		),
 		silence: connect.NewClient[SilenceNodeRequest, SilenceNodeResponse](
 			httpClient,
 			baseURL+NodeServiceSilenceProcedure,
@@ -746,6 +836,8 @@ type nodeServiceClient struct {
 	freeze          *connect.Client[FreezeNodeRequest, FreezeNodeResponse]
 	unfreeze        *connect.Client[UnfreezeNodeRequest, UnfreezeNodeResponse]
 	stop            *connect.Client[StopNodeRequest, StopNodeResponse]
+	evacuate        *connect.Client[EvacuateNodeRequest, EvacuateNodeResponse]
+	setLoad         *connect.Client[SetNodeLoadRequest, SetNodeLoadResponse]
 	silence         *connect.Client[SilenceNodeRequest, SilenceNodeResponse]
 	add             *connect.Client[AddNodeRequest, AddNodeResponse]
 	invite          *connect.Client[InviteNodeRequest, InviteNodeResponse]
@@ -777,6 +869,16 @@ func (c *nodeServiceClient) Unfreeze(ctx context.Context, req *connect.Request[U
 // Stop calls holdfast.v1.NodeService.Stop.
 func (c *nodeServiceClient) Stop(ctx context.Context, req *connect.Request[StopNodeRequest]) (*connect.Response[StopNodeResponse], error) {
 	return c.stop.CallUnary(ctx, req)
+}
+
+// Evacuate calls holdfast.v1.NodeService.Evacuate.
+func (c *nodeServiceClient) Evacuate(ctx context.Context, req *connect.Request[EvacuateNodeRequest]) (*connect.Response[EvacuateNodeResponse], error) {
+	return c.evacuate.CallUnary(ctx, req)
+}
+
+// SetLoad calls holdfast.v1.NodeService.SetLoad.
+func (c *nodeServiceClient) SetLoad(ctx context.Context, req *connect.Request[SetNodeLoadRequest]) (*connect.Response[SetNodeLoadResponse], error) {
+	return c.setLoad.CallUnary(ctx, req)
 }
 
 // Silence calls holdfast.v1.NodeService.Silence.
@@ -818,6 +920,10 @@ type NodeServiceHandler interface {
 	Unfreeze(context.Context, *connect.Request[UnfreezeNodeRequest]) (*connect.Response[UnfreezeNodeResponse], error)
 	// Stop takes all groups of the node offline, moving them away first if asked to, and lets it leave the cluster.
 	Stop(context.Context, *connect.Request[StopNodeRequest]) (*connect.Response[StopNodeResponse], error)
+	// Evacuate moves the groups of a node away; the node stays.
+	Evacuate(context.Context, *connect.Request[EvacuateNodeRequest]) (*connect.Response[EvacuateNodeResponse], error)
+	// SetLoad says what is measured on a node; it takes the place of what groups declare.
+	SetLoad(context.Context, *connect.Request[SetNodeLoadRequest]) (*connect.Response[SetNodeLoadResponse], error)
 	// Silence announces that the node will not be heard for a while: nobody evicts it meanwhile.
 	Silence(context.Context, *connect.Request[SilenceNodeRequest]) (*connect.Response[SilenceNodeResponse], error)
 	// Add configures a node that has not joined yet.
@@ -869,6 +975,18 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("Stop")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceEvacuateHandler := connect.NewUnaryHandler(
+		NodeServiceEvacuateProcedure,
+		svc.Evacuate,
+		connect.WithSchema(nodeServiceMethods.ByName("Evacuate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceSetLoadHandler := connect.NewUnaryHandler(
+		NodeServiceSetLoadProcedure,
+		svc.SetLoad,
+		connect.WithSchema(nodeServiceMethods.ByName("SetLoad")),
+		connect.WithHandlerOptions(opts...),
+	)
 	nodeServiceSilenceHandler := connect.NewUnaryHandler(
 		NodeServiceSilenceProcedure,
 		svc.Silence,
@@ -918,6 +1036,10 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceUnfreezeHandler.ServeHTTP(w, r)
 		case NodeServiceStopProcedure:
 			nodeServiceStopHandler.ServeHTTP(w, r)
+		case NodeServiceEvacuateProcedure:
+			nodeServiceEvacuateHandler.ServeHTTP(w, r)
+		case NodeServiceSetLoadProcedure:
+			nodeServiceSetLoadHandler.ServeHTTP(w, r)
 		case NodeServiceSilenceProcedure:
 			nodeServiceSilenceHandler.ServeHTTP(w, r)
 		case NodeServiceAddProcedure:
@@ -957,6 +1079,14 @@ func (UnimplementedNodeServiceHandler) Unfreeze(context.Context, *connect.Reques
 
 func (UnimplementedNodeServiceHandler) Stop(context.Context, *connect.Request[StopNodeRequest]) (*connect.Response[StopNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Stop is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) Evacuate(context.Context, *connect.Request[EvacuateNodeRequest]) (*connect.Response[EvacuateNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.Evacuate is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) SetLoad(context.Context, *connect.Request[SetNodeLoadRequest]) (*connect.Response[SetNodeLoadResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.NodeService.SetLoad is not implemented"))
 }
 
 func (UnimplementedNodeServiceHandler) Silence(context.Context, *connect.Request[SilenceNodeRequest]) (*connect.Response[SilenceNodeResponse], error) {
@@ -1232,6 +1362,22 @@ type GroupServiceClient interface {
 	Clear(context.Context, *connect.Request[ClearGroupRequest]) (*connect.Response[ClearGroupResponse], error)
 	// Flush makes agents forget what they were waiting to do. Kills nothing.
 	Flush(context.Context, *connect.Request[FlushGroupRequest]) (*connect.Response[FlushGroupResponse], error)
+	// Disable forbids a group to run on a node, or anywhere; Enable allows it again. What runs there stays.
+	Enable(context.Context, *connect.Request[EnableGroupRequest]) (*connect.Response[EnableGroupResponse], error)
+	Disable(context.Context, *connect.Request[DisableGroupRequest]) (*connect.Response[DisableGroupResponse], error)
+	// AutoEnable takes an administrator's word that a group does not run on a node of which nobody can tell.
+	AutoEnable(context.Context, *connect.Request[AutoEnableGroupRequest]) (*connect.Response[AutoEnableGroupResponse], error)
+	// SetSwitching switches on or off that a group starts and moves by itself.
+	SetSwitching(context.Context, *connect.Request[SetGroupSwitchingRequest]) (*connect.Response[SetGroupSwitchingResponse], error)
+	// SetMaintenance has faults on a node ignored while somebody works there, until it ends.
+	SetMaintenance(context.Context, *connect.Request[SetGroupMaintenanceRequest]) (*connect.Response[SetGroupMaintenanceResponse], error)
+	// Forecast ranks the nodes for a group as its policy sees them now.
+	Forecast(context.Context, *connect.Request[ForecastGroupRequest]) (*connect.Response[ForecastGroupResponse], error)
+	// Dependencies lists which group depends on which, and whether that is kept now.
+	Dependencies(context.Context, *connect.Request[GroupDependenciesRequest]) (*connect.Response[GroupDependenciesResponse], error)
+	// Drill finds out whether a group would come online on a node: it asks the planner, and runs the checks that the
+	// agents of its resources know there. It starts nothing, and is answered when all checks have ended.
+	Drill(context.Context, *connect.Request[DrillGroupRequest]) (*connect.Response[DrillGroupResponse], error)
 }
 
 // NewGroupServiceClient constructs a client for the holdfast.v1.GroupService service. By default,
@@ -1301,20 +1447,78 @@ func NewGroupServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(groupServiceMethods.ByName("Flush")),
 			connect.WithClientOptions(opts...),
 		),
+		enable: connect.NewClient[EnableGroupRequest, EnableGroupResponse](
+			httpClient,
+			baseURL+GroupServiceEnableProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("Enable")),
+			connect.WithClientOptions(opts...),
+		),
+		disable: connect.NewClient[DisableGroupRequest, DisableGroupResponse](
+			httpClient,
+			baseURL+GroupServiceDisableProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("Disable")),
+			connect.WithClientOptions(opts...),
+		),
+		autoEnable: connect.NewClient[AutoEnableGroupRequest, AutoEnableGroupResponse](
+			httpClient,
+			baseURL+GroupServiceAutoEnableProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("AutoEnable")),
+			connect.WithClientOptions(opts...),
+		),
+		setSwitching: connect.NewClient[SetGroupSwitchingRequest, SetGroupSwitchingResponse](
+			httpClient,
+			baseURL+GroupServiceSetSwitchingProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("SetSwitching")),
+			connect.WithClientOptions(opts...),
+		),
+		setMaintenance: connect.NewClient[SetGroupMaintenanceRequest, SetGroupMaintenanceResponse](
+			httpClient,
+			baseURL+GroupServiceSetMaintenanceProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("SetMaintenance")),
+			connect.WithClientOptions(opts...),
+		),
+		forecast: connect.NewClient[ForecastGroupRequest, ForecastGroupResponse](
+			httpClient,
+			baseURL+GroupServiceForecastProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("Forecast")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		dependencies: connect.NewClient[GroupDependenciesRequest, GroupDependenciesResponse](
+			httpClient,
+			baseURL+GroupServiceDependenciesProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("Dependencies")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		drill: connect.NewClient[DrillGroupRequest, DrillGroupResponse](
+			httpClient,
+			baseURL+GroupServiceDrillProcedure,
+			connect.WithSchema(groupServiceMethods.ByName("Drill")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // groupServiceClient implements GroupServiceClient.
 type groupServiceClient struct {
-	list     *connect.Client[ListGroupsRequest, ListGroupsResponse]
-	show     *connect.Client[ShowGroupRequest, ShowGroupResponse]
-	online   *connect.Client[OnlineGroupRequest, OnlineGroupResponse]
-	offline  *connect.Client[OfflineGroupRequest, OfflineGroupResponse]
-	_switch  *connect.Client[SwitchGroupRequest, SwitchGroupResponse]
-	freeze   *connect.Client[FreezeGroupRequest, FreezeGroupResponse]
-	unfreeze *connect.Client[UnfreezeGroupRequest, UnfreezeGroupResponse]
-	clear    *connect.Client[ClearGroupRequest, ClearGroupResponse]
-	flush    *connect.Client[FlushGroupRequest, FlushGroupResponse]
+	list           *connect.Client[ListGroupsRequest, ListGroupsResponse]
+	show           *connect.Client[ShowGroupRequest, ShowGroupResponse]
+	online         *connect.Client[OnlineGroupRequest, OnlineGroupResponse]
+	offline        *connect.Client[OfflineGroupRequest, OfflineGroupResponse]
+	_switch        *connect.Client[SwitchGroupRequest, SwitchGroupResponse]
+	freeze         *connect.Client[FreezeGroupRequest, FreezeGroupResponse]
+	unfreeze       *connect.Client[UnfreezeGroupRequest, UnfreezeGroupResponse]
+	clear          *connect.Client[ClearGroupRequest, ClearGroupResponse]
+	flush          *connect.Client[FlushGroupRequest, FlushGroupResponse]
+	enable         *connect.Client[EnableGroupRequest, EnableGroupResponse]
+	disable        *connect.Client[DisableGroupRequest, DisableGroupResponse]
+	autoEnable     *connect.Client[AutoEnableGroupRequest, AutoEnableGroupResponse]
+	setSwitching   *connect.Client[SetGroupSwitchingRequest, SetGroupSwitchingResponse]
+	setMaintenance *connect.Client[SetGroupMaintenanceRequest, SetGroupMaintenanceResponse]
+	forecast       *connect.Client[ForecastGroupRequest, ForecastGroupResponse]
+	dependencies   *connect.Client[GroupDependenciesRequest, GroupDependenciesResponse]
+	drill          *connect.Client[DrillGroupRequest, DrillGroupResponse]
 }
 
 // List calls holdfast.v1.GroupService.List.
@@ -1362,6 +1566,46 @@ func (c *groupServiceClient) Flush(ctx context.Context, req *connect.Request[Flu
 	return c.flush.CallUnary(ctx, req)
 }
 
+// Enable calls holdfast.v1.GroupService.Enable.
+func (c *groupServiceClient) Enable(ctx context.Context, req *connect.Request[EnableGroupRequest]) (*connect.Response[EnableGroupResponse], error) {
+	return c.enable.CallUnary(ctx, req)
+}
+
+// Disable calls holdfast.v1.GroupService.Disable.
+func (c *groupServiceClient) Disable(ctx context.Context, req *connect.Request[DisableGroupRequest]) (*connect.Response[DisableGroupResponse], error) {
+	return c.disable.CallUnary(ctx, req)
+}
+
+// AutoEnable calls holdfast.v1.GroupService.AutoEnable.
+func (c *groupServiceClient) AutoEnable(ctx context.Context, req *connect.Request[AutoEnableGroupRequest]) (*connect.Response[AutoEnableGroupResponse], error) {
+	return c.autoEnable.CallUnary(ctx, req)
+}
+
+// SetSwitching calls holdfast.v1.GroupService.SetSwitching.
+func (c *groupServiceClient) SetSwitching(ctx context.Context, req *connect.Request[SetGroupSwitchingRequest]) (*connect.Response[SetGroupSwitchingResponse], error) {
+	return c.setSwitching.CallUnary(ctx, req)
+}
+
+// SetMaintenance calls holdfast.v1.GroupService.SetMaintenance.
+func (c *groupServiceClient) SetMaintenance(ctx context.Context, req *connect.Request[SetGroupMaintenanceRequest]) (*connect.Response[SetGroupMaintenanceResponse], error) {
+	return c.setMaintenance.CallUnary(ctx, req)
+}
+
+// Forecast calls holdfast.v1.GroupService.Forecast.
+func (c *groupServiceClient) Forecast(ctx context.Context, req *connect.Request[ForecastGroupRequest]) (*connect.Response[ForecastGroupResponse], error) {
+	return c.forecast.CallUnary(ctx, req)
+}
+
+// Dependencies calls holdfast.v1.GroupService.Dependencies.
+func (c *groupServiceClient) Dependencies(ctx context.Context, req *connect.Request[GroupDependenciesRequest]) (*connect.Response[GroupDependenciesResponse], error) {
+	return c.dependencies.CallUnary(ctx, req)
+}
+
+// Drill calls holdfast.v1.GroupService.Drill.
+func (c *groupServiceClient) Drill(ctx context.Context, req *connect.Request[DrillGroupRequest]) (*connect.Response[DrillGroupResponse], error) {
+	return c.drill.CallUnary(ctx, req)
+}
+
 // GroupServiceHandler is an implementation of the holdfast.v1.GroupService service.
 type GroupServiceHandler interface {
 	List(context.Context, *connect.Request[ListGroupsRequest]) (*connect.Response[ListGroupsResponse], error)
@@ -1377,6 +1621,22 @@ type GroupServiceHandler interface {
 	Clear(context.Context, *connect.Request[ClearGroupRequest]) (*connect.Response[ClearGroupResponse], error)
 	// Flush makes agents forget what they were waiting to do. Kills nothing.
 	Flush(context.Context, *connect.Request[FlushGroupRequest]) (*connect.Response[FlushGroupResponse], error)
+	// Disable forbids a group to run on a node, or anywhere; Enable allows it again. What runs there stays.
+	Enable(context.Context, *connect.Request[EnableGroupRequest]) (*connect.Response[EnableGroupResponse], error)
+	Disable(context.Context, *connect.Request[DisableGroupRequest]) (*connect.Response[DisableGroupResponse], error)
+	// AutoEnable takes an administrator's word that a group does not run on a node of which nobody can tell.
+	AutoEnable(context.Context, *connect.Request[AutoEnableGroupRequest]) (*connect.Response[AutoEnableGroupResponse], error)
+	// SetSwitching switches on or off that a group starts and moves by itself.
+	SetSwitching(context.Context, *connect.Request[SetGroupSwitchingRequest]) (*connect.Response[SetGroupSwitchingResponse], error)
+	// SetMaintenance has faults on a node ignored while somebody works there, until it ends.
+	SetMaintenance(context.Context, *connect.Request[SetGroupMaintenanceRequest]) (*connect.Response[SetGroupMaintenanceResponse], error)
+	// Forecast ranks the nodes for a group as its policy sees them now.
+	Forecast(context.Context, *connect.Request[ForecastGroupRequest]) (*connect.Response[ForecastGroupResponse], error)
+	// Dependencies lists which group depends on which, and whether that is kept now.
+	Dependencies(context.Context, *connect.Request[GroupDependenciesRequest]) (*connect.Response[GroupDependenciesResponse], error)
+	// Drill finds out whether a group would come online on a node: it asks the planner, and runs the checks that the
+	// agents of its resources know there. It starts nothing, and is answered when all checks have ended.
+	Drill(context.Context, *connect.Request[DrillGroupRequest]) (*connect.Response[DrillGroupResponse], error)
 }
 
 // NewGroupServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1442,6 +1702,56 @@ func NewGroupServiceHandler(svc GroupServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(groupServiceMethods.ByName("Flush")),
 		connect.WithHandlerOptions(opts...),
 	)
+	groupServiceEnableHandler := connect.NewUnaryHandler(
+		GroupServiceEnableProcedure,
+		svc.Enable,
+		connect.WithSchema(groupServiceMethods.ByName("Enable")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceDisableHandler := connect.NewUnaryHandler(
+		GroupServiceDisableProcedure,
+		svc.Disable,
+		connect.WithSchema(groupServiceMethods.ByName("Disable")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceAutoEnableHandler := connect.NewUnaryHandler(
+		GroupServiceAutoEnableProcedure,
+		svc.AutoEnable,
+		connect.WithSchema(groupServiceMethods.ByName("AutoEnable")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceSetSwitchingHandler := connect.NewUnaryHandler(
+		GroupServiceSetSwitchingProcedure,
+		svc.SetSwitching,
+		connect.WithSchema(groupServiceMethods.ByName("SetSwitching")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceSetMaintenanceHandler := connect.NewUnaryHandler(
+		GroupServiceSetMaintenanceProcedure,
+		svc.SetMaintenance,
+		connect.WithSchema(groupServiceMethods.ByName("SetMaintenance")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceForecastHandler := connect.NewUnaryHandler(
+		GroupServiceForecastProcedure,
+		svc.Forecast,
+		connect.WithSchema(groupServiceMethods.ByName("Forecast")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceDependenciesHandler := connect.NewUnaryHandler(
+		GroupServiceDependenciesProcedure,
+		svc.Dependencies,
+		connect.WithSchema(groupServiceMethods.ByName("Dependencies")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupServiceDrillHandler := connect.NewUnaryHandler(
+		GroupServiceDrillProcedure,
+		svc.Drill,
+		connect.WithSchema(groupServiceMethods.ByName("Drill")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.GroupService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GroupServiceListProcedure:
@@ -1462,6 +1772,22 @@ func NewGroupServiceHandler(svc GroupServiceHandler, opts ...connect.HandlerOpti
 			groupServiceClearHandler.ServeHTTP(w, r)
 		case GroupServiceFlushProcedure:
 			groupServiceFlushHandler.ServeHTTP(w, r)
+		case GroupServiceEnableProcedure:
+			groupServiceEnableHandler.ServeHTTP(w, r)
+		case GroupServiceDisableProcedure:
+			groupServiceDisableHandler.ServeHTTP(w, r)
+		case GroupServiceAutoEnableProcedure:
+			groupServiceAutoEnableHandler.ServeHTTP(w, r)
+		case GroupServiceSetSwitchingProcedure:
+			groupServiceSetSwitchingHandler.ServeHTTP(w, r)
+		case GroupServiceSetMaintenanceProcedure:
+			groupServiceSetMaintenanceHandler.ServeHTTP(w, r)
+		case GroupServiceForecastProcedure:
+			groupServiceForecastHandler.ServeHTTP(w, r)
+		case GroupServiceDependenciesProcedure:
+			groupServiceDependenciesHandler.ServeHTTP(w, r)
+		case GroupServiceDrillProcedure:
+			groupServiceDrillHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1507,6 +1833,38 @@ func (UnimplementedGroupServiceHandler) Flush(context.Context, *connect.Request[
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.Flush is not implemented"))
 }
 
+func (UnimplementedGroupServiceHandler) Enable(context.Context, *connect.Request[EnableGroupRequest]) (*connect.Response[EnableGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.Enable is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) Disable(context.Context, *connect.Request[DisableGroupRequest]) (*connect.Response[DisableGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.Disable is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) AutoEnable(context.Context, *connect.Request[AutoEnableGroupRequest]) (*connect.Response[AutoEnableGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.AutoEnable is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) SetSwitching(context.Context, *connect.Request[SetGroupSwitchingRequest]) (*connect.Response[SetGroupSwitchingResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.SetSwitching is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) SetMaintenance(context.Context, *connect.Request[SetGroupMaintenanceRequest]) (*connect.Response[SetGroupMaintenanceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.SetMaintenance is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) Forecast(context.Context, *connect.Request[ForecastGroupRequest]) (*connect.Response[ForecastGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.Forecast is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) Dependencies(context.Context, *connect.Request[GroupDependenciesRequest]) (*connect.Response[GroupDependenciesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.Dependencies is not implemented"))
+}
+
+func (UnimplementedGroupServiceHandler) Drill(context.Context, *connect.Request[DrillGroupRequest]) (*connect.Response[DrillGroupResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupService.Drill is not implemented"))
+}
+
 // ResourceServiceClient is a client for the holdfast.v1.ResourceService service.
 type ResourceServiceClient interface {
 	List(context.Context, *connect.Request[ListResourcesRequest]) (*connect.Response[ListResourcesResponse], error)
@@ -1516,6 +1874,10 @@ type ResourceServiceClient interface {
 	// Probe asks for a monitor now.
 	Probe(context.Context, *connect.Request[ProbeResourceRequest]) (*connect.Response[ProbeResourceResponse], error)
 	Clear(context.Context, *connect.Request[ClearResourceRequest]) (*connect.Response[ClearResourceResponse], error)
+	// Action runs an action of a resource on a node; the operation ends with what it said.
+	Action(context.Context, *connect.Request[ResourceActionRequest]) (*connect.Response[ResourceActionResponse], error)
+	// ClearAdminWait ends the wait of a resource, or of all of a group, for an administrator.
+	ClearAdminWait(context.Context, *connect.Request[ClearAdminWaitRequest]) (*connect.Response[ClearAdminWaitResponse], error)
 }
 
 // NewResourceServiceClient constructs a client for the holdfast.v1.ResourceService service. By
@@ -1567,17 +1929,31 @@ func NewResourceServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(resourceServiceMethods.ByName("Clear")),
 			connect.WithClientOptions(opts...),
 		),
+		action: connect.NewClient[ResourceActionRequest, ResourceActionResponse](
+			httpClient,
+			baseURL+ResourceServiceActionProcedure,
+			connect.WithSchema(resourceServiceMethods.ByName("Action")),
+			connect.WithClientOptions(opts...),
+		),
+		clearAdminWait: connect.NewClient[ClearAdminWaitRequest, ClearAdminWaitResponse](
+			httpClient,
+			baseURL+ResourceServiceClearAdminWaitProcedure,
+			connect.WithSchema(resourceServiceMethods.ByName("ClearAdminWait")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // resourceServiceClient implements ResourceServiceClient.
 type resourceServiceClient struct {
-	list    *connect.Client[ListResourcesRequest, ListResourcesResponse]
-	show    *connect.Client[ShowResourceRequest, ShowResourceResponse]
-	online  *connect.Client[OnlineResourceRequest, OnlineResourceResponse]
-	offline *connect.Client[OfflineResourceRequest, OfflineResourceResponse]
-	probe   *connect.Client[ProbeResourceRequest, ProbeResourceResponse]
-	clear   *connect.Client[ClearResourceRequest, ClearResourceResponse]
+	list           *connect.Client[ListResourcesRequest, ListResourcesResponse]
+	show           *connect.Client[ShowResourceRequest, ShowResourceResponse]
+	online         *connect.Client[OnlineResourceRequest, OnlineResourceResponse]
+	offline        *connect.Client[OfflineResourceRequest, OfflineResourceResponse]
+	probe          *connect.Client[ProbeResourceRequest, ProbeResourceResponse]
+	clear          *connect.Client[ClearResourceRequest, ClearResourceResponse]
+	action         *connect.Client[ResourceActionRequest, ResourceActionResponse]
+	clearAdminWait *connect.Client[ClearAdminWaitRequest, ClearAdminWaitResponse]
 }
 
 // List calls holdfast.v1.ResourceService.List.
@@ -1610,6 +1986,16 @@ func (c *resourceServiceClient) Clear(ctx context.Context, req *connect.Request[
 	return c.clear.CallUnary(ctx, req)
 }
 
+// Action calls holdfast.v1.ResourceService.Action.
+func (c *resourceServiceClient) Action(ctx context.Context, req *connect.Request[ResourceActionRequest]) (*connect.Response[ResourceActionResponse], error) {
+	return c.action.CallUnary(ctx, req)
+}
+
+// ClearAdminWait calls holdfast.v1.ResourceService.ClearAdminWait.
+func (c *resourceServiceClient) ClearAdminWait(ctx context.Context, req *connect.Request[ClearAdminWaitRequest]) (*connect.Response[ClearAdminWaitResponse], error) {
+	return c.clearAdminWait.CallUnary(ctx, req)
+}
+
 // ResourceServiceHandler is an implementation of the holdfast.v1.ResourceService service.
 type ResourceServiceHandler interface {
 	List(context.Context, *connect.Request[ListResourcesRequest]) (*connect.Response[ListResourcesResponse], error)
@@ -1619,6 +2005,10 @@ type ResourceServiceHandler interface {
 	// Probe asks for a monitor now.
 	Probe(context.Context, *connect.Request[ProbeResourceRequest]) (*connect.Response[ProbeResourceResponse], error)
 	Clear(context.Context, *connect.Request[ClearResourceRequest]) (*connect.Response[ClearResourceResponse], error)
+	// Action runs an action of a resource on a node; the operation ends with what it said.
+	Action(context.Context, *connect.Request[ResourceActionRequest]) (*connect.Response[ResourceActionResponse], error)
+	// ClearAdminWait ends the wait of a resource, or of all of a group, for an administrator.
+	ClearAdminWait(context.Context, *connect.Request[ClearAdminWaitRequest]) (*connect.Response[ClearAdminWaitResponse], error)
 }
 
 // NewResourceServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1666,6 +2056,18 @@ func NewResourceServiceHandler(svc ResourceServiceHandler, opts ...connect.Handl
 		connect.WithSchema(resourceServiceMethods.ByName("Clear")),
 		connect.WithHandlerOptions(opts...),
 	)
+	resourceServiceActionHandler := connect.NewUnaryHandler(
+		ResourceServiceActionProcedure,
+		svc.Action,
+		connect.WithSchema(resourceServiceMethods.ByName("Action")),
+		connect.WithHandlerOptions(opts...),
+	)
+	resourceServiceClearAdminWaitHandler := connect.NewUnaryHandler(
+		ResourceServiceClearAdminWaitProcedure,
+		svc.ClearAdminWait,
+		connect.WithSchema(resourceServiceMethods.ByName("ClearAdminWait")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.ResourceService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ResourceServiceListProcedure:
@@ -1680,6 +2082,10 @@ func NewResourceServiceHandler(svc ResourceServiceHandler, opts ...connect.Handl
 			resourceServiceProbeHandler.ServeHTTP(w, r)
 		case ResourceServiceClearProcedure:
 			resourceServiceClearHandler.ServeHTTP(w, r)
+		case ResourceServiceActionProcedure:
+			resourceServiceActionHandler.ServeHTTP(w, r)
+		case ResourceServiceClearAdminWaitProcedure:
+			resourceServiceClearAdminWaitHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1711,6 +2117,140 @@ func (UnimplementedResourceServiceHandler) Probe(context.Context, *connect.Reque
 
 func (UnimplementedResourceServiceHandler) Clear(context.Context, *connect.Request[ClearResourceRequest]) (*connect.Response[ClearResourceResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ResourceService.Clear is not implemented"))
+}
+
+func (UnimplementedResourceServiceHandler) Action(context.Context, *connect.Request[ResourceActionRequest]) (*connect.Response[ResourceActionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ResourceService.Action is not implemented"))
+}
+
+func (UnimplementedResourceServiceHandler) ClearAdminWait(context.Context, *connect.Request[ClearAdminWaitRequest]) (*connect.Response[ClearAdminWaitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ResourceService.ClearAdminWait is not implemented"))
+}
+
+// SignalServiceClient is a client for the holdfast.v1.SignalService service.
+type SignalServiceClient interface {
+	List(context.Context, *connect.Request[ListSignalsRequest]) (*connect.Response[ListSignalsResponse], error)
+	Set(context.Context, *connect.Request[SetSignalRequest]) (*connect.Response[SetSignalResponse], error)
+	// Clear takes a signal out.
+	Clear(context.Context, *connect.Request[ClearSignalRequest]) (*connect.Response[ClearSignalResponse], error)
+}
+
+// NewSignalServiceClient constructs a client for the holdfast.v1.SignalService service. By default,
+// it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and
+// sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC()
+// or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewSignalServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) SignalServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	signalServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("SignalService").Methods()
+	return &signalServiceClient{
+		list: connect.NewClient[ListSignalsRequest, ListSignalsResponse](
+			httpClient,
+			baseURL+SignalServiceListProcedure,
+			connect.WithSchema(signalServiceMethods.ByName("List")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		set: connect.NewClient[SetSignalRequest, SetSignalResponse](
+			httpClient,
+			baseURL+SignalServiceSetProcedure,
+			connect.WithSchema(signalServiceMethods.ByName("Set")),
+			connect.WithClientOptions(opts...),
+		),
+		clear: connect.NewClient[ClearSignalRequest, ClearSignalResponse](
+			httpClient,
+			baseURL+SignalServiceClearProcedure,
+			connect.WithSchema(signalServiceMethods.ByName("Clear")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// signalServiceClient implements SignalServiceClient.
+type signalServiceClient struct {
+	list  *connect.Client[ListSignalsRequest, ListSignalsResponse]
+	set   *connect.Client[SetSignalRequest, SetSignalResponse]
+	clear *connect.Client[ClearSignalRequest, ClearSignalResponse]
+}
+
+// List calls holdfast.v1.SignalService.List.
+func (c *signalServiceClient) List(ctx context.Context, req *connect.Request[ListSignalsRequest]) (*connect.Response[ListSignalsResponse], error) {
+	return c.list.CallUnary(ctx, req)
+}
+
+// Set calls holdfast.v1.SignalService.Set.
+func (c *signalServiceClient) Set(ctx context.Context, req *connect.Request[SetSignalRequest]) (*connect.Response[SetSignalResponse], error) {
+	return c.set.CallUnary(ctx, req)
+}
+
+// Clear calls holdfast.v1.SignalService.Clear.
+func (c *signalServiceClient) Clear(ctx context.Context, req *connect.Request[ClearSignalRequest]) (*connect.Response[ClearSignalResponse], error) {
+	return c.clear.CallUnary(ctx, req)
+}
+
+// SignalServiceHandler is an implementation of the holdfast.v1.SignalService service.
+type SignalServiceHandler interface {
+	List(context.Context, *connect.Request[ListSignalsRequest]) (*connect.Response[ListSignalsResponse], error)
+	Set(context.Context, *connect.Request[SetSignalRequest]) (*connect.Response[SetSignalResponse], error)
+	// Clear takes a signal out.
+	Clear(context.Context, *connect.Request[ClearSignalRequest]) (*connect.Response[ClearSignalResponse], error)
+}
+
+// NewSignalServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewSignalServiceHandler(svc SignalServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	signalServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("SignalService").Methods()
+	signalServiceListHandler := connect.NewUnaryHandler(
+		SignalServiceListProcedure,
+		svc.List,
+		connect.WithSchema(signalServiceMethods.ByName("List")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	signalServiceSetHandler := connect.NewUnaryHandler(
+		SignalServiceSetProcedure,
+		svc.Set,
+		connect.WithSchema(signalServiceMethods.ByName("Set")),
+		connect.WithHandlerOptions(opts...),
+	)
+	signalServiceClearHandler := connect.NewUnaryHandler(
+		SignalServiceClearProcedure,
+		svc.Clear,
+		connect.WithSchema(signalServiceMethods.ByName("Clear")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/holdfast.v1.SignalService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case SignalServiceListProcedure:
+			signalServiceListHandler.ServeHTTP(w, r)
+		case SignalServiceSetProcedure:
+			signalServiceSetHandler.ServeHTTP(w, r)
+		case SignalServiceClearProcedure:
+			signalServiceClearHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedSignalServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedSignalServiceHandler struct{}
+
+func (UnimplementedSignalServiceHandler) List(context.Context, *connect.Request[ListSignalsRequest]) (*connect.Response[ListSignalsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.SignalService.List is not implemented"))
+}
+
+func (UnimplementedSignalServiceHandler) Set(context.Context, *connect.Request[SetSignalRequest]) (*connect.Response[SetSignalResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.SignalService.Set is not implemented"))
+}
+
+func (UnimplementedSignalServiceHandler) Clear(context.Context, *connect.Request[ClearSignalRequest]) (*connect.Response[ClearSignalResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.SignalService.Clear is not implemented"))
 }
 
 // TypeServiceClient is a client for the holdfast.v1.TypeService service.
@@ -2046,6 +2586,12 @@ func (UnimplementedEventServiceHandler) Follow(context.Context, *connect.Request
 // ExplainServiceClient is a client for the holdfast.v1.ExplainService service.
 type ExplainServiceClient interface {
 	Group(context.Context, *connect.Request[ExplainGroupRequest]) (*connect.Response[ExplainGroupResponse], error)
+	// Resource: why it is in its state on each node, and what it waits for.
+	Resource(context.Context, *connect.Request[ExplainResourceRequest]) (*connect.Response[ExplainResourceResponse], error)
+	// Node: what runs there and why, what it would take, and what its loss would do.
+	Node(context.Context, *connect.Request[ExplainNodeRequest]) (*connect.Response[ExplainNodeResponse], error)
+	// Event: what was decided when it happened, from what, and what would have changed it.
+	Event(context.Context, *connect.Request[ExplainEventRequest]) (*connect.Response[ExplainEventResponse], error)
 }
 
 // NewExplainServiceClient constructs a client for the holdfast.v1.ExplainService service. By
@@ -2066,12 +2612,36 @@ func NewExplainServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		resource: connect.NewClient[ExplainResourceRequest, ExplainResourceResponse](
+			httpClient,
+			baseURL+ExplainServiceResourceProcedure,
+			connect.WithSchema(explainServiceMethods.ByName("Resource")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		node: connect.NewClient[ExplainNodeRequest, ExplainNodeResponse](
+			httpClient,
+			baseURL+ExplainServiceNodeProcedure,
+			connect.WithSchema(explainServiceMethods.ByName("Node")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		event: connect.NewClient[ExplainEventRequest, ExplainEventResponse](
+			httpClient,
+			baseURL+ExplainServiceEventProcedure,
+			connect.WithSchema(explainServiceMethods.ByName("Event")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // explainServiceClient implements ExplainServiceClient.
 type explainServiceClient struct {
-	group *connect.Client[ExplainGroupRequest, ExplainGroupResponse]
+	group    *connect.Client[ExplainGroupRequest, ExplainGroupResponse]
+	resource *connect.Client[ExplainResourceRequest, ExplainResourceResponse]
+	node     *connect.Client[ExplainNodeRequest, ExplainNodeResponse]
+	event    *connect.Client[ExplainEventRequest, ExplainEventResponse]
 }
 
 // Group calls holdfast.v1.ExplainService.Group.
@@ -2079,9 +2649,30 @@ func (c *explainServiceClient) Group(ctx context.Context, req *connect.Request[E
 	return c.group.CallUnary(ctx, req)
 }
 
+// Resource calls holdfast.v1.ExplainService.Resource.
+func (c *explainServiceClient) Resource(ctx context.Context, req *connect.Request[ExplainResourceRequest]) (*connect.Response[ExplainResourceResponse], error) {
+	return c.resource.CallUnary(ctx, req)
+}
+
+// Node calls holdfast.v1.ExplainService.Node.
+func (c *explainServiceClient) Node(ctx context.Context, req *connect.Request[ExplainNodeRequest]) (*connect.Response[ExplainNodeResponse], error) {
+	return c.node.CallUnary(ctx, req)
+}
+
+// Event calls holdfast.v1.ExplainService.Event.
+func (c *explainServiceClient) Event(ctx context.Context, req *connect.Request[ExplainEventRequest]) (*connect.Response[ExplainEventResponse], error) {
+	return c.event.CallUnary(ctx, req)
+}
+
 // ExplainServiceHandler is an implementation of the holdfast.v1.ExplainService service.
 type ExplainServiceHandler interface {
 	Group(context.Context, *connect.Request[ExplainGroupRequest]) (*connect.Response[ExplainGroupResponse], error)
+	// Resource: why it is in its state on each node, and what it waits for.
+	Resource(context.Context, *connect.Request[ExplainResourceRequest]) (*connect.Response[ExplainResourceResponse], error)
+	// Node: what runs there and why, what it would take, and what its loss would do.
+	Node(context.Context, *connect.Request[ExplainNodeRequest]) (*connect.Response[ExplainNodeResponse], error)
+	// Event: what was decided when it happened, from what, and what would have changed it.
+	Event(context.Context, *connect.Request[ExplainEventRequest]) (*connect.Response[ExplainEventResponse], error)
 }
 
 // NewExplainServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -2098,10 +2689,37 @@ func NewExplainServiceHandler(svc ExplainServiceHandler, opts ...connect.Handler
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	explainServiceResourceHandler := connect.NewUnaryHandler(
+		ExplainServiceResourceProcedure,
+		svc.Resource,
+		connect.WithSchema(explainServiceMethods.ByName("Resource")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	explainServiceNodeHandler := connect.NewUnaryHandler(
+		ExplainServiceNodeProcedure,
+		svc.Node,
+		connect.WithSchema(explainServiceMethods.ByName("Node")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	explainServiceEventHandler := connect.NewUnaryHandler(
+		ExplainServiceEventProcedure,
+		svc.Event,
+		connect.WithSchema(explainServiceMethods.ByName("Event")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.ExplainService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ExplainServiceGroupProcedure:
 			explainServiceGroupHandler.ServeHTTP(w, r)
+		case ExplainServiceResourceProcedure:
+			explainServiceResourceHandler.ServeHTTP(w, r)
+		case ExplainServiceNodeProcedure:
+			explainServiceNodeHandler.ServeHTTP(w, r)
+		case ExplainServiceEventProcedure:
+			explainServiceEventHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -2113,6 +2731,18 @@ type UnimplementedExplainServiceHandler struct{}
 
 func (UnimplementedExplainServiceHandler) Group(context.Context, *connect.Request[ExplainGroupRequest]) (*connect.Response[ExplainGroupResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ExplainService.Group is not implemented"))
+}
+
+func (UnimplementedExplainServiceHandler) Resource(context.Context, *connect.Request[ExplainResourceRequest]) (*connect.Response[ExplainResourceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ExplainService.Resource is not implemented"))
+}
+
+func (UnimplementedExplainServiceHandler) Node(context.Context, *connect.Request[ExplainNodeRequest]) (*connect.Response[ExplainNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ExplainService.Node is not implemented"))
+}
+
+func (UnimplementedExplainServiceHandler) Event(context.Context, *connect.Request[ExplainEventRequest]) (*connect.Response[ExplainEventResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.ExplainService.Event is not implemented"))
 }
 
 // SimulateServiceClient is a client for the holdfast.v1.SimulateService service.

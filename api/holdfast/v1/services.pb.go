@@ -276,6 +276,325 @@ func (GroupState) EnumDescriptor() ([]byte, []int) {
 	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{3}
 }
 
+// HoldKind is a way to be held.
+type HoldKind int32
+
+const (
+	HoldKind_HOLD_KIND_UNSPECIFIED HoldKind = 0
+	// Nothing is done by itself or by command; of a node: no group comes to it.
+	HoldKind_HOLD_KIND_FROZEN HoldKind = 1
+	// An administrator took it offline: nothing starts it by itself.
+	HoldKind_HOLD_KIND_HELD_OFFLINE HoldKind = 2
+	// It may not run there.
+	HoldKind_HOLD_KIND_DISABLED HoldKind = 3
+	// Nobody can tell whether it runs there, so it is started nowhere else.
+	HoldKind_HOLD_KIND_AUTO_DISABLED HoldKind = 4
+	// It neither starts nor moves by itself.
+	HoldKind_HOLD_KIND_SWITCHING_OFF HoldKind = 5
+	// Faults are ignored while somebody works there.
+	HoldKind_HOLD_KIND_MAINTENANCE HoldKind = 6
+	// A resource of which faults are not managed waits for a person.
+	HoldKind_HOLD_KIND_ADMIN_WAIT HoldKind = 7
+	// It goes on without the cluster since its node left.
+	HoldKind_HOLD_KIND_DETACHED HoldKind = 8
+	// It has failed there: no target until its faults are cleared.
+	HoldKind_HOLD_KIND_FAULTED HoldKind = 9
+	// It could not be taken offline: something of it may still run.
+	HoldKind_HOLD_KIND_UNABLE_TO_OFFLINE HoldKind = 10
+	// Its node was stopped or lost, and it is started by itself only when that node has returned.
+	HoldKind_HOLD_KIND_WAITS_FOR_NODE HoldKind = 11
+	// A resource that is left offline while its group is online.
+	HoldKind_HOLD_KIND_RESOURCE_OFFLINE HoldKind = 12
+	// What was to be done there was flushed: it stays as it is until the next command.
+	HoldKind_HOLD_KIND_FLUSHED HoldKind = 13
+)
+
+// Enum value maps for HoldKind.
+var (
+	HoldKind_name = map[int32]string{
+		0:  "HOLD_KIND_UNSPECIFIED",
+		1:  "HOLD_KIND_FROZEN",
+		2:  "HOLD_KIND_HELD_OFFLINE",
+		3:  "HOLD_KIND_DISABLED",
+		4:  "HOLD_KIND_AUTO_DISABLED",
+		5:  "HOLD_KIND_SWITCHING_OFF",
+		6:  "HOLD_KIND_MAINTENANCE",
+		7:  "HOLD_KIND_ADMIN_WAIT",
+		8:  "HOLD_KIND_DETACHED",
+		9:  "HOLD_KIND_FAULTED",
+		10: "HOLD_KIND_UNABLE_TO_OFFLINE",
+		11: "HOLD_KIND_WAITS_FOR_NODE",
+		12: "HOLD_KIND_RESOURCE_OFFLINE",
+		13: "HOLD_KIND_FLUSHED",
+	}
+	HoldKind_value = map[string]int32{
+		"HOLD_KIND_UNSPECIFIED":       0,
+		"HOLD_KIND_FROZEN":            1,
+		"HOLD_KIND_HELD_OFFLINE":      2,
+		"HOLD_KIND_DISABLED":          3,
+		"HOLD_KIND_AUTO_DISABLED":     4,
+		"HOLD_KIND_SWITCHING_OFF":     5,
+		"HOLD_KIND_MAINTENANCE":       6,
+		"HOLD_KIND_ADMIN_WAIT":        7,
+		"HOLD_KIND_DETACHED":          8,
+		"HOLD_KIND_FAULTED":           9,
+		"HOLD_KIND_UNABLE_TO_OFFLINE": 10,
+		"HOLD_KIND_WAITS_FOR_NODE":    11,
+		"HOLD_KIND_RESOURCE_OFFLINE":  12,
+		"HOLD_KIND_FLUSHED":           13,
+	}
+)
+
+func (x HoldKind) Enum() *HoldKind {
+	p := new(HoldKind)
+	*p = x
+	return p
+}
+
+func (x HoldKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HoldKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_services_proto_enumTypes[4].Descriptor()
+}
+
+func (HoldKind) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_services_proto_enumTypes[4]
+}
+
+func (x HoldKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HoldKind.Descriptor instead.
+func (HoldKind) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{4}
+}
+
+// GroupKind says on how many nodes a group runs.
+type GroupKind int32
+
+const (
+	GroupKind_GROUP_KIND_UNSPECIFIED GroupKind = 0
+	// On one.
+	GroupKind_GROUP_KIND_FAILOVER GroupKind = 1
+	// On all of its system list.
+	GroupKind_GROUP_KIND_PARALLEL GroupKind = 2
+	// On one of each zone.
+	GroupKind_GROUP_KIND_HYBRID GroupKind = 3
+)
+
+// Enum value maps for GroupKind.
+var (
+	GroupKind_name = map[int32]string{
+		0: "GROUP_KIND_UNSPECIFIED",
+		1: "GROUP_KIND_FAILOVER",
+		2: "GROUP_KIND_PARALLEL",
+		3: "GROUP_KIND_HYBRID",
+	}
+	GroupKind_value = map[string]int32{
+		"GROUP_KIND_UNSPECIFIED": 0,
+		"GROUP_KIND_FAILOVER":    1,
+		"GROUP_KIND_PARALLEL":    2,
+		"GROUP_KIND_HYBRID":      3,
+	}
+)
+
+func (x GroupKind) Enum() *GroupKind {
+	p := new(GroupKind)
+	*p = x
+	return p
+}
+
+func (x GroupKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GroupKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_services_proto_enumTypes[5].Descriptor()
+}
+
+func (GroupKind) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_services_proto_enumTypes[5]
+}
+
+func (x GroupKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GroupKind.Descriptor instead.
+func (GroupKind) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{5}
+}
+
+// PackageState is the state of a group in the words of Serviceguard.
+type PackageState int32
+
+const (
+	PackageState_PACKAGE_STATE_UNSPECIFIED PackageState = 0
+	PackageState_PACKAGE_STATE_STARTING    PackageState = 1
+	// A run request waits for what it depends on.
+	PackageState_PACKAGE_STATE_START_WAIT PackageState = 2
+	PackageState_PACKAGE_STATE_RUNNING    PackageState = 3
+	PackageState_PACKAGE_STATE_HALTING    PackageState = 4
+	// Halt requested, waiting for dependents.
+	PackageState_PACKAGE_STATE_HALT_WAIT PackageState = 5
+	// Down by request, or never started.
+	PackageState_PACKAGE_STATE_HALTED PackageState = 6
+	// The halt was stopped by an error.
+	PackageState_PACKAGE_STATE_HALT_ABORTED PackageState = 7
+	// Halting because it, or something that it needs, has failed.
+	PackageState_PACKAGE_STATE_FAILING PackageState = 8
+	// Failed, but must wait for a relative to halt.
+	PackageState_PACKAGE_STATE_FAIL_WAIT PackageState = 9
+	// Down after a failure.
+	PackageState_PACKAGE_STATE_FAILED PackageState = 10
+	// Halted, still looking for a place.
+	PackageState_PACKAGE_STATE_RELOCATE_WAIT PackageState = 11
+	PackageState_PACKAGE_STATE_MAINTENANCE   PackageState = 12
+	// Left running, not monitored.
+	PackageState_PACKAGE_STATE_DETACHED         PackageState = 13
+	PackageState_PACKAGE_STATE_RECONFIGURING    PackageState = 14
+	PackageState_PACKAGE_STATE_RECONFIGURE_WAIT PackageState = 15
+	// Multi-node only: never ran here.
+	PackageState_PACKAGE_STATE_BLOCKED PackageState = 16
+	// Multi-node only: instances differ.
+	PackageState_PACKAGE_STATE_CHANGING PackageState = 17
+	PackageState_PACKAGE_STATE_UNKNOWN  PackageState = 18
+)
+
+// Enum value maps for PackageState.
+var (
+	PackageState_name = map[int32]string{
+		0:  "PACKAGE_STATE_UNSPECIFIED",
+		1:  "PACKAGE_STATE_STARTING",
+		2:  "PACKAGE_STATE_START_WAIT",
+		3:  "PACKAGE_STATE_RUNNING",
+		4:  "PACKAGE_STATE_HALTING",
+		5:  "PACKAGE_STATE_HALT_WAIT",
+		6:  "PACKAGE_STATE_HALTED",
+		7:  "PACKAGE_STATE_HALT_ABORTED",
+		8:  "PACKAGE_STATE_FAILING",
+		9:  "PACKAGE_STATE_FAIL_WAIT",
+		10: "PACKAGE_STATE_FAILED",
+		11: "PACKAGE_STATE_RELOCATE_WAIT",
+		12: "PACKAGE_STATE_MAINTENANCE",
+		13: "PACKAGE_STATE_DETACHED",
+		14: "PACKAGE_STATE_RECONFIGURING",
+		15: "PACKAGE_STATE_RECONFIGURE_WAIT",
+		16: "PACKAGE_STATE_BLOCKED",
+		17: "PACKAGE_STATE_CHANGING",
+		18: "PACKAGE_STATE_UNKNOWN",
+	}
+	PackageState_value = map[string]int32{
+		"PACKAGE_STATE_UNSPECIFIED":      0,
+		"PACKAGE_STATE_STARTING":         1,
+		"PACKAGE_STATE_START_WAIT":       2,
+		"PACKAGE_STATE_RUNNING":          3,
+		"PACKAGE_STATE_HALTING":          4,
+		"PACKAGE_STATE_HALT_WAIT":        5,
+		"PACKAGE_STATE_HALTED":           6,
+		"PACKAGE_STATE_HALT_ABORTED":     7,
+		"PACKAGE_STATE_FAILING":          8,
+		"PACKAGE_STATE_FAIL_WAIT":        9,
+		"PACKAGE_STATE_FAILED":           10,
+		"PACKAGE_STATE_RELOCATE_WAIT":    11,
+		"PACKAGE_STATE_MAINTENANCE":      12,
+		"PACKAGE_STATE_DETACHED":         13,
+		"PACKAGE_STATE_RECONFIGURING":    14,
+		"PACKAGE_STATE_RECONFIGURE_WAIT": 15,
+		"PACKAGE_STATE_BLOCKED":          16,
+		"PACKAGE_STATE_CHANGING":         17,
+		"PACKAGE_STATE_UNKNOWN":          18,
+	}
+)
+
+func (x PackageState) Enum() *PackageState {
+	p := new(PackageState)
+	*p = x
+	return p
+}
+
+func (x PackageState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PackageState) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_services_proto_enumTypes[6].Descriptor()
+}
+
+func (PackageState) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_services_proto_enumTypes[6]
+}
+
+func (x PackageState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PackageState.Descriptor instead.
+func (PackageState) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{6}
+}
+
+// DrillResult of a check.
+type DrillResult int32
+
+const (
+	DrillResult_DRILL_RESULT_UNSPECIFIED DrillResult = 0
+	DrillResult_DRILL_RESULT_PASSED      DrillResult = 1
+	DrillResult_DRILL_RESULT_FAILED      DrillResult = 2
+	// There is no check for this type.
+	DrillResult_DRILL_RESULT_NONE DrillResult = 3
+	// It could not be run, or did not end in time.
+	DrillResult_DRILL_RESULT_UNKNOWN DrillResult = 4
+)
+
+// Enum value maps for DrillResult.
+var (
+	DrillResult_name = map[int32]string{
+		0: "DRILL_RESULT_UNSPECIFIED",
+		1: "DRILL_RESULT_PASSED",
+		2: "DRILL_RESULT_FAILED",
+		3: "DRILL_RESULT_NONE",
+		4: "DRILL_RESULT_UNKNOWN",
+	}
+	DrillResult_value = map[string]int32{
+		"DRILL_RESULT_UNSPECIFIED": 0,
+		"DRILL_RESULT_PASSED":      1,
+		"DRILL_RESULT_FAILED":      2,
+		"DRILL_RESULT_NONE":        3,
+		"DRILL_RESULT_UNKNOWN":     4,
+	}
+)
+
+func (x DrillResult) Enum() *DrillResult {
+	p := new(DrillResult)
+	*p = x
+	return p
+}
+
+func (x DrillResult) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DrillResult) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_holdfast_v1_services_proto_enumTypes[7].Descriptor()
+}
+
+func (DrillResult) Type() protoreflect.EnumType {
+	return &file_api_holdfast_v1_services_proto_enumTypes[7]
+}
+
+func (x DrillResult) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DrillResult.Descriptor instead.
+func (DrillResult) EnumDescriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{7}
+}
+
 type ChangeKind int32
 
 const (
@@ -312,11 +631,11 @@ func (x ChangeKind) String() string {
 }
 
 func (ChangeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_services_proto_enumTypes[4].Descriptor()
+	return file_api_holdfast_v1_services_proto_enumTypes[8].Descriptor()
 }
 
 func (ChangeKind) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_services_proto_enumTypes[4]
+	return &file_api_holdfast_v1_services_proto_enumTypes[8]
 }
 
 func (x ChangeKind) Number() protoreflect.EnumNumber {
@@ -325,7 +644,7 @@ func (x ChangeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeKind.Descriptor instead.
 func (ChangeKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{8}
 }
 
 type Rotatable int32
@@ -364,11 +683,11 @@ func (x Rotatable) String() string {
 }
 
 func (Rotatable) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_holdfast_v1_services_proto_enumTypes[5].Descriptor()
+	return file_api_holdfast_v1_services_proto_enumTypes[9].Descriptor()
 }
 
 func (Rotatable) Type() protoreflect.EnumType {
-	return &file_api_holdfast_v1_services_proto_enumTypes[5]
+	return &file_api_holdfast_v1_services_proto_enumTypes[9]
 }
 
 func (x Rotatable) Number() protoreflect.EnumNumber {
@@ -377,7 +696,7 @@ func (x Rotatable) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rotatable.Descriptor instead.
 func (Rotatable) EnumDescriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{9}
 }
 
 // ErrorDetail goes with every refused call.
@@ -606,6 +925,228 @@ func (x *Source) GetVersion() string {
 	return ""
 }
 
+// Hold is what keeps a group, a resource or a node from running, or from being looked after as usual.
+type Hold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  HoldKind               `protobuf:"varint,1,opt,name=kind,proto3,enum=holdfast.v1.HoldKind" json:"kind,omitempty"`
+	// Where it holds; empty: everywhere.
+	Node     string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Why, for people; may be empty.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who did it; empty: it came about by itself, or is not known any more.
+	By string `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	// Unix milliseconds; 0: not known any more.
+	SinceMs int64 `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// When it ends by itself, Unix milliseconds; 0: it does not.
+	UntilMs int64 `protobuf:"varint,7,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	// The command that ends it; empty: there is none.
+	Lift          string `protobuf:"bytes,8,opt,name=lift,proto3" json:"lift,omitempty"`
+	Group         string `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hold) Reset() {
+	*x = Hold{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hold) ProtoMessage() {}
+
+func (x *Hold) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hold.ProtoReflect.Descriptor instead.
+func (*Hold) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Hold) GetKind() HoldKind {
+	if x != nil {
+		return x.Kind
+	}
+	return HoldKind_HOLD_KIND_UNSPECIFIED
+}
+
+func (x *Hold) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Hold) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Hold) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Hold) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Hold) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Hold) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *Hold) GetLift() string {
+	if x != nil {
+		return x.Lift
+	}
+	return ""
+}
+
+func (x *Hold) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+// LoadInfo is one dimension of what a node has to give.
+type LoadInfo struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Dimension string                 `protobuf:"bytes,1,opt,name=dimension,proto3" json:"dimension,omitempty"`
+	Capacity  int64                  `protobuf:"varint,2,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// Kept back from placement.
+	Reserved int64 `protobuf:"varint,3,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	// What groups that run there, or are on their way, declare; or what is measured.
+	Used int64 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	// What a further group may take; below 0 the node is overloaded.
+	Left int64 `protobuf:"varint,5,opt,name=left,proto3" json:"left,omitempty"`
+	// used was measured (holdfast node load).
+	Measured bool `protobuf:"varint,6,opt,name=measured,proto3" json:"measured,omitempty"`
+	// It is a whole number of things (limits of the node), not a capacity.
+	Limit bool `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Above the node's warning level.
+	High          bool `protobuf:"varint,8,opt,name=high,proto3" json:"high,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadInfo) Reset() {
+	*x = LoadInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadInfo) ProtoMessage() {}
+
+func (x *LoadInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadInfo.ProtoReflect.Descriptor instead.
+func (*LoadInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LoadInfo) GetDimension() string {
+	if x != nil {
+		return x.Dimension
+	}
+	return ""
+}
+
+func (x *LoadInfo) GetCapacity() int64 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *LoadInfo) GetReserved() int64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
+func (x *LoadInfo) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LoadInfo) GetLeft() int64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *LoadInfo) GetMeasured() bool {
+	if x != nil {
+		return x.Measured
+	}
+	return false
+}
+
+func (x *LoadInfo) GetLimit() bool {
+	if x != nil {
+		return x.Limit
+	}
+	return false
+}
+
+func (x *LoadInfo) GetHigh() bool {
+	if x != nil {
+		return x.High
+	}
+	return false
+}
+
 // NodeInfo is what the cluster and the asked node know of a node.
 type NodeInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -630,14 +1171,22 @@ type NodeInfo struct {
 	// State of each of its links, in the order of links.
 	LinkStates []LinkState `protobuf:"varint,14,rep,packed,name=link_states,json=linkStates,proto3,enum=holdfast.v1.LinkState" json:"link_states,omitempty"`
 	// The asked node itself.
-	Self          bool `protobuf:"varint,15,opt,name=self,proto3" json:"self,omitempty"`
+	Self  bool    `protobuf:"varint,15,opt,name=self,proto3" json:"self,omitempty"`
+	Holds []*Hold `protobuf:"bytes,16,rep,name=holds,proto3" json:"holds,omitempty"`
+	// Dimensions in which it has a capacity or a limit, or in which something is measured; sorted, limits last.
+	Load []*LoadInfo `protobuf:"bytes,17,rep,name=load,proto3" json:"load,omitempty"`
+	Site string      `protobuf:"bytes,18,opt,name=site,proto3" json:"site,omitempty"`
+	// It is being stopped, and what runs there goes on without the cluster.
+	Detaching bool `protobuf:"varint,19,opt,name=detaching,proto3" json:"detaching,omitempty"`
+	// Why it is to be reset; empty: it is not.
+	Reset_        string `protobuf:"bytes,20,opt,name=reset,proto3" json:"reset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[3]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +1198,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[3]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +1211,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{3}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeInfo) GetName() string {
@@ -770,6 +1319,41 @@ func (x *NodeInfo) GetSelf() bool {
 	return false
 }
 
+func (x *NodeInfo) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *NodeInfo) GetLoad() []*LoadInfo {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *NodeInfo) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *NodeInfo) GetDetaching() bool {
+	if x != nil {
+		return x.Detaching
+	}
+	return false
+}
+
+func (x *NodeInfo) GetReset_() string {
+	if x != nil {
+		return x.Reset_
+	}
+	return ""
+}
+
 // LinkInfo is one link to one node as the asked node sees it.
 type LinkInfo struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -800,7 +1384,7 @@ type LinkInfo struct {
 
 func (x *LinkInfo) Reset() {
 	*x = LinkInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[4]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +1396,7 @@ func (x *LinkInfo) String() string {
 func (*LinkInfo) ProtoMessage() {}
 
 func (x *LinkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[4]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +1409,7 @@ func (x *LinkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkInfo.ProtoReflect.Descriptor instead.
 func (*LinkInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{4}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LinkInfo) GetNode() string {
@@ -974,7 +1558,7 @@ type ResourceOnNode struct {
 
 func (x *ResourceOnNode) Reset() {
 	*x = ResourceOnNode{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[5]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1570,7 @@ func (x *ResourceOnNode) String() string {
 func (*ResourceOnNode) ProtoMessage() {}
 
 func (x *ResourceOnNode) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[5]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1583,7 @@ func (x *ResourceOnNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceOnNode.ProtoReflect.Descriptor instead.
 func (*ResourceOnNode) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{5}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ResourceOnNode) GetNode() string {
@@ -1036,7 +1620,7 @@ type ResourceInfo struct {
 
 func (x *ResourceInfo) Reset() {
 	*x = ResourceInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[6]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1632,7 @@ func (x *ResourceInfo) String() string {
 func (*ResourceInfo) ProtoMessage() {}
 
 func (x *ResourceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[6]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1645,7 @@ func (x *ResourceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceInfo.ProtoReflect.Descriptor instead.
 func (*ResourceInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{6}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResourceInfo) GetGroup() string {
@@ -1104,14 +1688,23 @@ type GroupOnNodeInfo struct {
 	// Of how many resources that are brought online.
 	Total uint32 `protobuf:"varint,7,opt,name=total,proto3" json:"total,omitempty"`
 	// What it waits for or what is wrong there, for people; may be empty.
-	Message       string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	// What holds it there.
+	Holds        []*Hold      `protobuf:"bytes,9,rep,name=holds,proto3" json:"holds,omitempty"`
+	PackageState PackageState `protobuf:"varint,10,opt,name=package_state,json=packageState,proto3,enum=holdfast.v1.PackageState" json:"package_state,omitempty"`
+	// Least confidence of its online resources that is told, in percent; 0: none is.
+	Confidence uint32 `protobuf:"varint,11,opt,name=confidence,proto3" json:"confidence,omitempty"`
+	// Of a group with zones.
+	Zone *uint32 `protobuf:"varint,12,opt,name=zone,proto3,oneof" json:"zone,omitempty"`
+	// Of all that the group has there: it goes on without the cluster.
+	Detached      bool `protobuf:"varint,13,opt,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupOnNodeInfo) Reset() {
 	*x = GroupOnNodeInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[7]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1716,7 @@ func (x *GroupOnNodeInfo) String() string {
 func (*GroupOnNodeInfo) ProtoMessage() {}
 
 func (x *GroupOnNodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[7]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1729,7 @@ func (x *GroupOnNodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNodeInfo.ProtoReflect.Descriptor instead.
 func (*GroupOnNodeInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{7}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GroupOnNodeInfo) GetNode() string {
@@ -1195,6 +1788,174 @@ func (x *GroupOnNodeInfo) GetMessage() string {
 	return ""
 }
 
+func (x *GroupOnNodeInfo) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *GroupOnNodeInfo) GetPackageState() PackageState {
+	if x != nil {
+		return x.PackageState
+	}
+	return PackageState_PACKAGE_STATE_UNSPECIFIED
+}
+
+func (x *GroupOnNodeInfo) GetConfidence() uint32 {
+	if x != nil {
+		return x.Confidence
+	}
+	return 0
+}
+
+func (x *GroupOnNodeInfo) GetZone() uint32 {
+	if x != nil && x.Zone != nil {
+		return *x.Zone
+	}
+	return 0
+}
+
+func (x *GroupOnNodeInfo) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
+}
+
+// InstanceInfo is one instance of a group: of a failover group the only one, of a parallel one that of a node, of a
+// hybrid one that of a zone.
+type InstanceInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty, the node's name, or the zone's number.
+	Instance string     `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	State    GroupState `protobuf:"varint,2,opt,name=state,proto3,enum=holdfast.v1.GroupState" json:"state,omitempty"`
+	// Node that has it, empty: none.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// Nodes that may have it.
+	Nodes       []string `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	HeldOffline bool     `protobuf:"varint,5,opt,name=held_offline,json=heldOffline,proto3" json:"held_offline,omitempty"`
+	LastOnline  string   `protobuf:"bytes,6,opt,name=last_online,json=lastOnline,proto3" json:"last_online,omitempty"`
+	// Running operation on it, 0: none.
+	Operation uint64 `protobuf:"varint,7,opt,name=operation,proto3" json:"operation,omitempty"`
+	// For people; why it is not online, if it should be.
+	Message      string       `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	PackageState PackageState `protobuf:"varint,9,opt,name=package_state,json=packageState,proto3,enum=holdfast.v1.PackageState" json:"package_state,omitempty"`
+	// Why it came to where it is, or left where it was; may be empty.
+	Cause string `protobuf:"bytes,10,opt,name=cause,proto3" json:"cause,omitempty"`
+	// It came there by itself after a fault.
+	FailedOver    bool `protobuf:"varint,11,opt,name=failed_over,json=failedOver,proto3" json:"failed_over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceInfo) Reset() {
+	*x = InstanceInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceInfo) ProtoMessage() {}
+
+func (x *InstanceInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceInfo.ProtoReflect.Descriptor instead.
+func (*InstanceInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *InstanceInfo) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *InstanceInfo) GetState() GroupState {
+	if x != nil {
+		return x.State
+	}
+	return GroupState_GROUP_STATE_UNSPECIFIED
+}
+
+func (x *InstanceInfo) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *InstanceInfo) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *InstanceInfo) GetHeldOffline() bool {
+	if x != nil {
+		return x.HeldOffline
+	}
+	return false
+}
+
+func (x *InstanceInfo) GetLastOnline() string {
+	if x != nil {
+		return x.LastOnline
+	}
+	return ""
+}
+
+func (x *InstanceInfo) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *InstanceInfo) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *InstanceInfo) GetPackageState() PackageState {
+	if x != nil {
+		return x.PackageState
+	}
+	return PackageState_PACKAGE_STATE_UNSPECIFIED
+}
+
+func (x *InstanceInfo) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *InstanceInfo) GetFailedOver() bool {
+	if x != nil {
+		return x.FailedOver
+	}
+	return false
+}
+
 // GroupInfo is a group everywhere.
 type GroupInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1210,14 +1971,21 @@ type GroupInfo struct {
 	// Running operation on it, 0: none.
 	Operation uint64 `protobuf:"varint,8,opt,name=operation,proto3" json:"operation,omitempty"`
 	// For people; why it is not online, if it should be.
-	Message       string `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	Message   string          `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	Kind      GroupKind       `protobuf:"varint,10,opt,name=kind,proto3,enum=holdfast.v1.GroupKind" json:"kind,omitempty"`
+	Instances []*InstanceInfo `protobuf:"bytes,11,rep,name=instances,proto3" json:"instances,omitempty"`
+	// What holds it, on single nodes too.
+	Holds        []*Hold      `protobuf:"bytes,12,rep,name=holds,proto3" json:"holds,omitempty"`
+	PackageState PackageState `protobuf:"varint,13,opt,name=package_state,json=packageState,proto3,enum=holdfast.v1.PackageState" json:"package_state,omitempty"`
+	// Nodes on which an instance is online, starting, partial or stopping.
+	ActiveOn      []string `protobuf:"bytes,14,rep,name=active_on,json=activeOn,proto3" json:"active_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupInfo) Reset() {
 	*x = GroupInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[8]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1997,7 @@ func (x *GroupInfo) String() string {
 func (*GroupInfo) ProtoMessage() {}
 
 func (x *GroupInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[8]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +2010,7 @@ func (x *GroupInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupInfo.ProtoReflect.Descriptor instead.
 func (*GroupInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{8}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GroupInfo) GetName() string {
@@ -1308,6 +2076,41 @@ func (x *GroupInfo) GetMessage() string {
 	return ""
 }
 
+func (x *GroupInfo) GetKind() GroupKind {
+	if x != nil {
+		return x.Kind
+	}
+	return GroupKind_GROUP_KIND_UNSPECIFIED
+}
+
+func (x *GroupInfo) GetInstances() []*InstanceInfo {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *GroupInfo) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *GroupInfo) GetPackageState() PackageState {
+	if x != nil {
+		return x.PackageState
+	}
+	return PackageState_PACKAGE_STATE_UNSPECIFIED
+}
+
+func (x *GroupInfo) GetActiveOn() []string {
+	if x != nil {
+		return x.ActiveOn
+	}
+	return nil
+}
+
 // FailedResource is a resource that needs somebody's eyes.
 type FailedResource struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1322,7 +2125,7 @@ type FailedResource struct {
 
 func (x *FailedResource) Reset() {
 	*x = FailedResource{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[9]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +2137,7 @@ func (x *FailedResource) String() string {
 func (*FailedResource) ProtoMessage() {}
 
 func (x *FailedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[9]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +2150,7 @@ func (x *FailedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
 func (*FailedResource) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{9}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FailedResource) GetGroup() string {
@@ -1399,7 +2202,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[10]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +2214,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[10]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +2227,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{10}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Condition) GetCode() string {
@@ -1463,7 +2266,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[11]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +2278,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[11]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +2291,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{11}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{14}
 }
 
 type StatusResponse struct {
@@ -1511,7 +2314,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[12]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +2326,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[12]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +2339,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{12}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StatusResponse) GetSource() *Source {
@@ -1624,7 +2427,7 @@ type ShowClusterRequest struct {
 
 func (x *ShowClusterRequest) Reset() {
 	*x = ShowClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[13]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +2439,7 @@ func (x *ShowClusterRequest) String() string {
 func (*ShowClusterRequest) ProtoMessage() {}
 
 func (x *ShowClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[13]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +2452,7 @@ func (x *ShowClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClusterRequest.ProtoReflect.Descriptor instead.
 func (*ShowClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{13}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{16}
 }
 
 type ShowClusterResponse struct {
@@ -1675,7 +2478,7 @@ type ShowClusterResponse struct {
 
 func (x *ShowClusterResponse) Reset() {
 	*x = ShowClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[14]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +2490,7 @@ func (x *ShowClusterResponse) String() string {
 func (*ShowClusterResponse) ProtoMessage() {}
 
 func (x *ShowClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[14]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +2503,7 @@ func (x *ShowClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowClusterResponse.ProtoReflect.Descriptor instead.
 func (*ShowClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{14}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShowClusterResponse) GetSource() *Source {
@@ -1809,7 +2612,7 @@ type SetClusterRequest struct {
 
 func (x *SetClusterRequest) Reset() {
 	*x = SetClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[15]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2624,7 @@ func (x *SetClusterRequest) String() string {
 func (*SetClusterRequest) ProtoMessage() {}
 
 func (x *SetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[15]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2637,7 @@ func (x *SetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClusterRequest.ProtoReflect.Descriptor instead.
 func (*SetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{15}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetClusterRequest) GetHeartbeat() *durationpb.Duration {
@@ -1911,7 +2714,7 @@ type SetClusterResponse struct {
 
 func (x *SetClusterResponse) Reset() {
 	*x = SetClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[16]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2726,7 @@ func (x *SetClusterResponse) String() string {
 func (*SetClusterResponse) ProtoMessage() {}
 
 func (x *SetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[16]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2739,7 @@ func (x *SetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClusterResponse.ProtoReflect.Descriptor instead.
 func (*SetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{16}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetClusterResponse) GetConfigRevision() uint64 {
@@ -1968,7 +2771,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[17]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2783,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[17]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2796,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{17}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{20}
 }
 
 type ListNodesResponse struct {
@@ -2006,7 +2809,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[18]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2821,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[18]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2834,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{18}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListNodesResponse) GetSource() *Source {
@@ -2057,7 +2860,7 @@ type ShowNodeRequest struct {
 
 func (x *ShowNodeRequest) Reset() {
 	*x = ShowNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[19]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2872,7 @@ func (x *ShowNodeRequest) String() string {
 func (*ShowNodeRequest) ProtoMessage() {}
 
 func (x *ShowNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[19]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2885,7 @@ func (x *ShowNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowNodeRequest.ProtoReflect.Descriptor instead.
 func (*ShowNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{19}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShowNodeRequest) GetNode() string {
@@ -2104,7 +2907,7 @@ type ShowNodeResponse struct {
 
 func (x *ShowNodeResponse) Reset() {
 	*x = ShowNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[20]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2919,7 @@ func (x *ShowNodeResponse) String() string {
 func (*ShowNodeResponse) ProtoMessage() {}
 
 func (x *ShowNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[20]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2932,7 @@ func (x *ShowNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowNodeResponse.ProtoReflect.Descriptor instead.
 func (*ShowNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{20}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShowNodeResponse) GetSource() *Source {
@@ -2170,7 +2973,7 @@ type GroupOnNodeEntry struct {
 
 func (x *GroupOnNodeEntry) Reset() {
 	*x = GroupOnNodeEntry{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[21]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2985,7 @@ func (x *GroupOnNodeEntry) String() string {
 func (*GroupOnNodeEntry) ProtoMessage() {}
 
 func (x *GroupOnNodeEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[21]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2998,7 @@ func (x *GroupOnNodeEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNodeEntry.ProtoReflect.Descriptor instead.
 func (*GroupOnNodeEntry) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{21}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GroupOnNodeEntry) GetGroup() string {
@@ -2213,15 +3016,22 @@ func (x *GroupOnNodeEntry) GetStatus() *GroupOnNodeInfo {
 }
 
 type FreezeNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// No part of the configuration: it ends with the cluster, or by itself after length.
+	Temporary bool   `protobuf:"varint,2,opt,name=temporary,proto3" json:"temporary,omitempty"`
+	Reason    string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// With temporary. Unset: until it is unfrozen.
+	Length *durationpb.Duration `protobuf:"bytes,4,opt,name=length,proto3" json:"length,omitempty"`
+	// Move its groups to other nodes first.
+	Evacuate      bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FreezeNodeRequest) Reset() {
 	*x = FreezeNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[22]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +3043,7 @@ func (x *FreezeNodeRequest) String() string {
 func (*FreezeNodeRequest) ProtoMessage() {}
 
 func (x *FreezeNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[22]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +3056,7 @@ func (x *FreezeNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeNodeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{22}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FreezeNodeRequest) GetNode() string {
@@ -2256,15 +3066,45 @@ func (x *FreezeNodeRequest) GetNode() string {
 	return ""
 }
 
+func (x *FreezeNodeRequest) GetTemporary() bool {
+	if x != nil {
+		return x.Temporary
+	}
+	return false
+}
+
+func (x *FreezeNodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FreezeNodeRequest) GetLength() *durationpb.Duration {
+	if x != nil {
+		return x.Length
+	}
+	return nil
+}
+
+func (x *FreezeNodeRequest) GetEvacuate() bool {
+	if x != nil {
+		return x.Evacuate
+	}
+	return false
+}
+
 type FreezeNodeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With evacuate.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FreezeNodeResponse) Reset() {
 	*x = FreezeNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[23]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +3116,7 @@ func (x *FreezeNodeResponse) String() string {
 func (*FreezeNodeResponse) ProtoMessage() {}
 
 func (x *FreezeNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[23]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +3129,14 @@ func (x *FreezeNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeNodeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{23}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FreezeNodeResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
 }
 
 type UnfreezeNodeRequest struct {
@@ -2301,7 +3148,7 @@ type UnfreezeNodeRequest struct {
 
 func (x *UnfreezeNodeRequest) Reset() {
 	*x = UnfreezeNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[24]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +3160,7 @@ func (x *UnfreezeNodeRequest) String() string {
 func (*UnfreezeNodeRequest) ProtoMessage() {}
 
 func (x *UnfreezeNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[24]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +3173,7 @@ func (x *UnfreezeNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeNodeRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{24}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UnfreezeNodeRequest) GetNode() string {
@@ -2344,7 +3191,7 @@ type UnfreezeNodeResponse struct {
 
 func (x *UnfreezeNodeResponse) Reset() {
 	*x = UnfreezeNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[25]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +3203,7 @@ func (x *UnfreezeNodeResponse) String() string {
 func (*UnfreezeNodeResponse) ProtoMessage() {}
 
 func (x *UnfreezeNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[25]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,21 +3216,23 @@ func (x *UnfreezeNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeNodeResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{25}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{28}
 }
 
 type StopNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Move its groups to other nodes first.
-	Evacuate      bool `protobuf:"varint,2,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	Evacuate bool `protobuf:"varint,2,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	// What runs there goes on, without the cluster (live application detach).
+	Detach        bool `protobuf:"varint,3,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StopNodeRequest) Reset() {
 	*x = StopNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[26]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +3244,7 @@ func (x *StopNodeRequest) String() string {
 func (*StopNodeRequest) ProtoMessage() {}
 
 func (x *StopNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[26]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +3257,7 @@ func (x *StopNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopNodeRequest.ProtoReflect.Descriptor instead.
 func (*StopNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{26}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StopNodeRequest) GetNode() string {
@@ -2425,6 +3274,13 @@ func (x *StopNodeRequest) GetEvacuate() bool {
 	return false
 }
 
+func (x *StopNodeRequest) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
+}
+
 type StopNodeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -2434,7 +3290,7 @@ type StopNodeResponse struct {
 
 func (x *StopNodeResponse) Reset() {
 	*x = StopNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[27]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +3302,7 @@ func (x *StopNodeResponse) String() string {
 func (*StopNodeResponse) ProtoMessage() {}
 
 func (x *StopNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[27]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +3315,7 @@ func (x *StopNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopNodeResponse.ProtoReflect.Descriptor instead.
 func (*StopNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{27}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StopNodeResponse) GetOperation() *Operation {
@@ -2467,6 +3323,183 @@ func (x *StopNodeResponse) GetOperation() *Operation {
 		return x.Operation
 	}
 	return nil
+}
+
+type EvacuateNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvacuateNodeRequest) Reset() {
+	*x = EvacuateNodeRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvacuateNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvacuateNodeRequest) ProtoMessage() {}
+
+func (x *EvacuateNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvacuateNodeRequest.ProtoReflect.Descriptor instead.
+func (*EvacuateNodeRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *EvacuateNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type EvacuateNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvacuateNodeResponse) Reset() {
+	*x = EvacuateNodeResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvacuateNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvacuateNodeResponse) ProtoMessage() {}
+
+func (x *EvacuateNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvacuateNodeResponse.ProtoReflect.Descriptor instead.
+func (*EvacuateNodeResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *EvacuateNodeResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+type SetNodeLoadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// By dimension; what is not named is not measured any more. Empty: nothing is, what groups declare counts.
+	Load          map[string]int64 `protobuf:"bytes,2,rep,name=load,proto3" json:"load,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeLoadRequest) Reset() {
+	*x = SetNodeLoadRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeLoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeLoadRequest) ProtoMessage() {}
+
+func (x *SetNodeLoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeLoadRequest.ProtoReflect.Descriptor instead.
+func (*SetNodeLoadRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetNodeLoadRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetNodeLoadRequest) GetLoad() map[string]int64 {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+type SetNodeLoadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeLoadResponse) Reset() {
+	*x = SetNodeLoadResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeLoadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeLoadResponse) ProtoMessage() {}
+
+func (x *SetNodeLoadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeLoadResponse.ProtoReflect.Descriptor instead.
+func (*SetNodeLoadResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{34}
 }
 
 type SilenceNodeRequest struct {
@@ -2480,7 +3513,7 @@ type SilenceNodeRequest struct {
 
 func (x *SilenceNodeRequest) Reset() {
 	*x = SilenceNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[28]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +3525,7 @@ func (x *SilenceNodeRequest) String() string {
 func (*SilenceNodeRequest) ProtoMessage() {}
 
 func (x *SilenceNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[28]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +3538,7 @@ func (x *SilenceNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceNodeRequest.ProtoReflect.Descriptor instead.
 func (*SilenceNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{28}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SilenceNodeRequest) GetNode() string {
@@ -2530,7 +3563,7 @@ type SilenceNodeResponse struct {
 
 func (x *SilenceNodeResponse) Reset() {
 	*x = SilenceNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[29]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +3575,7 @@ func (x *SilenceNodeResponse) String() string {
 func (*SilenceNodeResponse) ProtoMessage() {}
 
 func (x *SilenceNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[29]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +3588,7 @@ func (x *SilenceNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SilenceNodeResponse.ProtoReflect.Descriptor instead.
 func (*SilenceNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{29}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{36}
 }
 
 type ListLinksRequest struct {
@@ -2566,7 +3599,7 @@ type ListLinksRequest struct {
 
 func (x *ListLinksRequest) Reset() {
 	*x = ListLinksRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[30]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +3611,7 @@ func (x *ListLinksRequest) String() string {
 func (*ListLinksRequest) ProtoMessage() {}
 
 func (x *ListLinksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[30]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +3624,7 @@ func (x *ListLinksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLinksRequest.ProtoReflect.Descriptor instead.
 func (*ListLinksRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{30}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{37}
 }
 
 type ListLinksResponse struct {
@@ -2608,7 +3641,7 @@ type ListLinksResponse struct {
 
 func (x *ListLinksResponse) Reset() {
 	*x = ListLinksResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[31]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +3653,7 @@ func (x *ListLinksResponse) String() string {
 func (*ListLinksResponse) ProtoMessage() {}
 
 func (x *ListLinksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[31]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +3666,7 @@ func (x *ListLinksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLinksResponse.ProtoReflect.Descriptor instead.
 func (*ListLinksResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{31}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListLinksResponse) GetSource() *Source {
@@ -2675,7 +3708,7 @@ type LinkOutlook struct {
 
 func (x *LinkOutlook) Reset() {
 	*x = LinkOutlook{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[32]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +3720,7 @@ func (x *LinkOutlook) String() string {
 func (*LinkOutlook) ProtoMessage() {}
 
 func (x *LinkOutlook) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[32]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +3733,7 @@ func (x *LinkOutlook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOutlook.ProtoReflect.Descriptor instead.
 func (*LinkOutlook) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{32}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LinkOutlook) GetNode() string {
@@ -2747,7 +3780,7 @@ type PointInfo struct {
 
 func (x *PointInfo) Reset() {
 	*x = PointInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +3792,7 @@ func (x *PointInfo) String() string {
 func (*PointInfo) ProtoMessage() {}
 
 func (x *PointInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[33]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +3805,7 @@ func (x *PointInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PointInfo.ProtoReflect.Descriptor instead.
 func (*PointInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{33}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PointInfo) GetPoint() *CoordinationPoint {
@@ -2839,7 +3872,7 @@ type ShowQuorumRequest struct {
 
 func (x *ShowQuorumRequest) Reset() {
 	*x = ShowQuorumRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3884,7 @@ func (x *ShowQuorumRequest) String() string {
 func (*ShowQuorumRequest) ProtoMessage() {}
 
 func (x *ShowQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[34]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3897,7 @@ func (x *ShowQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowQuorumRequest.ProtoReflect.Descriptor instead.
 func (*ShowQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{34}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{41}
 }
 
 type ShowQuorumResponse struct {
@@ -2896,7 +3929,7 @@ type ShowQuorumResponse struct {
 
 func (x *ShowQuorumResponse) Reset() {
 	*x = ShowQuorumResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3941,7 @@ func (x *ShowQuorumResponse) String() string {
 func (*ShowQuorumResponse) ProtoMessage() {}
 
 func (x *ShowQuorumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[35]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3954,7 @@ func (x *ShowQuorumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowQuorumResponse.ProtoReflect.Descriptor instead.
 func (*ShowQuorumResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{35}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShowQuorumResponse) GetSource() *Source {
@@ -3037,7 +4070,7 @@ type PointSpec struct {
 
 func (x *PointSpec) Reset() {
 	*x = PointSpec{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +4082,7 @@ func (x *PointSpec) String() string {
 func (*PointSpec) ProtoMessage() {}
 
 func (x *PointSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[36]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +4095,7 @@ func (x *PointSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PointSpec.ProtoReflect.Descriptor instead.
 func (*PointSpec) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{36}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PointSpec) GetName() string {
@@ -3127,7 +4160,7 @@ type LockDiskSpec struct {
 
 func (x *LockDiskSpec) Reset() {
 	*x = LockDiskSpec{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +4172,7 @@ func (x *LockDiskSpec) String() string {
 func (*LockDiskSpec) ProtoMessage() {}
 
 func (x *LockDiskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[37]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +4185,7 @@ func (x *LockDiskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockDiskSpec.ProtoReflect.Descriptor instead.
 func (*LockDiskSpec) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{37}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LockDiskSpec) GetPath() string {
@@ -3181,7 +4214,7 @@ type ChangeQuorumRequest struct {
 
 func (x *ChangeQuorumRequest) Reset() {
 	*x = ChangeQuorumRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +4226,7 @@ func (x *ChangeQuorumRequest) String() string {
 func (*ChangeQuorumRequest) ProtoMessage() {}
 
 func (x *ChangeQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[38]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +4239,7 @@ func (x *ChangeQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeQuorumRequest.ProtoReflect.Descriptor instead.
 func (*ChangeQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{38}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ChangeQuorumRequest) GetAdd() []*PointSpec {
@@ -3246,7 +4279,7 @@ type ChangeQuorumResponse struct {
 
 func (x *ChangeQuorumResponse) Reset() {
 	*x = ChangeQuorumResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +4291,7 @@ func (x *ChangeQuorumResponse) String() string {
 func (*ChangeQuorumResponse) ProtoMessage() {}
 
 func (x *ChangeQuorumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[39]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +4304,7 @@ func (x *ChangeQuorumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeQuorumResponse.ProtoReflect.Descriptor instead.
 func (*ChangeQuorumResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{39}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ChangeQuorumResponse) GetPoints() []*CoordinationPoint {
@@ -3311,7 +4344,7 @@ type WatchQuorumRequest struct {
 
 func (x *WatchQuorumRequest) Reset() {
 	*x = WatchQuorumRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +4356,7 @@ func (x *WatchQuorumRequest) String() string {
 func (*WatchQuorumRequest) ProtoMessage() {}
 
 func (x *WatchQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[40]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +4369,7 @@ func (x *WatchQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchQuorumRequest.ProtoReflect.Descriptor instead.
 func (*WatchQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{40}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchQuorumRequest) GetBaseRegister() uint64 {
@@ -3358,7 +4391,7 @@ type WatchQuorumResponse struct {
 
 func (x *WatchQuorumResponse) Reset() {
 	*x = WatchQuorumResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +4403,7 @@ func (x *WatchQuorumResponse) String() string {
 func (*WatchQuorumResponse) ProtoMessage() {}
 
 func (x *WatchQuorumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[41]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +4416,7 @@ func (x *WatchQuorumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchQuorumResponse.ProtoReflect.Descriptor instead.
 func (*WatchQuorumResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{41}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchQuorumResponse) GetProgress() string {
@@ -3429,7 +4462,7 @@ type TryPointRequest struct {
 
 func (x *TryPointRequest) Reset() {
 	*x = TryPointRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +4474,7 @@ func (x *TryPointRequest) String() string {
 func (*TryPointRequest) ProtoMessage() {}
 
 func (x *TryPointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[42]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +4487,7 @@ func (x *TryPointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TryPointRequest.ProtoReflect.Descriptor instead.
 func (*TryPointRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{42}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TryPointRequest) GetPoint() *CoordinationPoint {
@@ -3498,7 +4531,7 @@ type TryPointResponse struct {
 
 func (x *TryPointResponse) Reset() {
 	*x = TryPointResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +4543,7 @@ func (x *TryPointResponse) String() string {
 func (*TryPointResponse) ProtoMessage() {}
 
 func (x *TryPointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[43]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +4556,7 @@ func (x *TryPointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TryPointResponse.ProtoReflect.Descriptor instead.
 func (*TryPointResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{43}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *TryPointResponse) GetProblem() string {
@@ -3555,7 +4588,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +4600,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[44]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +4613,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{44}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{51}
 }
 
 type ListGroupsResponse struct {
@@ -3593,7 +4626,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +4638,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[45]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +4651,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{45}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListGroupsResponse) GetSource() *Source {
@@ -3644,7 +4677,7 @@ type ShowGroupRequest struct {
 
 func (x *ShowGroupRequest) Reset() {
 	*x = ShowGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +4689,7 @@ func (x *ShowGroupRequest) String() string {
 func (*ShowGroupRequest) ProtoMessage() {}
 
 func (x *ShowGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[46]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3669,7 +4702,7 @@ func (x *ShowGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowGroupRequest.ProtoReflect.Descriptor instead.
 func (*ShowGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{46}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ShowGroupRequest) GetGroup() string {
@@ -3691,7 +4724,7 @@ type ShowGroupResponse struct {
 
 func (x *ShowGroupResponse) Reset() {
 	*x = ShowGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +4736,7 @@ func (x *ShowGroupResponse) String() string {
 func (*ShowGroupResponse) ProtoMessage() {}
 
 func (x *ShowGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[47]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +4749,7 @@ func (x *ShowGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowGroupResponse.ProtoReflect.Descriptor instead.
 func (*ShowGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{47}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ShowGroupResponse) GetSource() *Source {
@@ -3751,14 +4784,16 @@ type OnlineGroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Empty: the best one.
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// The groups that it depends on first.
+	Propagate     bool `protobuf:"varint,3,opt,name=propagate,proto3" json:"propagate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OnlineGroupRequest) Reset() {
 	*x = OnlineGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +4805,7 @@ func (x *OnlineGroupRequest) String() string {
 func (*OnlineGroupRequest) ProtoMessage() {}
 
 func (x *OnlineGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[48]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +4818,7 @@ func (x *OnlineGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineGroupRequest.ProtoReflect.Descriptor instead.
 func (*OnlineGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{48}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *OnlineGroupRequest) GetGroup() string {
@@ -3800,6 +4835,13 @@ func (x *OnlineGroupRequest) GetNode() string {
 	return ""
 }
 
+func (x *OnlineGroupRequest) GetPropagate() bool {
+	if x != nil {
+		return x.Propagate
+	}
+	return false
+}
+
 type OnlineGroupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -3809,7 +4851,7 @@ type OnlineGroupResponse struct {
 
 func (x *OnlineGroupResponse) Reset() {
 	*x = OnlineGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4863,7 @@ func (x *OnlineGroupResponse) String() string {
 func (*OnlineGroupResponse) ProtoMessage() {}
 
 func (x *OnlineGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[49]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4876,7 @@ func (x *OnlineGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineGroupResponse.ProtoReflect.Descriptor instead.
 func (*OnlineGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{49}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *OnlineGroupResponse) GetOperation() *Operation {
@@ -3848,14 +4890,18 @@ type OfflineGroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Empty: wherever it runs.
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// The groups that depend on it first.
+	Propagate bool `protobuf:"varint,3,opt,name=propagate,proto3" json:"propagate,omitempty"`
+	// Without waiting for preoffline, and over a halt that was aborted.
+	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OfflineGroupRequest) Reset() {
 	*x = OfflineGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4913,7 @@ func (x *OfflineGroupRequest) String() string {
 func (*OfflineGroupRequest) ProtoMessage() {}
 
 func (x *OfflineGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[50]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4926,7 @@ func (x *OfflineGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineGroupRequest.ProtoReflect.Descriptor instead.
 func (*OfflineGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{50}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *OfflineGroupRequest) GetGroup() string {
@@ -3897,6 +4943,20 @@ func (x *OfflineGroupRequest) GetNode() string {
 	return ""
 }
 
+func (x *OfflineGroupRequest) GetPropagate() bool {
+	if x != nil {
+		return x.Propagate
+	}
+	return false
+}
+
+func (x *OfflineGroupRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 type OfflineGroupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -3906,7 +4966,7 @@ type OfflineGroupResponse struct {
 
 func (x *OfflineGroupResponse) Reset() {
 	*x = OfflineGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +4978,7 @@ func (x *OfflineGroupResponse) String() string {
 func (*OfflineGroupResponse) ProtoMessage() {}
 
 func (x *OfflineGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[51]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +4991,7 @@ func (x *OfflineGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineGroupResponse.ProtoReflect.Descriptor instead.
 func (*OfflineGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{51}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *OfflineGroupResponse) GetOperation() *Operation {
@@ -3945,14 +5005,16 @@ type SwitchGroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Empty: the best other one.
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// With all groups that it depends on, and that depend on it.
+	Propagate     bool `protobuf:"varint,3,opt,name=propagate,proto3" json:"propagate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SwitchGroupRequest) Reset() {
 	*x = SwitchGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +5026,7 @@ func (x *SwitchGroupRequest) String() string {
 func (*SwitchGroupRequest) ProtoMessage() {}
 
 func (x *SwitchGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[52]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +5039,7 @@ func (x *SwitchGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchGroupRequest.ProtoReflect.Descriptor instead.
 func (*SwitchGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{52}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SwitchGroupRequest) GetGroup() string {
@@ -3994,6 +5056,13 @@ func (x *SwitchGroupRequest) GetNode() string {
 	return ""
 }
 
+func (x *SwitchGroupRequest) GetPropagate() bool {
+	if x != nil {
+		return x.Propagate
+	}
+	return false
+}
+
 type SwitchGroupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -4003,7 +5072,7 @@ type SwitchGroupResponse struct {
 
 func (x *SwitchGroupResponse) Reset() {
 	*x = SwitchGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +5084,7 @@ func (x *SwitchGroupResponse) String() string {
 func (*SwitchGroupResponse) ProtoMessage() {}
 
 func (x *SwitchGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[53]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +5097,7 @@ func (x *SwitchGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchGroupResponse.ProtoReflect.Descriptor instead.
 func (*SwitchGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{53}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SwitchGroupResponse) GetOperation() *Operation {
@@ -4039,15 +5108,20 @@ func (x *SwitchGroupResponse) GetOperation() *Operation {
 }
 
 type FreezeGroupRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// No part of the configuration: it ends with the cluster, or by itself after length.
+	Temporary bool   `protobuf:"varint,2,opt,name=temporary,proto3" json:"temporary,omitempty"`
+	Reason    string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// With temporary. Unset: until it is unfrozen.
+	Length        *durationpb.Duration `protobuf:"bytes,4,opt,name=length,proto3" json:"length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FreezeGroupRequest) Reset() {
 	*x = FreezeGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4059,7 +5133,7 @@ func (x *FreezeGroupRequest) String() string {
 func (*FreezeGroupRequest) ProtoMessage() {}
 
 func (x *FreezeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[54]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4072,7 +5146,7 @@ func (x *FreezeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeGroupRequest.ProtoReflect.Descriptor instead.
 func (*FreezeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{54}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FreezeGroupRequest) GetGroup() string {
@@ -4080,6 +5154,27 @@ func (x *FreezeGroupRequest) GetGroup() string {
 		return x.Group
 	}
 	return ""
+}
+
+func (x *FreezeGroupRequest) GetTemporary() bool {
+	if x != nil {
+		return x.Temporary
+	}
+	return false
+}
+
+func (x *FreezeGroupRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FreezeGroupRequest) GetLength() *durationpb.Duration {
+	if x != nil {
+		return x.Length
+	}
+	return nil
 }
 
 type FreezeGroupResponse struct {
@@ -4090,7 +5185,7 @@ type FreezeGroupResponse struct {
 
 func (x *FreezeGroupResponse) Reset() {
 	*x = FreezeGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4102,7 +5197,7 @@ func (x *FreezeGroupResponse) String() string {
 func (*FreezeGroupResponse) ProtoMessage() {}
 
 func (x *FreezeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[55]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4115,7 +5210,7 @@ func (x *FreezeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeGroupResponse.ProtoReflect.Descriptor instead.
 func (*FreezeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{55}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{62}
 }
 
 type UnfreezeGroupRequest struct {
@@ -4127,7 +5222,7 @@ type UnfreezeGroupRequest struct {
 
 func (x *UnfreezeGroupRequest) Reset() {
 	*x = UnfreezeGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4139,7 +5234,7 @@ func (x *UnfreezeGroupRequest) String() string {
 func (*UnfreezeGroupRequest) ProtoMessage() {}
 
 func (x *UnfreezeGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[56]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4152,7 +5247,7 @@ func (x *UnfreezeGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeGroupRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{56}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UnfreezeGroupRequest) GetGroup() string {
@@ -4170,7 +5265,7 @@ type UnfreezeGroupResponse struct {
 
 func (x *UnfreezeGroupResponse) Reset() {
 	*x = UnfreezeGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +5277,7 @@ func (x *UnfreezeGroupResponse) String() string {
 func (*UnfreezeGroupResponse) ProtoMessage() {}
 
 func (x *UnfreezeGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[57]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +5290,7 @@ func (x *UnfreezeGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeGroupResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{57}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{64}
 }
 
 type ClearGroupRequest struct {
@@ -4209,7 +5304,7 @@ type ClearGroupRequest struct {
 
 func (x *ClearGroupRequest) Reset() {
 	*x = ClearGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4221,7 +5316,7 @@ func (x *ClearGroupRequest) String() string {
 func (*ClearGroupRequest) ProtoMessage() {}
 
 func (x *ClearGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[58]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4234,7 +5329,7 @@ func (x *ClearGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearGroupRequest.ProtoReflect.Descriptor instead.
 func (*ClearGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{58}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ClearGroupRequest) GetGroup() string {
@@ -4259,7 +5354,7 @@ type ClearGroupResponse struct {
 
 func (x *ClearGroupResponse) Reset() {
 	*x = ClearGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +5366,7 @@ func (x *ClearGroupResponse) String() string {
 func (*ClearGroupResponse) ProtoMessage() {}
 
 func (x *ClearGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[59]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,21 +5379,23 @@ func (x *ClearGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearGroupResponse.ProtoReflect.Descriptor instead.
 func (*ClearGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{59}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{66}
 }
 
 type FlushGroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Empty: everywhere.
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Also while a resource is being cleaned, can't be taken offline, or waits for an administrator.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FlushGroupRequest) Reset() {
 	*x = FlushGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +5407,7 @@ func (x *FlushGroupRequest) String() string {
 func (*FlushGroupRequest) ProtoMessage() {}
 
 func (x *FlushGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[60]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +5420,7 @@ func (x *FlushGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushGroupRequest.ProtoReflect.Descriptor instead.
 func (*FlushGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{60}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *FlushGroupRequest) GetGroup() string {
@@ -4340,6 +5437,13 @@ func (x *FlushGroupRequest) GetNode() string {
 	return ""
 }
 
+func (x *FlushGroupRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 type FlushGroupResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4348,7 +5452,7 @@ type FlushGroupResponse struct {
 
 func (x *FlushGroupResponse) Reset() {
 	*x = FlushGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4360,7 +5464,7 @@ func (x *FlushGroupResponse) String() string {
 func (*FlushGroupResponse) ProtoMessage() {}
 
 func (x *FlushGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[61]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +5477,1109 @@ func (x *FlushGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushGroupResponse.ProtoReflect.Descriptor instead.
 func (*FlushGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{61}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{68}
+}
+
+type EnableGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: everywhere.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableGroupRequest) Reset() {
+	*x = EnableGroupRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableGroupRequest) ProtoMessage() {}
+
+func (x *EnableGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableGroupRequest.ProtoReflect.Descriptor instead.
+func (*EnableGroupRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *EnableGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *EnableGroupRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type EnableGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableGroupResponse) Reset() {
+	*x = EnableGroupResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableGroupResponse) ProtoMessage() {}
+
+func (x *EnableGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableGroupResponse.ProtoReflect.Descriptor instead.
+func (*EnableGroupResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{70}
+}
+
+type DisableGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: everywhere.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableGroupRequest) Reset() {
+	*x = DisableGroupRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableGroupRequest) ProtoMessage() {}
+
+func (x *DisableGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableGroupRequest.ProtoReflect.Descriptor instead.
+func (*DisableGroupRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *DisableGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DisableGroupRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DisableGroupRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DisableGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableGroupResponse) Reset() {
+	*x = DisableGroupResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableGroupResponse) ProtoMessage() {}
+
+func (x *DisableGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableGroupResponse.ProtoReflect.Descriptor instead.
+func (*DisableGroupResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{72}
+}
+
+type AutoEnableGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AutoEnableGroupRequest) Reset() {
+	*x = AutoEnableGroupRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AutoEnableGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AutoEnableGroupRequest) ProtoMessage() {}
+
+func (x *AutoEnableGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AutoEnableGroupRequest.ProtoReflect.Descriptor instead.
+func (*AutoEnableGroupRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *AutoEnableGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *AutoEnableGroupRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type AutoEnableGroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AutoEnableGroupResponse) Reset() {
+	*x = AutoEnableGroupResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AutoEnableGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AutoEnableGroupResponse) ProtoMessage() {}
+
+func (x *AutoEnableGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AutoEnableGroupResponse.ProtoReflect.Descriptor instead.
+func (*AutoEnableGroupResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{74}
+}
+
+type SetGroupSwitchingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	On    bool                   `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	// Of switching it off.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetGroupSwitchingRequest) Reset() {
+	*x = SetGroupSwitchingRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetGroupSwitchingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetGroupSwitchingRequest) ProtoMessage() {}
+
+func (x *SetGroupSwitchingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetGroupSwitchingRequest.ProtoReflect.Descriptor instead.
+func (*SetGroupSwitchingRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *SetGroupSwitchingRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetGroupSwitchingRequest) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+func (x *SetGroupSwitchingRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SetGroupSwitchingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetGroupSwitchingResponse) Reset() {
+	*x = SetGroupSwitchingResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetGroupSwitchingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetGroupSwitchingResponse) ProtoMessage() {}
+
+func (x *SetGroupSwitchingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetGroupSwitchingResponse.ProtoReflect.Descriptor instead.
+func (*SetGroupSwitchingResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{76}
+}
+
+type SetGroupMaintenanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	On    bool                   `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	// Empty: where it runs.
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetGroupMaintenanceRequest) Reset() {
+	*x = SetGroupMaintenanceRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetGroupMaintenanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetGroupMaintenanceRequest) ProtoMessage() {}
+
+func (x *SetGroupMaintenanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetGroupMaintenanceRequest.ProtoReflect.Descriptor instead.
+func (*SetGroupMaintenanceRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *SetGroupMaintenanceRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SetGroupMaintenanceRequest) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+func (x *SetGroupMaintenanceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type SetGroupMaintenanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetGroupMaintenanceResponse) Reset() {
+	*x = SetGroupMaintenanceResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetGroupMaintenanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetGroupMaintenanceResponse) ProtoMessage() {}
+
+func (x *SetGroupMaintenanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetGroupMaintenanceResponse.ProtoReflect.Descriptor instead.
+func (*SetGroupMaintenanceResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{78}
+}
+
+type ForecastGroupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForecastGroupRequest) Reset() {
+	*x = ForecastGroupRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForecastGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForecastGroupRequest) ProtoMessage() {}
+
+func (x *ForecastGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForecastGroupRequest.ProtoReflect.Descriptor instead.
+func (*ForecastGroupRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *ForecastGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type ForecastGroupResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Group  string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// The rule by which nodes are ranked, in words.
+	Policy string `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Best first; those that can't take it last.
+	Nodes         []*RankedNode `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForecastGroupResponse) Reset() {
+	*x = ForecastGroupResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForecastGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForecastGroupResponse) ProtoMessage() {}
+
+func (x *ForecastGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForecastGroupResponse.ProtoReflect.Descriptor instead.
+func (*ForecastGroupResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *ForecastGroupResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ForecastGroupResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ForecastGroupResponse) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *ForecastGroupResponse) GetNodes() []*RankedNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// RankedNode is a node as the policy of a group sees it.
+type RankedNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// From 1; 0: it can't take the group.
+	Rank uint32 `protobuf:"varint,2,opt,name=rank,proto3" json:"rank,omitempty"`
+	// Why it can't; empty: it can.
+	Rejected string `protobuf:"bytes,3,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// The group runs there.
+	Current bool `protobuf:"varint,4,opt,name=current,proto3" json:"current,omitempty"`
+	// What the policy compares, in words: "3 active groups", "60 left of cpu 100 and 4096 of memory".
+	Measure string `protobuf:"bytes,5,opt,name=measure,proto3" json:"measure,omitempty"`
+	// Greater is better. Only compared with those of the same answer.
+	Score        float64     `protobuf:"fixed64,6,opt,name=score,proto3" json:"score,omitempty"`
+	ActiveGroups uint32      `protobuf:"varint,7,opt,name=active_groups,json=activeGroups,proto3" json:"active_groups,omitempty"`
+	Load         []*LoadInfo `protobuf:"bytes,8,rep,name=load,proto3" json:"load,omitempty"`
+	// Place in the system list, from 1.
+	Position      uint32 `protobuf:"varint,9,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankedNode) Reset() {
+	*x = RankedNode{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankedNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankedNode) ProtoMessage() {}
+
+func (x *RankedNode) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankedNode.ProtoReflect.Descriptor instead.
+func (*RankedNode) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *RankedNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RankedNode) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *RankedNode) GetRejected() string {
+	if x != nil {
+		return x.Rejected
+	}
+	return ""
+}
+
+func (x *RankedNode) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *RankedNode) GetMeasure() string {
+	if x != nil {
+		return x.Measure
+	}
+	return ""
+}
+
+func (x *RankedNode) GetScore() float64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *RankedNode) GetActiveGroups() uint32 {
+	if x != nil {
+		return x.ActiveGroups
+	}
+	return 0
+}
+
+func (x *RankedNode) GetLoad() []*LoadInfo {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *RankedNode) GetPosition() uint32 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+type GroupDependenciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupDependenciesRequest) Reset() {
+	*x = GroupDependenciesRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupDependenciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupDependenciesRequest) ProtoMessage() {}
+
+func (x *GroupDependenciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupDependenciesRequest.ProtoReflect.Descriptor instead.
+func (*GroupDependenciesRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *GroupDependenciesRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type GroupDependenciesResponse struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Source       *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Dependencies []*DependencyInfo      `protobuf:"bytes,2,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	// All groups that take part, and how they are.
+	Groups        []*GroupInfo `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupDependenciesResponse) Reset() {
+	*x = GroupDependenciesResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupDependenciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupDependenciesResponse) ProtoMessage() {}
+
+func (x *GroupDependenciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupDependenciesResponse.ProtoReflect.Descriptor instead.
+func (*GroupDependenciesResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *GroupDependenciesResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *GroupDependenciesResponse) GetDependencies() []*DependencyInfo {
+	if x != nil {
+		return x.Dependencies
+	}
+	return nil
+}
+
+func (x *GroupDependenciesResponse) GetGroups() []*GroupInfo {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// DependencyInfo is a dependency of a parent on a child.
+type DependencyInfo struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// With the defaults filled in.
+	Dependency *GroupDependency `protobuf:"bytes,2,opt,name=dependency,proto3" json:"dependency,omitempty"`
+	// In words: "needs db online on the same node, firm".
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// Why it is not kept now; empty: it is, or the parent is offline.
+	Broken        string `protobuf:"bytes,4,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DependencyInfo) Reset() {
+	*x = DependencyInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DependencyInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DependencyInfo) ProtoMessage() {}
+
+func (x *DependencyInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DependencyInfo.ProtoReflect.Descriptor instead.
+func (*DependencyInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *DependencyInfo) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *DependencyInfo) GetDependency() *GroupDependency {
+	if x != nil {
+		return x.Dependency
+	}
+	return nil
+}
+
+func (x *DependencyInfo) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *DependencyInfo) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
+type DrillGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// How long the checks may take together. Unset: 1m.
+	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillGroupRequest) Reset() {
+	*x = DrillGroupRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillGroupRequest) ProtoMessage() {}
+
+func (x *DrillGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillGroupRequest.ProtoReflect.Descriptor instead.
+func (*DrillGroupRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *DrillGroupRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DrillGroupRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrillGroupRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type DrillGroupResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Group  string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Node   string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// It would come online there, as far as can be told.
+	Would bool `protobuf:"varint,4,opt,name=would,proto3" json:"would,omitempty"`
+	// One sentence.
+	Verdict       string        `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Checks        []*DrillCheck `protobuf:"bytes,6,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillGroupResponse) Reset() {
+	*x = DrillGroupResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillGroupResponse) ProtoMessage() {}
+
+func (x *DrillGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillGroupResponse.ProtoReflect.Descriptor instead.
+func (*DrillGroupResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *DrillGroupResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *DrillGroupResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *DrillGroupResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrillGroupResponse) GetWould() bool {
+	if x != nil {
+		return x.Would
+	}
+	return false
+}
+
+func (x *DrillGroupResponse) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *DrillGroupResponse) GetChecks() []*DrillCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+// DrillCheck is one thing that was looked at.
+type DrillCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the group as a whole.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Type     string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// "placement", "probed", or the action that was run: "drill", "mountpoint.vfd".
+	Check  string      `protobuf:"bytes,3,opt,name=check,proto3" json:"check,omitempty"`
+	Result DrillResult `protobuf:"varint,4,opt,name=result,proto3,enum=holdfast.v1.DrillResult" json:"result,omitempty"`
+	// What was found.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillCheck) Reset() {
+	*x = DrillCheck{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillCheck) ProtoMessage() {}
+
+func (x *DrillCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillCheck.ProtoReflect.Descriptor instead.
+func (*DrillCheck) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *DrillCheck) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *DrillCheck) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *DrillCheck) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *DrillCheck) GetResult() DrillResult {
+	if x != nil {
+		return x.Result
+	}
+	return DrillResult_DRILL_RESULT_UNSPECIFIED
+}
+
+func (x *DrillCheck) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 type ListResourcesRequest struct {
@@ -4386,7 +6592,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4398,7 +6604,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[62]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4411,7 +6617,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{62}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListResourcesRequest) GetGroup() string {
@@ -4431,7 +6637,7 @@ type ListResourcesResponse struct {
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4443,7 +6649,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[63]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4456,7 +6662,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{63}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListResourcesResponse) GetSource() *Source {
@@ -4484,7 +6690,7 @@ type ShowResourceRequest struct {
 
 func (x *ShowResourceRequest) Reset() {
 	*x = ShowResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4496,7 +6702,7 @@ func (x *ShowResourceRequest) String() string {
 func (*ShowResourceRequest) ProtoMessage() {}
 
 func (x *ShowResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[64]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4509,7 +6715,7 @@ func (x *ShowResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResourceRequest.ProtoReflect.Descriptor instead.
 func (*ShowResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{64}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ShowResourceRequest) GetGroup() string {
@@ -4538,7 +6744,7 @@ type ShowResourceResponse struct {
 
 func (x *ShowResourceResponse) Reset() {
 	*x = ShowResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4550,7 +6756,7 @@ func (x *ShowResourceResponse) String() string {
 func (*ShowResourceResponse) ProtoMessage() {}
 
 func (x *ShowResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[65]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4563,7 +6769,7 @@ func (x *ShowResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResourceResponse.ProtoReflect.Descriptor instead.
 func (*ShowResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{65}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ShowResourceResponse) GetSource() *Source {
@@ -4598,7 +6804,7 @@ type OnlineResourceRequest struct {
 
 func (x *OnlineResourceRequest) Reset() {
 	*x = OnlineResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4610,7 +6816,7 @@ func (x *OnlineResourceRequest) String() string {
 func (*OnlineResourceRequest) ProtoMessage() {}
 
 func (x *OnlineResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[66]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4623,7 +6829,7 @@ func (x *OnlineResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourceRequest.ProtoReflect.Descriptor instead.
 func (*OnlineResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{66}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *OnlineResourceRequest) GetGroup() string {
@@ -4656,7 +6862,7 @@ type OnlineResourceResponse struct {
 
 func (x *OnlineResourceResponse) Reset() {
 	*x = OnlineResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4668,7 +6874,7 @@ func (x *OnlineResourceResponse) String() string {
 func (*OnlineResourceResponse) ProtoMessage() {}
 
 func (x *OnlineResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[67]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4681,7 +6887,7 @@ func (x *OnlineResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineResourceResponse.ProtoReflect.Descriptor instead.
 func (*OnlineResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{67}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *OnlineResourceResponse) GetOperation() *Operation {
@@ -4702,7 +6908,7 @@ type OfflineResourceRequest struct {
 
 func (x *OfflineResourceRequest) Reset() {
 	*x = OfflineResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4714,7 +6920,7 @@ func (x *OfflineResourceRequest) String() string {
 func (*OfflineResourceRequest) ProtoMessage() {}
 
 func (x *OfflineResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[68]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4727,7 +6933,7 @@ func (x *OfflineResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineResourceRequest.ProtoReflect.Descriptor instead.
 func (*OfflineResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{68}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *OfflineResourceRequest) GetGroup() string {
@@ -4760,7 +6966,7 @@ type OfflineResourceResponse struct {
 
 func (x *OfflineResourceResponse) Reset() {
 	*x = OfflineResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4772,7 +6978,7 @@ func (x *OfflineResourceResponse) String() string {
 func (*OfflineResourceResponse) ProtoMessage() {}
 
 func (x *OfflineResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[69]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4785,7 +6991,7 @@ func (x *OfflineResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineResourceResponse.ProtoReflect.Descriptor instead.
 func (*OfflineResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{69}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *OfflineResourceResponse) GetOperation() *Operation {
@@ -4806,7 +7012,7 @@ type ProbeResourceRequest struct {
 
 func (x *ProbeResourceRequest) Reset() {
 	*x = ProbeResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4818,7 +7024,7 @@ func (x *ProbeResourceRequest) String() string {
 func (*ProbeResourceRequest) ProtoMessage() {}
 
 func (x *ProbeResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[70]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4831,7 +7037,7 @@ func (x *ProbeResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResourceRequest.ProtoReflect.Descriptor instead.
 func (*ProbeResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{70}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ProbeResourceRequest) GetGroup() string {
@@ -4863,7 +7069,7 @@ type ProbeResourceResponse struct {
 
 func (x *ProbeResourceResponse) Reset() {
 	*x = ProbeResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4875,7 +7081,7 @@ func (x *ProbeResourceResponse) String() string {
 func (*ProbeResourceResponse) ProtoMessage() {}
 
 func (x *ProbeResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[71]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4888,7 +7094,7 @@ func (x *ProbeResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResourceResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{71}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{97}
 }
 
 type ClearResourceRequest struct {
@@ -4902,7 +7108,7 @@ type ClearResourceRequest struct {
 
 func (x *ClearResourceRequest) Reset() {
 	*x = ClearResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4914,7 +7120,7 @@ func (x *ClearResourceRequest) String() string {
 func (*ClearResourceRequest) ProtoMessage() {}
 
 func (x *ClearResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[72]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4927,7 +7133,7 @@ func (x *ClearResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearResourceRequest.ProtoReflect.Descriptor instead.
 func (*ClearResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{72}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ClearResourceRequest) GetGroup() string {
@@ -4959,7 +7165,7 @@ type ClearResourceResponse struct {
 
 func (x *ClearResourceResponse) Reset() {
 	*x = ClearResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4971,7 +7177,7 @@ func (x *ClearResourceResponse) String() string {
 func (*ClearResourceResponse) ProtoMessage() {}
 
 func (x *ClearResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[73]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4984,7 +7190,695 @@ func (x *ClearResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearResourceResponse.ProtoReflect.Descriptor instead.
 func (*ClearResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{73}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{99}
+}
+
+type ResourceActionRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Group    string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Resource string                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	Node     string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// One that its type knows.
+	Action        string   `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	Arguments     []string `protobuf:"bytes,5,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceActionRequest) Reset() {
+	*x = ResourceActionRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceActionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceActionRequest) ProtoMessage() {}
+
+func (x *ResourceActionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceActionRequest.ProtoReflect.Descriptor instead.
+func (*ResourceActionRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *ResourceActionRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ResourceActionRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ResourceActionRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ResourceActionRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *ResourceActionRequest) GetArguments() []string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+type ResourceActionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceActionResponse) Reset() {
+	*x = ResourceActionResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceActionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceActionResponse) ProtoMessage() {}
+
+func (x *ResourceActionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceActionResponse.ProtoReflect.Descriptor instead.
+func (*ResourceActionResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *ResourceActionResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+type ClearAdminWaitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty: all of the group.
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Empty: everywhere.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// It is taken for faulted, or for unable to offline, instead of being monitored again.
+	Fault         bool `protobuf:"varint,4,opt,name=fault,proto3" json:"fault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearAdminWaitRequest) Reset() {
+	*x = ClearAdminWaitRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearAdminWaitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearAdminWaitRequest) ProtoMessage() {}
+
+func (x *ClearAdminWaitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearAdminWaitRequest.ProtoReflect.Descriptor instead.
+func (*ClearAdminWaitRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *ClearAdminWaitRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ClearAdminWaitRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ClearAdminWaitRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClearAdminWaitRequest) GetFault() bool {
+	if x != nil {
+		return x.Fault
+	}
+	return false
+}
+
+type ClearAdminWaitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearAdminWaitResponse) Reset() {
+	*x = ClearAdminWaitResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearAdminWaitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearAdminWaitResponse) ProtoMessage() {}
+
+func (x *ClearAdminWaitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearAdminWaitResponse.ProtoReflect.Descriptor instead.
+func (*ClearAdminWaitResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{103}
+}
+
+type ListSignalsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSignalsRequest) Reset() {
+	*x = ListSignalsRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSignalsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSignalsRequest) ProtoMessage() {}
+
+func (x *ListSignalsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSignalsRequest.ProtoReflect.Descriptor instead.
+func (*ListSignalsRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{104}
+}
+
+type ListSignalsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Signals       []*SignalInfo          `protobuf:"bytes,2,rep,name=signals,proto3" json:"signals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSignalsResponse) Reset() {
+	*x = ListSignalsResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSignalsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSignalsResponse) ProtoMessage() {}
+
+func (x *ListSignalsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSignalsResponse.ProtoReflect.Descriptor instead.
+func (*ListSignalsResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *ListSignalsResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ListSignalsResponse) GetSignals() []*SignalInfo {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+// SignalInfo is a signal on all nodes.
+type SignalInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Nodes []*SignalOnNode        `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Packages that need it.
+	Groups        []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalInfo) Reset() {
+	*x = SignalInfo{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalInfo) ProtoMessage() {}
+
+func (x *SignalInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalInfo.ProtoReflect.Descriptor instead.
+func (*SignalInfo) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *SignalInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SignalInfo) GetNodes() []*SignalOnNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *SignalInfo) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// SignalOnNode is a signal on one node.
+type SignalOnNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Of a simple signal; UNKNOWN also when it is older than its time to live.
+	State SignalState `protobuf:"varint,2,opt,name=state,proto3,enum=holdfast.v1.SignalState" json:"state,omitempty"`
+	// Of an extended signal; 0: it is a simple one, or not set.
+	Value int64 `protobuf:"varint,3,opt,name=value,proto3" json:"value,omitempty"`
+	// Who set it, and when by the clock of the node, Unix milliseconds.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	SetMs  int64  `protobuf:"varint,5,opt,name=set_ms,json=setMs,proto3" json:"set_ms,omitempty"`
+	// Unset: it stays.
+	TimeToLive *durationpb.Duration `protobuf:"bytes,6,opt,name=time_to_live,json=timeToLive,proto3" json:"time_to_live,omitempty"`
+	// It is older than that, so that it counts for unknown.
+	Expired       bool `protobuf:"varint,7,opt,name=expired,proto3" json:"expired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalOnNode) Reset() {
+	*x = SignalOnNode{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalOnNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalOnNode) ProtoMessage() {}
+
+func (x *SignalOnNode) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalOnNode.ProtoReflect.Descriptor instead.
+func (*SignalOnNode) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *SignalOnNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SignalOnNode) GetState() SignalState {
+	if x != nil {
+		return x.State
+	}
+	return SignalState_SIGNAL_STATE_UNSPECIFIED
+}
+
+func (x *SignalOnNode) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *SignalOnNode) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SignalOnNode) GetSetMs() int64 {
+	if x != nil {
+		return x.SetMs
+	}
+	return 0
+}
+
+func (x *SignalOnNode) GetTimeToLive() *durationpb.Duration {
+	if x != nil {
+		return x.TimeToLive
+	}
+	return nil
+}
+
+func (x *SignalOnNode) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
+type SetSignalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: the asked node.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// UP or DOWN, or value.
+	State SignalState `protobuf:"varint,3,opt,name=state,proto3,enum=holdfast.v1.SignalState" json:"state,omitempty"`
+	// 1 to 2147483647.
+	Value         int64                `protobuf:"varint,4,opt,name=value,proto3" json:"value,omitempty"`
+	TimeToLive    *durationpb.Duration `protobuf:"bytes,5,opt,name=time_to_live,json=timeToLive,proto3" json:"time_to_live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSignalRequest) Reset() {
+	*x = SetSignalRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSignalRequest) ProtoMessage() {}
+
+func (x *SetSignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSignalRequest.ProtoReflect.Descriptor instead.
+func (*SetSignalRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *SetSignalRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetSignalRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetSignalRequest) GetState() SignalState {
+	if x != nil {
+		return x.State
+	}
+	return SignalState_SIGNAL_STATE_UNSPECIFIED
+}
+
+func (x *SetSignalRequest) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *SetSignalRequest) GetTimeToLive() *durationpb.Duration {
+	if x != nil {
+		return x.TimeToLive
+	}
+	return nil
+}
+
+type SetSignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSignalResponse) Reset() {
+	*x = SetSignalResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSignalResponse) ProtoMessage() {}
+
+func (x *SetSignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSignalResponse.ProtoReflect.Descriptor instead.
+func (*SetSignalResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{109}
+}
+
+func (x *SetSignalResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ClearSignalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: on all nodes.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearSignalRequest) Reset() {
+	*x = ClearSignalRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearSignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearSignalRequest) ProtoMessage() {}
+
+func (x *ClearSignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearSignalRequest.ProtoReflect.Descriptor instead.
+func (*ClearSignalRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *ClearSignalRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClearSignalRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ClearSignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClearSignalResponse) Reset() {
+	*x = ClearSignalResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClearSignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClearSignalResponse) ProtoMessage() {}
+
+func (x *ClearSignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClearSignalResponse.ProtoReflect.Descriptor instead.
+func (*ClearSignalResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{111}
 }
 
 type ListTypesRequest struct {
@@ -4995,7 +7889,7 @@ type ListTypesRequest struct {
 
 func (x *ListTypesRequest) Reset() {
 	*x = ListTypesRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5007,7 +7901,7 @@ func (x *ListTypesRequest) String() string {
 func (*ListTypesRequest) ProtoMessage() {}
 
 func (x *ListTypesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[74]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5020,7 +7914,7 @@ func (x *ListTypesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTypesRequest.ProtoReflect.Descriptor instead.
 func (*ListTypesRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{74}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{112}
 }
 
 type ListTypesResponse struct {
@@ -5033,7 +7927,7 @@ type ListTypesResponse struct {
 
 func (x *ListTypesResponse) Reset() {
 	*x = ListTypesResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +7939,7 @@ func (x *ListTypesResponse) String() string {
 func (*ListTypesResponse) ProtoMessage() {}
 
 func (x *ListTypesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[75]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +7952,7 @@ func (x *ListTypesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTypesResponse.ProtoReflect.Descriptor instead.
 func (*ListTypesResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{75}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ListTypesResponse) GetSource() *Source {
@@ -5084,7 +7978,7 @@ type ShowTypeRequest struct {
 
 func (x *ShowTypeRequest) Reset() {
 	*x = ShowTypeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5096,7 +7990,7 @@ func (x *ShowTypeRequest) String() string {
 func (*ShowTypeRequest) ProtoMessage() {}
 
 func (x *ShowTypeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[76]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5109,7 +8003,7 @@ func (x *ShowTypeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTypeRequest.ProtoReflect.Descriptor instead.
 func (*ShowTypeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{76}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ShowTypeRequest) GetType() string {
@@ -5131,7 +8025,7 @@ type ShowTypeResponse struct {
 
 func (x *ShowTypeResponse) Reset() {
 	*x = ShowTypeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5143,7 +8037,7 @@ func (x *ShowTypeResponse) String() string {
 func (*ShowTypeResponse) ProtoMessage() {}
 
 func (x *ShowTypeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[77]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5156,7 +8050,7 @@ func (x *ShowTypeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTypeResponse.ProtoReflect.Descriptor instead.
 func (*ShowTypeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{77}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ShowTypeResponse) GetSource() *Source {
@@ -5194,7 +8088,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5206,7 +8100,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[78]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5219,7 +8113,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{78}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *Change) GetKind() ChangeKind {
@@ -5266,7 +8160,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +8172,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[79]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +8185,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{79}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ApplyRequest) GetDocuments() *Configuration {
@@ -5334,7 +8228,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5346,7 +8240,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[80]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5359,7 +8253,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{80}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ApplyResponse) GetChanges() []*Change {
@@ -5391,7 +8285,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5403,7 +8297,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[81]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5416,7 +8310,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{81}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{119}
 }
 
 type ExportResponse struct {
@@ -5429,7 +8323,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5441,7 +8335,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[82]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5454,7 +8348,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{82}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ExportResponse) GetSource() *Source {
@@ -5481,7 +8375,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5493,7 +8387,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[83]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5506,7 +8400,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{83}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *DiffRequest) GetDocuments() *Configuration {
@@ -5535,7 +8429,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5547,7 +8441,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[84]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5560,7 +8454,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{84}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *DiffResponse) GetSource() *Source {
@@ -5609,7 +8503,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5621,7 +8515,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[85]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5634,7 +8528,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{85}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ListEventsRequest) GetAfter() uint64 {
@@ -5689,7 +8583,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5701,7 +8595,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[86]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5714,7 +8608,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{86}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListEventsResponse) GetSource() *Source {
@@ -5740,7 +8634,7 @@ type FollowEventsRequest struct {
 
 func (x *FollowEventsRequest) Reset() {
 	*x = FollowEventsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5752,7 +8646,7 @@ func (x *FollowEventsRequest) String() string {
 func (*FollowEventsRequest) ProtoMessage() {}
 
 func (x *FollowEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[87]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5765,7 +8659,7 @@ func (x *FollowEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEventsRequest.ProtoReflect.Descriptor instead.
 func (*FollowEventsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{87}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *FollowEventsRequest) GetFilter() *ListEventsRequest {
@@ -5786,7 +8680,7 @@ type FollowEventsResponse struct {
 
 func (x *FollowEventsResponse) Reset() {
 	*x = FollowEventsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5798,7 +8692,7 @@ func (x *FollowEventsResponse) String() string {
 func (*FollowEventsResponse) ProtoMessage() {}
 
 func (x *FollowEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[88]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5811,7 +8705,7 @@ func (x *FollowEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEventsResponse.ProtoReflect.Descriptor instead.
 func (*FollowEventsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{88}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *FollowEventsResponse) GetEvents() []*Event {
@@ -5837,7 +8731,7 @@ type ExplainGroupRequest struct {
 
 func (x *ExplainGroupRequest) Reset() {
 	*x = ExplainGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5849,7 +8743,7 @@ func (x *ExplainGroupRequest) String() string {
 func (*ExplainGroupRequest) ProtoMessage() {}
 
 func (x *ExplainGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[89]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5862,7 +8756,7 @@ func (x *ExplainGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainGroupRequest.ProtoReflect.Descriptor instead.
 func (*ExplainGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{89}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ExplainGroupRequest) GetGroup() string {
@@ -5892,7 +8786,7 @@ type ExplainGroupResponse struct {
 
 func (x *ExplainGroupResponse) Reset() {
 	*x = ExplainGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5904,7 +8798,7 @@ func (x *ExplainGroupResponse) String() string {
 func (*ExplainGroupResponse) ProtoMessage() {}
 
 func (x *ExplainGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[90]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5917,7 +8811,7 @@ func (x *ExplainGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainGroupResponse.ProtoReflect.Descriptor instead.
 func (*ExplainGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{90}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ExplainGroupResponse) GetSource() *Source {
@@ -5969,6 +8863,622 @@ func (x *ExplainGroupResponse) GetDecisions() []*Decision {
 	return nil
 }
 
+type ExplainResourceRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Group    string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Resource string                 `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Empty: all nodes that may run it.
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResourceRequest) Reset() {
+	*x = ExplainResourceRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResourceRequest) ProtoMessage() {}
+
+func (x *ExplainResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResourceRequest.ProtoReflect.Descriptor instead.
+func (*ExplainResourceRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
+}
+
+func (x *ExplainResourceRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ExplainResourceRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ExplainResourceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ExplainResourceResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Source   *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Group    string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	Resource string                 `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	Summary  string                 `protobuf:"bytes,4,opt,name=summary,proto3" json:"summary,omitempty"`
+	Nodes    []*ExplainedResource   `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// About it, newest first.
+	Events        []*Event    `protobuf:"bytes,6,rep,name=events,proto3" json:"events,omitempty"`
+	Decisions     []*Decision `protobuf:"bytes,7,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResourceResponse) Reset() {
+	*x = ExplainResourceResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResourceResponse) ProtoMessage() {}
+
+func (x *ExplainResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResourceResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResourceResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
+}
+
+func (x *ExplainResourceResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ExplainResourceResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ExplainResourceResponse) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ExplainResourceResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainResourceResponse) GetNodes() []*ExplainedResource {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ExplainResourceResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ExplainResourceResponse) GetDecisions() []*Decision {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+// ExplainedResource is a resource on one node.
+type ExplainedResource struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Status *ResourceStatus        `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	Want   Want                   `protobuf:"varint,3,opt,name=want,proto3,enum=holdfast.v1.Want" json:"want,omitempty"`
+	// Why it is in this state; full sentences, the deciding one first.
+	Reasons []string `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// What it waits for, nearest first; each waits for the next one.
+	Chain         []string `protobuf:"bytes,5,rep,name=chain,proto3" json:"chain,omitempty"`
+	Holds         []*Hold  `protobuf:"bytes,6,rep,name=holds,proto3" json:"holds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedResource) Reset() {
+	*x = ExplainedResource{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedResource) ProtoMessage() {}
+
+func (x *ExplainedResource) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedResource.ProtoReflect.Descriptor instead.
+func (*ExplainedResource) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
+}
+
+func (x *ExplainedResource) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ExplainedResource) GetStatus() *ResourceStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *ExplainedResource) GetWant() Want {
+	if x != nil {
+		return x.Want
+	}
+	return Want_WANT_UNSPECIFIED
+}
+
+func (x *ExplainedResource) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *ExplainedResource) GetChain() []string {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *ExplainedResource) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+type ExplainNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainNodeRequest) Reset() {
+	*x = ExplainNodeRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainNodeRequest) ProtoMessage() {}
+
+func (x *ExplainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainNodeRequest.ProtoReflect.Descriptor instead.
+func (*ExplainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
+}
+
+func (x *ExplainNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ExplainNodeResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Source  *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Summary string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
+	Reasons []string               `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Runs    []*GroupReason         `protobuf:"bytes,5,rep,name=runs,proto3" json:"runs,omitempty"`
+	// Groups that it could take now.
+	CouldTake []*GroupReason `protobuf:"bytes,6,rep,name=could_take,json=couldTake,proto3" json:"could_take,omitempty"`
+	// Groups of whose system list it is, and that it could not take.
+	CouldNotTake []*GroupReason `protobuf:"bytes,7,rep,name=could_not_take,json=couldNotTake,proto3" json:"could_not_take,omitempty"`
+	// If it failed: one sentence per group that runs there, then one on the cluster.
+	WhatIf []string    `protobuf:"bytes,8,rep,name=what_if,json=whatIf,proto3" json:"what_if,omitempty"`
+	Holds  []*Hold     `protobuf:"bytes,9,rep,name=holds,proto3" json:"holds,omitempty"`
+	Load   []*LoadInfo `protobuf:"bytes,10,rep,name=load,proto3" json:"load,omitempty"`
+	// About it, newest first.
+	Events        []*Event `protobuf:"bytes,11,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainNodeResponse) Reset() {
+	*x = ExplainNodeResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainNodeResponse) ProtoMessage() {}
+
+func (x *ExplainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainNodeResponse.ProtoReflect.Descriptor instead.
+func (*ExplainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
+}
+
+func (x *ExplainNodeResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ExplainNodeResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainNodeResponse) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetRuns() []*GroupReason {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetCouldTake() []*GroupReason {
+	if x != nil {
+		return x.CouldTake
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetCouldNotTake() []*GroupReason {
+	if x != nil {
+		return x.CouldNotTake
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetWhatIf() []string {
+	if x != nil {
+		return x.WhatIf
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetLoad() []*LoadInfo {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *ExplainNodeResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+// GroupReason is a sentence about a group.
+type GroupReason struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupReason) Reset() {
+	*x = GroupReason{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupReason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupReason) ProtoMessage() {}
+
+func (x *GroupReason) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupReason.ProtoReflect.Descriptor instead.
+func (*GroupReason) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
+}
+
+func (x *GroupReason) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupReason) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ExplainEventRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainEventRequest) Reset() {
+	*x = ExplainEventRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainEventRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainEventRequest) ProtoMessage() {}
+
+func (x *ExplainEventRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainEventRequest.ProtoReflect.Descriptor instead.
+func (*ExplainEventRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
+}
+
+func (x *ExplainEventRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type ExplainEventResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Event  *Event                 `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// Who or what it came from; one sentence.
+	Summary string `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
+	// The decision that it belongs to, or that it led to; unset: none is kept.
+	Decision *Decision `protobuf:"bytes,4,opt,name=decision,proto3" json:"decision,omitempty"`
+	// The decision followed the event, instead of causing it.
+	LedTo bool `protobuf:"varint,5,opt,name=led_to,json=ledTo,proto3" json:"led_to,omitempty"`
+	// What was known when it was decided, as far as it is kept; oldest first.
+	Before []*Event `protobuf:"bytes,6,rep,name=before,proto3" json:"before,omitempty"`
+	// What would have changed it.
+	WouldChange []string `protobuf:"bytes,7,rep,name=would_change,json=wouldChange,proto3" json:"would_change,omitempty"`
+	// What came of the decision; oldest first.
+	After         []*Event `protobuf:"bytes,8,rep,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainEventResponse) Reset() {
+	*x = ExplainEventResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainEventResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainEventResponse) ProtoMessage() {}
+
+func (x *ExplainEventResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainEventResponse.ProtoReflect.Descriptor instead.
+func (*ExplainEventResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{136}
+}
+
+func (x *ExplainEventResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ExplainEventResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ExplainEventResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainEventResponse) GetDecision() *Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+func (x *ExplainEventResponse) GetLedTo() bool {
+	if x != nil {
+		return x.LedTo
+	}
+	return false
+}
+
+func (x *ExplainEventResponse) GetBefore() []*Event {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *ExplainEventResponse) GetWouldChange() []string {
+	if x != nil {
+		return x.WouldChange
+	}
+	return nil
+}
+
+func (x *ExplainEventResponse) GetAfter() []*Event {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
 // SimulateRequest has one or more steps, taken in order, each after the one before has settled.
 type SimulateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5979,7 +9489,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5991,7 +9501,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[91]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6004,7 +9514,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{91}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *SimulateRequest) GetSteps() []*SimulateStep {
@@ -6027,6 +9537,13 @@ type SimulateStep struct {
 	//	*SimulateStep_StopNode
 	//	*SimulateStep_Freeze
 	//	*SimulateStep_Clear
+	//	*SimulateStep_Apply
+	//	*SimulateStep_EvacuateNode
+	//	*SimulateStep_Enable
+	//	*SimulateStep_Switching
+	//	*SimulateStep_Maintenance
+	//	*SimulateStep_EndMaintenance
+	//	*SimulateStep_Load
 	Step          isSimulateStep_Step `protobuf_oneof:"step"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6034,7 +9551,7 @@ type SimulateStep struct {
 
 func (x *SimulateStep) Reset() {
 	*x = SimulateStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6046,7 +9563,7 @@ func (x *SimulateStep) String() string {
 func (*SimulateStep) ProtoMessage() {}
 
 func (x *SimulateStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[92]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6059,7 +9576,7 @@ func (x *SimulateStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateStep.ProtoReflect.Descriptor instead.
 func (*SimulateStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{92}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *SimulateStep) GetStep() isSimulateStep_Step {
@@ -6150,6 +9667,69 @@ func (x *SimulateStep) GetClear() *GroupOnNodeName {
 	return nil
 }
 
+func (x *SimulateStep) GetApply() *ApplyRequest {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Apply); ok {
+			return x.Apply
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetEvacuateNode() string {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_EvacuateNode); ok {
+			return x.EvacuateNode
+		}
+	}
+	return ""
+}
+
+func (x *SimulateStep) GetEnable() *EnableName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Enable); ok {
+			return x.Enable
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetSwitching() *SwitchingName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Switching); ok {
+			return x.Switching
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetMaintenance() *GroupOnNodeName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Maintenance); ok {
+			return x.Maintenance
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetEndMaintenance() *GroupName {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_EndMaintenance); ok {
+			return x.EndMaintenance
+		}
+	}
+	return nil
+}
+
+func (x *SimulateStep) GetLoad() *SetNodeLoadRequest {
+	if x != nil {
+		if x, ok := x.Step.(*SimulateStep_Load); ok {
+			return x.Load
+		}
+	}
+	return nil
+}
+
 type isSimulateStep_Step interface {
 	isSimulateStep_Step()
 }
@@ -6193,6 +9773,36 @@ type SimulateStep_Clear struct {
 	Clear *GroupOnNodeName `protobuf:"bytes,9,opt,name=clear,proto3,oneof"`
 }
 
+type SimulateStep_Apply struct {
+	// Documents that are applied.
+	Apply *ApplyRequest `protobuf:"bytes,10,opt,name=apply,proto3,oneof"`
+}
+
+type SimulateStep_EvacuateNode struct {
+	// A node whose groups move away.
+	EvacuateNode string `protobuf:"bytes,11,opt,name=evacuate_node,json=evacuateNode,proto3,oneof"`
+}
+
+type SimulateStep_Enable struct {
+	Enable *EnableName `protobuf:"bytes,12,opt,name=enable,proto3,oneof"`
+}
+
+type SimulateStep_Switching struct {
+	Switching *SwitchingName `protobuf:"bytes,13,opt,name=switching,proto3,oneof"`
+}
+
+type SimulateStep_Maintenance struct {
+	Maintenance *GroupOnNodeName `protobuf:"bytes,14,opt,name=maintenance,proto3,oneof"`
+}
+
+type SimulateStep_EndMaintenance struct {
+	EndMaintenance *GroupName `protobuf:"bytes,15,opt,name=end_maintenance,json=endMaintenance,proto3,oneof"`
+}
+
+type SimulateStep_Load struct {
+	Load *SetNodeLoadRequest `protobuf:"bytes,16,opt,name=load,proto3,oneof"`
+}
+
 func (*SimulateStep_FailNodes) isSimulateStep_Step() {}
 
 func (*SimulateStep_Online) isSimulateStep_Step() {}
@@ -6211,6 +9821,176 @@ func (*SimulateStep_Freeze) isSimulateStep_Step() {}
 
 func (*SimulateStep_Clear) isSimulateStep_Step() {}
 
+func (*SimulateStep_Apply) isSimulateStep_Step() {}
+
+func (*SimulateStep_EvacuateNode) isSimulateStep_Step() {}
+
+func (*SimulateStep_Enable) isSimulateStep_Step() {}
+
+func (*SimulateStep_Switching) isSimulateStep_Step() {}
+
+func (*SimulateStep_Maintenance) isSimulateStep_Step() {}
+
+func (*SimulateStep_EndMaintenance) isSimulateStep_Step() {}
+
+func (*SimulateStep_Load) isSimulateStep_Step() {}
+
+type EnableName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Enabled       bool                   `protobuf:"varint,3,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableName) Reset() {
+	*x = EnableName{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[139]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableName) ProtoMessage() {}
+
+func (x *EnableName) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[139]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableName.ProtoReflect.Descriptor instead.
+func (*EnableName) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{139}
+}
+
+func (x *EnableName) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *EnableName) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *EnableName) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+type SwitchingName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	On            bool                   `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwitchingName) Reset() {
+	*x = SwitchingName{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[140]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwitchingName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwitchingName) ProtoMessage() {}
+
+func (x *SwitchingName) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[140]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwitchingName.ProtoReflect.Descriptor instead.
+func (*SwitchingName) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{140}
+}
+
+func (x *SwitchingName) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SwitchingName) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+type GroupName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupName) Reset() {
+	*x = GroupName{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[141]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupName) ProtoMessage() {}
+
+func (x *GroupName) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[141]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupName.ProtoReflect.Descriptor instead.
+func (*GroupName) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{141}
+}
+
+func (x *GroupName) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
 type StopNodeName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -6221,7 +10001,7 @@ type StopNodeName struct {
 
 func (x *StopNodeName) Reset() {
 	*x = StopNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6233,7 +10013,7 @@ func (x *StopNodeName) String() string {
 func (*StopNodeName) ProtoMessage() {}
 
 func (x *StopNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[93]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6246,7 +10026,7 @@ func (x *StopNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopNodeName.ProtoReflect.Descriptor instead.
 func (*StopNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{93}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *StopNodeName) GetNode() string {
@@ -6275,7 +10055,7 @@ type FreezeName struct {
 
 func (x *FreezeName) Reset() {
 	*x = FreezeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6287,7 +10067,7 @@ func (x *FreezeName) String() string {
 func (*FreezeName) ProtoMessage() {}
 
 func (x *FreezeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[94]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6300,7 +10080,7 @@ func (x *FreezeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeName.ProtoReflect.Descriptor instead.
 func (*FreezeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{94}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *FreezeName) GetGroup() string {
@@ -6333,7 +10113,7 @@ type NodeNames struct {
 
 func (x *NodeNames) Reset() {
 	*x = NodeNames{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6345,7 +10125,7 @@ func (x *NodeNames) String() string {
 func (*NodeNames) ProtoMessage() {}
 
 func (x *NodeNames) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[95]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6358,7 +10138,7 @@ func (x *NodeNames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNames.ProtoReflect.Descriptor instead.
 func (*NodeNames) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{95}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *NodeNames) GetNodes() []string {
@@ -6369,16 +10149,18 @@ func (x *NodeNames) GetNodes() []string {
 }
 
 type GroupOnNodeName struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Of online, offline and switch: with the groups that it depends on, or that depend on it.
+	Propagate     bool `protobuf:"varint,3,opt,name=propagate,proto3" json:"propagate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupOnNodeName) Reset() {
 	*x = GroupOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6390,7 +10172,7 @@ func (x *GroupOnNodeName) String() string {
 func (*GroupOnNodeName) ProtoMessage() {}
 
 func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[96]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6403,7 +10185,7 @@ func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNodeName.ProtoReflect.Descriptor instead.
 func (*GroupOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{96}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *GroupOnNodeName) GetGroup() string {
@@ -6420,6 +10202,13 @@ func (x *GroupOnNodeName) GetNode() string {
 	return ""
 }
 
+func (x *GroupOnNodeName) GetPropagate() bool {
+	if x != nil {
+		return x.Propagate
+	}
+	return false
+}
+
 type ResourceOnNodeName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -6431,7 +10220,7 @@ type ResourceOnNodeName struct {
 
 func (x *ResourceOnNodeName) Reset() {
 	*x = ResourceOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6443,7 +10232,7 @@ func (x *ResourceOnNodeName) String() string {
 func (*ResourceOnNodeName) ProtoMessage() {}
 
 func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[97]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6456,7 +10245,7 @@ func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceOnNodeName.ProtoReflect.Descriptor instead.
 func (*ResourceOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{97}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *ResourceOnNodeName) GetGroup() string {
@@ -6494,7 +10283,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6506,7 +10295,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[98]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6519,7 +10308,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{98}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *SimulateResponse) GetSource() *Source {
@@ -6565,7 +10354,7 @@ type SimulatedStep struct {
 
 func (x *SimulatedStep) Reset() {
 	*x = SimulatedStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6577,7 +10366,7 @@ func (x *SimulatedStep) String() string {
 func (*SimulatedStep) ProtoMessage() {}
 
 func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[99]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6590,7 +10379,7 @@ func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedStep.ProtoReflect.Descriptor instead.
 func (*SimulatedStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{99}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *SimulatedStep) GetStep() string {
@@ -6624,7 +10413,7 @@ func (x *SimulatedStep) GetMoves() []*SimulatedGroup {
 type SimulatedGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	// Empty: nowhere.
+	// Empty: nowhere. Of several instances: all nodes, separated by blanks.
 	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
 	After  string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	// Why it is nowhere, if it is.
@@ -6635,7 +10424,7 @@ type SimulatedGroup struct {
 
 func (x *SimulatedGroup) Reset() {
 	*x = SimulatedGroup{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6647,7 +10436,7 @@ func (x *SimulatedGroup) String() string {
 func (*SimulatedGroup) ProtoMessage() {}
 
 func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[100]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6660,7 +10449,7 @@ func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedGroup.ProtoReflect.Descriptor instead.
 func (*SimulatedGroup) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{100}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *SimulatedGroup) GetGroup() string {
@@ -6700,7 +10489,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6712,7 +10501,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[101]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6725,7 +10514,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{101}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *GetOperationRequest) GetId() uint64 {
@@ -6747,7 +10536,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6759,7 +10548,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[102]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6772,7 +10561,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{102}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *GetOperationResponse) GetSource() *Source {
@@ -6805,7 +10594,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6817,7 +10606,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[103]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6830,7 +10619,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{103}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *WatchOperationRequest) GetId() uint64 {
@@ -6850,7 +10639,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6862,7 +10651,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[104]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6875,7 +10664,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{104}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -6901,7 +10690,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6913,7 +10702,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[105]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6926,7 +10715,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{105}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *AddNodeRequest) GetNode() *Node {
@@ -6945,7 +10734,7 @@ type AddNodeResponse struct {
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6957,7 +10746,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[106]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6970,7 +10759,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{106}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *AddNodeResponse) GetConfigRevision() uint64 {
@@ -6992,7 +10781,7 @@ type InviteNodeRequest struct {
 
 func (x *InviteNodeRequest) Reset() {
 	*x = InviteNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7004,7 +10793,7 @@ func (x *InviteNodeRequest) String() string {
 func (*InviteNodeRequest) ProtoMessage() {}
 
 func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[107]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7017,7 +10806,7 @@ func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeRequest.ProtoReflect.Descriptor instead.
 func (*InviteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{107}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *InviteNodeRequest) GetNode() *Node {
@@ -7046,7 +10835,7 @@ type InviteNodeResponse struct {
 
 func (x *InviteNodeResponse) Reset() {
 	*x = InviteNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7058,7 +10847,7 @@ func (x *InviteNodeResponse) String() string {
 func (*InviteNodeResponse) ProtoMessage() {}
 
 func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[108]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7071,7 +10860,7 @@ func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeResponse.ProtoReflect.Descriptor instead.
 func (*InviteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{108}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *InviteNodeResponse) GetToken() string {
@@ -7103,7 +10892,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7115,7 +10904,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[109]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7128,7 +10917,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{109}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{158}
 }
 
 type ListInvitationsResponse struct {
@@ -7141,7 +10930,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7153,7 +10942,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[110]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7166,7 +10955,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{110}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *ListInvitationsResponse) GetSource() *Source {
@@ -7195,7 +10984,7 @@ type InvitationInfo struct {
 
 func (x *InvitationInfo) Reset() {
 	*x = InvitationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7207,7 +10996,7 @@ func (x *InvitationInfo) String() string {
 func (*InvitationInfo) ProtoMessage() {}
 
 func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[111]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7220,7 +11009,7 @@ func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvitationInfo.ProtoReflect.Descriptor instead.
 func (*InvitationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{111}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *InvitationInfo) GetId() string {
@@ -7260,7 +11049,7 @@ type WithdrawInvitationRequest struct {
 
 func (x *WithdrawInvitationRequest) Reset() {
 	*x = WithdrawInvitationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7272,7 +11061,7 @@ func (x *WithdrawInvitationRequest) String() string {
 func (*WithdrawInvitationRequest) ProtoMessage() {}
 
 func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[112]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7285,7 +11074,7 @@ func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{112}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *WithdrawInvitationRequest) GetId() string {
@@ -7303,7 +11092,7 @@ type WithdrawInvitationResponse struct {
 
 func (x *WithdrawInvitationResponse) Reset() {
 	*x = WithdrawInvitationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7315,7 +11104,7 @@ func (x *WithdrawInvitationResponse) String() string {
 func (*WithdrawInvitationResponse) ProtoMessage() {}
 
 func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[113]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7328,7 +11117,7 @@ func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{113}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{162}
 }
 
 type RemoveNodeRequest struct {
@@ -7342,7 +11131,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7354,7 +11143,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[114]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7367,7 +11156,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{114}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -7392,7 +11181,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7404,7 +11193,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[115]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7417,7 +11206,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{115}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{164}
 }
 
 type SecurityRequest struct {
@@ -7428,7 +11217,7 @@ type SecurityRequest struct {
 
 func (x *SecurityRequest) Reset() {
 	*x = SecurityRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7440,7 +11229,7 @@ func (x *SecurityRequest) String() string {
 func (*SecurityRequest) ProtoMessage() {}
 
 func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[116]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7453,7 +11242,7 @@ func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityRequest.ProtoReflect.Descriptor instead.
 func (*SecurityRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{116}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{165}
 }
 
 type SecurityResponse struct {
@@ -7474,7 +11263,7 @@ type SecurityResponse struct {
 
 func (x *SecurityResponse) Reset() {
 	*x = SecurityResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7486,7 +11275,7 @@ func (x *SecurityResponse) String() string {
 func (*SecurityResponse) ProtoMessage() {}
 
 func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[117]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7499,7 +11288,7 @@ func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityResponse.ProtoReflect.Descriptor instead.
 func (*SecurityResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{117}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *SecurityResponse) GetSource() *Source {
@@ -7569,7 +11358,7 @@ type RotationInfo struct {
 
 func (x *RotationInfo) Reset() {
 	*x = RotationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7581,7 +11370,7 @@ func (x *RotationInfo) String() string {
 func (*RotationInfo) ProtoMessage() {}
 
 func (x *RotationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[118]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7594,7 +11383,7 @@ func (x *RotationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationInfo.ProtoReflect.Descriptor instead.
 func (*RotationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{118}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *RotationInfo) GetGeneration() uint64 {
@@ -7626,7 +11415,7 @@ type NodeSecurity struct {
 
 func (x *NodeSecurity) Reset() {
 	*x = NodeSecurity{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7638,7 +11427,7 @@ func (x *NodeSecurity) String() string {
 func (*NodeSecurity) ProtoMessage() {}
 
 func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[119]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7651,7 +11440,7 @@ func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSecurity.ProtoReflect.Descriptor instead.
 func (*NodeSecurity) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{119}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *NodeSecurity) GetNode() string {
@@ -7712,7 +11501,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7724,7 +11513,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[120]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7737,7 +11526,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{120}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *RotateRequest) GetWhat() Rotatable {
@@ -7755,7 +11544,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7767,7 +11556,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[121]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7780,7 +11569,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{121}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{170}
 }
 
 type DestroyClusterRequest struct {
@@ -7793,7 +11582,7 @@ type DestroyClusterRequest struct {
 
 func (x *DestroyClusterRequest) Reset() {
 	*x = DestroyClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7805,7 +11594,7 @@ func (x *DestroyClusterRequest) String() string {
 func (*DestroyClusterRequest) ProtoMessage() {}
 
 func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[122]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7818,7 +11607,7 @@ func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterRequest.ProtoReflect.Descriptor instead.
 func (*DestroyClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{122}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *DestroyClusterRequest) GetName() string {
@@ -7836,7 +11625,7 @@ type DestroyClusterResponse struct {
 
 func (x *DestroyClusterResponse) Reset() {
 	*x = DestroyClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7848,7 +11637,7 @@ func (x *DestroyClusterResponse) String() string {
 func (*DestroyClusterResponse) ProtoMessage() {}
 
 func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[123]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7861,7 +11650,7 @@ func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterResponse.ProtoReflect.Descriptor instead.
 func (*DestroyClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{123}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{172}
 }
 
 type SeedClusterRequest struct {
@@ -7872,7 +11661,7 @@ type SeedClusterRequest struct {
 
 func (x *SeedClusterRequest) Reset() {
 	*x = SeedClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7884,7 +11673,7 @@ func (x *SeedClusterRequest) String() string {
 func (*SeedClusterRequest) ProtoMessage() {}
 
 func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[124]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7897,7 +11686,7 @@ func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedClusterRequest.ProtoReflect.Descriptor instead.
 func (*SeedClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{124}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{173}
 }
 
 type SeedClusterResponse struct {
@@ -7908,7 +11697,7 @@ type SeedClusterResponse struct {
 
 func (x *SeedClusterResponse) Reset() {
 	*x = SeedClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7920,7 +11709,7 @@ func (x *SeedClusterResponse) String() string {
 func (*SeedClusterResponse) ProtoMessage() {}
 
 func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7933,7 +11722,7 @@ func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedClusterResponse.ProtoReflect.Descriptor instead.
 func (*SeedClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{174}
 }
 
 type BackupRequest struct {
@@ -7944,7 +11733,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7956,7 +11745,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7969,7 +11758,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{175}
 }
 
 type BackupResponse struct {
@@ -7983,7 +11772,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7995,7 +11784,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8008,7 +11797,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{176}
 }
 
 func (x *BackupResponse) GetSource() *Source {
@@ -8025,6 +11814,95 @@ func (x *BackupResponse) GetBackup() []byte {
 	return nil
 }
 
+type SnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRequest) Reset() {
+	*x = SnapshotRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRequest) ProtoMessage() {}
+
+func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{177}
+}
+
+type SnapshotResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// What holdfast simulate --snapshot takes.
+	Snapshot      []byte `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotResponse) Reset() {
+	*x = SnapshotResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotResponse) ProtoMessage() {}
+
+func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{178}
+}
+
+func (x *SnapshotResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *SnapshotResponse) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
 type ListUsersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -8033,7 +11911,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8045,7 +11923,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8058,7 +11936,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{179}
 }
 
 type ListUsersResponse struct {
@@ -8071,7 +11949,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8083,7 +11961,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8096,7 +11974,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *ListUsersResponse) GetSource() *Source {
@@ -8124,7 +12002,7 @@ type SetUserRequest struct {
 
 func (x *SetUserRequest) Reset() {
 	*x = SetUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8136,7 +12014,7 @@ func (x *SetUserRequest) String() string {
 func (*SetUserRequest) ProtoMessage() {}
 
 func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8149,7 +12027,7 @@ func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserRequest.ProtoReflect.Descriptor instead.
 func (*SetUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *SetUserRequest) GetUser() *User {
@@ -8175,7 +12053,7 @@ type SetUserResponse struct {
 
 func (x *SetUserResponse) Reset() {
 	*x = SetUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8187,7 +12065,7 @@ func (x *SetUserResponse) String() string {
 func (*SetUserResponse) ProtoMessage() {}
 
 func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8200,7 +12078,7 @@ func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserResponse.ProtoReflect.Descriptor instead.
 func (*SetUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *SetUserResponse) GetUser() *User {
@@ -8219,7 +12097,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8231,7 +12109,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8244,7 +12122,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *DeleteUserRequest) GetName() string {
@@ -8262,7 +12140,7 @@ type DeleteUserResponse struct {
 
 func (x *DeleteUserResponse) Reset() {
 	*x = DeleteUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8274,7 +12152,7 @@ func (x *DeleteUserResponse) String() string {
 func (*DeleteUserResponse) ProtoMessage() {}
 
 func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8287,7 +12165,7 @@ func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
 func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{184}
 }
 
 type UserCertificateRequest struct {
@@ -8301,7 +12179,7 @@ type UserCertificateRequest struct {
 
 func (x *UserCertificateRequest) Reset() {
 	*x = UserCertificateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8313,7 +12191,7 @@ func (x *UserCertificateRequest) String() string {
 func (*UserCertificateRequest) ProtoMessage() {}
 
 func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8326,7 +12204,7 @@ func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateRequest.ProtoReflect.Descriptor instead.
 func (*UserCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *UserCertificateRequest) GetName() string {
@@ -8354,7 +12232,7 @@ type UserCertificateResponse struct {
 
 func (x *UserCertificateResponse) Reset() {
 	*x = UserCertificateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8366,7 +12244,7 @@ func (x *UserCertificateResponse) String() string {
 func (*UserCertificateResponse) ProtoMessage() {}
 
 func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8379,7 +12257,7 @@ func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateResponse.ProtoReflect.Descriptor instead.
 func (*UserCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *UserCertificateResponse) GetCertificate() []byte {
@@ -8404,7 +12282,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8416,7 +12294,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8429,7 +12307,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{136}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{187}
 }
 
 type WhoamiResponse struct {
@@ -8444,7 +12322,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8456,7 +12334,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8469,7 +12347,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{137}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *WhoamiResponse) GetSource() *Source {
@@ -8513,7 +12391,26 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06quorum\x18\x03 \x01(\bR\x06quorum\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\tR\x06leader\x12\x12\n" +
 	"\x04note\x18\x05 \x01(\tR\x04note\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\x8c\x04\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"\xe9\x01\n" +
+	"\x04Hold\x12)\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x15.holdfast.v1.HoldKindR\x04kind\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
+	"\bresource\x18\x03 \x01(\tR\bresource\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x19\n" +
+	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\x12\x19\n" +
+	"\buntil_ms\x18\a \x01(\x03R\auntilMs\x12\x12\n" +
+	"\x04lift\x18\b \x01(\tR\x04lift\x12\x14\n" +
+	"\x05group\x18\t \x01(\tR\x05group\"\xce\x01\n" +
+	"\bLoadInfo\x12\x1c\n" +
+	"\tdimension\x18\x01 \x01(\tR\tdimension\x12\x1a\n" +
+	"\bcapacity\x18\x02 \x01(\x03R\bcapacity\x12\x1a\n" +
+	"\breserved\x18\x03 \x01(\x03R\breserved\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x03R\x04used\x12\x12\n" +
+	"\x04left\x18\x05 \x01(\x03R\x04left\x12\x1a\n" +
+	"\bmeasured\x18\x06 \x01(\bR\bmeasured\x12\x14\n" +
+	"\x05limit\x18\a \x01(\bR\x05limit\x12\x12\n" +
+	"\x04high\x18\b \x01(\bR\x04high\"\xa8\x05\n" +
 	"\bNodeInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.holdfast.v1.NodePhaseR\x05phase\x125\n" +
@@ -8533,7 +12430,12 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x05links\x18\r \x03(\v2\x11.holdfast.v1.LinkR\x05links\x127\n" +
 	"\vlink_states\x18\x0e \x03(\x0e2\x16.holdfast.v1.LinkStateR\n" +
 	"linkStates\x12\x12\n" +
-	"\x04self\x18\x0f \x01(\bR\x04self\"\xc3\x05\n" +
+	"\x04self\x18\x0f \x01(\bR\x04self\x12'\n" +
+	"\x05holds\x18\x10 \x03(\v2\x11.holdfast.v1.HoldR\x05holds\x12)\n" +
+	"\x04load\x18\x11 \x03(\v2\x15.holdfast.v1.LoadInfoR\x04load\x12\x12\n" +
+	"\x04site\x18\x12 \x01(\tR\x04site\x12\x1c\n" +
+	"\tdetaching\x18\x13 \x01(\bR\tdetaching\x12\x14\n" +
+	"\x05reset\x18\x14 \x01(\tR\x05reset\"\xc3\x05\n" +
 	"\bLinkInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04link\x18\x02 \x01(\tR\x04link\x12,\n" +
@@ -8567,7 +12469,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\x03 \x01(\x0e2\x17.holdfast.v1.OperationsR\n" +
 	"operations\x121\n" +
-	"\x05nodes\x18\x04 \x03(\v2\x1b.holdfast.v1.ResourceOnNodeR\x05nodes\"\xf5\x01\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x1b.holdfast.v1.ResourceOnNodeR\x05nodes\"\xbc\x03\n" +
 	"\x0fGroupOnNodeInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.holdfast.v1.GroupStateR\x05state\x12%\n" +
@@ -8576,7 +12478,31 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06probed\x18\x05 \x01(\bR\x06probed\x12\x16\n" +
 	"\x06online\x18\x06 \x01(\rR\x06online\x12\x14\n" +
 	"\x05total\x18\a \x01(\rR\x05total\x12\x18\n" +
-	"\amessage\x18\b \x01(\tR\amessage\"\xaa\x02\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12'\n" +
+	"\x05holds\x18\t \x03(\v2\x11.holdfast.v1.HoldR\x05holds\x12>\n" +
+	"\rpackage_state\x18\n" +
+	" \x01(\x0e2\x19.holdfast.v1.PackageStateR\fpackageState\x12\x1e\n" +
+	"\n" +
+	"confidence\x18\v \x01(\rR\n" +
+	"confidence\x12\x17\n" +
+	"\x04zone\x18\f \x01(\rH\x00R\x04zone\x88\x01\x01\x12\x1a\n" +
+	"\bdetached\x18\r \x01(\bR\bdetachedB\a\n" +
+	"\x05_zone\"\xf6\x02\n" +
+	"\fInstanceInfo\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12-\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x17.holdfast.v1.GroupStateR\x05state\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05nodes\x18\x04 \x03(\tR\x05nodes\x12!\n" +
+	"\fheld_offline\x18\x05 \x01(\bR\vheldOffline\x12\x1f\n" +
+	"\vlast_online\x18\x06 \x01(\tR\n" +
+	"lastOnline\x12\x1c\n" +
+	"\toperation\x18\a \x01(\x04R\toperation\x12\x18\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12>\n" +
+	"\rpackage_state\x18\t \x01(\x0e2\x19.holdfast.v1.PackageStateR\fpackageState\x12\x14\n" +
+	"\x05cause\x18\n" +
+	" \x01(\tR\x05cause\x12\x1f\n" +
+	"\vfailed_over\x18\v \x01(\bR\n" +
+	"failedOver\"\x95\x04\n" +
 	"\tGroupInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.holdfast.v1.GroupStateR\x05state\x12\x12\n" +
@@ -8587,7 +12513,13 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\vlast_online\x18\a \x01(\tR\n" +
 	"lastOnline\x12\x1c\n" +
 	"\toperation\x18\b \x01(\x04R\toperation\x12\x18\n" +
-	"\amessage\x18\t \x01(\tR\amessage\"\x9f\x01\n" +
+	"\amessage\x18\t \x01(\tR\amessage\x12*\n" +
+	"\x04kind\x18\n" +
+	" \x01(\x0e2\x16.holdfast.v1.GroupKindR\x04kind\x127\n" +
+	"\tinstances\x18\v \x03(\v2\x19.holdfast.v1.InstanceInfoR\tinstances\x12'\n" +
+	"\x05holds\x18\f \x03(\v2\x11.holdfast.v1.HoldR\x05holds\x12>\n" +
+	"\rpackage_state\x18\r \x01(\x0e2\x19.holdfast.v1.PackageStateR\fpackageState\x12\x1b\n" +
+	"\tactive_on\x18\x0e \x03(\tR\bactiveOn\"\x9f\x01\n" +
 	"\x0eFailedResource\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
@@ -8662,18 +12594,35 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06groups\x18\x04 \x03(\v2\x1d.holdfast.v1.GroupOnNodeEntryR\x06groups\"^\n" +
 	"\x10GroupOnNodeEntry\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x124\n" +
-	"\x06status\x18\x02 \x01(\v2\x1c.holdfast.v1.GroupOnNodeInfoR\x06status\"'\n" +
+	"\x06status\x18\x02 \x01(\v2\x1c.holdfast.v1.GroupOnNodeInfoR\x06status\"\xac\x01\n" +
 	"\x11FreezeNodeRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\x14\n" +
-	"\x12FreezeNodeResponse\")\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
+	"\ttemporary\x18\x02 \x01(\bR\ttemporary\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x121\n" +
+	"\x06length\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x1a\n" +
+	"\bevacuate\x18\x05 \x01(\bR\bevacuate\"J\n" +
+	"\x12FreezeNodeResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\")\n" +
 	"\x13UnfreezeNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"\x16\n" +
-	"\x14UnfreezeNodeResponse\"A\n" +
+	"\x14UnfreezeNodeResponse\"Y\n" +
 	"\x0fStopNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
-	"\bevacuate\x18\x02 \x01(\bR\bevacuate\"H\n" +
+	"\bevacuate\x18\x02 \x01(\bR\bevacuate\x12\x16\n" +
+	"\x06detach\x18\x03 \x01(\bR\x06detach\"H\n" +
 	"\x10StopNodeResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"[\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\")\n" +
+	"\x13EvacuateNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"L\n" +
+	"\x14EvacuateNodeResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"\xa0\x01\n" +
+	"\x12SetNodeLoadRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12=\n" +
+	"\x04load\x18\x02 \x03(\v2).holdfast.v1.SetNodeLoadRequest.LoadEntryR\x04load\x1a7\n" +
+	"\tLoadEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x15\n" +
+	"\x13SetNodeLoadResponse\"[\n" +
 	"\x12SilenceNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
 	"\x06length\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06length\"\x15\n" +
@@ -8766,24 +12715,31 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12,\n" +
 	"\x05group\x18\x02 \x01(\v2\x16.holdfast.v1.GroupInfoR\x05group\x128\n" +
 	"\rconfiguration\x18\x03 \x01(\v2\x12.holdfast.v1.GroupR\rconfiguration\x127\n" +
-	"\tresources\x18\x04 \x03(\v2\x19.holdfast.v1.ResourceInfoR\tresources\">\n" +
+	"\tresources\x18\x04 \x03(\v2\x19.holdfast.v1.ResourceInfoR\tresources\"\\\n" +
 	"\x12OnlineGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"K\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tpropagate\x18\x03 \x01(\bR\tpropagate\"K\n" +
 	"\x13OnlineGroupResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"?\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"s\n" +
 	"\x13OfflineGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"L\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tpropagate\x18\x03 \x01(\bR\tpropagate\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"L\n" +
 	"\x14OfflineGroupResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\">\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"\\\n" +
 	"\x12SwitchGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"K\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tpropagate\x18\x03 \x01(\bR\tpropagate\"K\n" +
 	"\x13SwitchGroupResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"*\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"\x93\x01\n" +
 	"\x12FreezeGroupRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\x15\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1c\n" +
+	"\ttemporary\x18\x02 \x01(\bR\ttemporary\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x121\n" +
+	"\x06length\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06length\"\x15\n" +
 	"\x13FreezeGroupResponse\",\n" +
 	"\x14UnfreezeGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\x17\n" +
@@ -8791,11 +12747,84 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x11ClearGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"\x14\n" +
-	"\x12ClearGroupResponse\"=\n" +
+	"\x12ClearGroupResponse\"S\n" +
 	"\x11FlushGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\x14\n" +
-	"\x12FlushGroupResponse\",\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
+	"\x12FlushGroupResponse\">\n" +
+	"\x12EnableGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x15\n" +
+	"\x13EnableGroupResponse\"W\n" +
+	"\x13DisableGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x16\n" +
+	"\x14DisableGroupResponse\"B\n" +
+	"\x16AutoEnableGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x19\n" +
+	"\x17AutoEnableGroupResponse\"X\n" +
+	"\x18SetGroupSwitchingRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02on\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x1b\n" +
+	"\x19SetGroupSwitchingResponse\"V\n" +
+	"\x1aSetGroupMaintenanceRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02on\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"\x1d\n" +
+	"\x1bSetGroupMaintenanceResponse\",\n" +
+	"\x14ForecastGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xa1\x01\n" +
+	"\x15ForecastGroupResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x16\n" +
+	"\x06policy\x18\x03 \x01(\tR\x06policy\x12-\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x17.holdfast.v1.RankedNodeR\x05nodes\"\x86\x02\n" +
+	"\n" +
+	"RankedNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04rank\x18\x02 \x01(\rR\x04rank\x12\x1a\n" +
+	"\brejected\x18\x03 \x01(\tR\brejected\x12\x18\n" +
+	"\acurrent\x18\x04 \x01(\bR\acurrent\x12\x18\n" +
+	"\ameasure\x18\x05 \x01(\tR\ameasure\x12\x14\n" +
+	"\x05score\x18\x06 \x01(\x01R\x05score\x12#\n" +
+	"\ractive_groups\x18\a \x01(\rR\factiveGroups\x12)\n" +
+	"\x04load\x18\b \x03(\v2\x15.holdfast.v1.LoadInfoR\x04load\x12\x1a\n" +
+	"\bposition\x18\t \x01(\rR\bposition\"0\n" +
+	"\x18GroupDependenciesRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xb9\x01\n" +
+	"\x19GroupDependenciesResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12?\n" +
+	"\fdependencies\x18\x02 \x03(\v2\x1b.holdfast.v1.DependencyInfoR\fdependencies\x12.\n" +
+	"\x06groups\x18\x03 \x03(\v2\x16.holdfast.v1.GroupInfoR\x06groups\"\x92\x01\n" +
+	"\x0eDependencyInfo\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12<\n" +
+	"\n" +
+	"dependency\x18\x02 \x01(\v2\x1c.holdfast.v1.GroupDependencyR\n" +
+	"dependency\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x16\n" +
+	"\x06broken\x18\x04 \x01(\tR\x06broken\"r\n" +
+	"\x11DrillGroupRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xcc\x01\n" +
+	"\x12DrillGroupResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05would\x18\x04 \x01(\bR\x05would\x12\x18\n" +
+	"\averdict\x18\x05 \x01(\tR\averdict\x12/\n" +
+	"\x06checks\x18\x06 \x03(\v2\x17.holdfast.v1.DrillCheckR\x06checks\"\x9e\x01\n" +
+	"\n" +
+	"DrillCheck\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
+	"\x05check\x18\x03 \x01(\tR\x05check\x120\n" +
+	"\x06result\x18\x04 \x01(\x0e2\x18.holdfast.v1.DrillResultR\x06result\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\",\n" +
 	"\x14ListResourcesRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"}\n" +
 	"\x15ListResourcesResponse\x12+\n" +
@@ -8829,7 +12858,52 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\"\x17\n" +
-	"\x15ClearResourceResponse\"\x12\n" +
+	"\x15ClearResourceResponse\"\x93\x01\n" +
+	"\x15ResourceActionRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\x12\x1c\n" +
+	"\targuments\x18\x05 \x03(\tR\targuments\"N\n" +
+	"\x16ResourceActionResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"s\n" +
+	"\x15ClearAdminWaitRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05fault\x18\x04 \x01(\bR\x05fault\"\x18\n" +
+	"\x16ClearAdminWaitResponse\"\x14\n" +
+	"\x12ListSignalsRequest\"u\n" +
+	"\x13ListSignalsResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x121\n" +
+	"\asignals\x18\x02 \x03(\v2\x17.holdfast.v1.SignalInfoR\asignals\"i\n" +
+	"\n" +
+	"SignalInfo\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x19.holdfast.v1.SignalOnNodeR\x05nodes\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\"\xee\x01\n" +
+	"\fSignalOnNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12.\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x18.holdfast.v1.SignalStateR\x05state\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\x03R\x05value\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x15\n" +
+	"\x06set_ms\x18\x05 \x01(\x03R\x05setMs\x12;\n" +
+	"\ftime_to_live\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"timeToLive\x12\x18\n" +
+	"\aexpired\x18\a \x01(\bR\aexpired\"\xbd\x01\n" +
+	"\x10SetSignalRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12.\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x18.holdfast.v1.SignalStateR\x05state\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\x03R\x05value\x12;\n" +
+	"\ftime_to_live\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"timeToLive\"'\n" +
+	"\x11SetSignalResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"<\n" +
+	"\x12ClearSignalRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x15\n" +
+	"\x13ClearSignalResponse\"\x12\n" +
 	"\x10ListTypesRequest\"q\n" +
 	"\x11ListTypesResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12/\n" +
@@ -8890,9 +12964,58 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x123\n" +
 	"\tnot_there\x18\x05 \x03(\v2\x16.holdfast.v1.RejectionR\bnotThere\x12\x17\n" +
 	"\awhat_if\x18\x06 \x03(\tR\x06whatIf\x123\n" +
-	"\tdecisions\x18\a \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\"B\n" +
+	"\tdecisions\x18\a \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\"^\n" +
+	"\x16ExplainResourceRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"\xa9\x02\n" +
+	"\x17ExplainResourceResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x03 \x01(\tR\bresource\x12\x18\n" +
+	"\asummary\x18\x04 \x01(\tR\asummary\x124\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x1e.holdfast.v1.ExplainedResourceR\x05nodes\x12*\n" +
+	"\x06events\x18\x06 \x03(\v2\x12.holdfast.v1.EventR\x06events\x123\n" +
+	"\tdecisions\x18\a \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\"\xdc\x01\n" +
+	"\x11ExplainedResource\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x123\n" +
+	"\x06status\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x06status\x12%\n" +
+	"\x04want\x18\x03 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x18\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\x12\x14\n" +
+	"\x05chain\x18\x05 \x03(\tR\x05chain\x12'\n" +
+	"\x05holds\x18\x06 \x03(\v2\x11.holdfast.v1.HoldR\x05holds\"(\n" +
+	"\x12ExplainNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\xca\x03\n" +
+	"\x13ExplainNodeResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\x12\x18\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\x12,\n" +
+	"\x04runs\x18\x05 \x03(\v2\x18.holdfast.v1.GroupReasonR\x04runs\x127\n" +
+	"\n" +
+	"could_take\x18\x06 \x03(\v2\x18.holdfast.v1.GroupReasonR\tcouldTake\x12>\n" +
+	"\x0ecould_not_take\x18\a \x03(\v2\x18.holdfast.v1.GroupReasonR\fcouldNotTake\x12\x17\n" +
+	"\awhat_if\x18\b \x03(\tR\x06whatIf\x12'\n" +
+	"\x05holds\x18\t \x03(\v2\x11.holdfast.v1.HoldR\x05holds\x12)\n" +
+	"\x04load\x18\n" +
+	" \x03(\v2\x15.holdfast.v1.LoadInfoR\x04load\x12*\n" +
+	"\x06events\x18\v \x03(\v2\x12.holdfast.v1.EventR\x06events\";\n" +
+	"\vGroupReason\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"-\n" +
+	"\x13ExplainEventRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"\xca\x02\n" +
+	"\x14ExplainEventResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12(\n" +
+	"\x05event\x18\x02 \x01(\v2\x12.holdfast.v1.EventR\x05event\x12\x18\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\x121\n" +
+	"\bdecision\x18\x04 \x01(\v2\x15.holdfast.v1.DecisionR\bdecision\x12\x15\n" +
+	"\x06led_to\x18\x05 \x01(\bR\x05ledTo\x12*\n" +
+	"\x06before\x18\x06 \x03(\v2\x12.holdfast.v1.EventR\x06before\x12!\n" +
+	"\fwould_change\x18\a \x03(\tR\vwouldChange\x12(\n" +
+	"\x05after\x18\b \x03(\v2\x12.holdfast.v1.EventR\x05after\"B\n" +
 	"\x0fSimulateRequest\x12/\n" +
-	"\x05steps\x18\x01 \x03(\v2\x19.holdfast.v1.SimulateStepR\x05steps\"\xf4\x03\n" +
+	"\x05steps\x18\x01 \x03(\v2\x19.holdfast.v1.SimulateStepR\x05steps\"\xf9\x06\n" +
 	"\fSimulateStep\x127\n" +
 	"\n" +
 	"fail_nodes\x18\x01 \x01(\v2\x16.holdfast.v1.NodeNamesH\x00R\tfailNodes\x126\n" +
@@ -8903,8 +13026,26 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\tjoin_node\x18\x06 \x01(\tH\x00R\bjoinNode\x128\n" +
 	"\tstop_node\x18\a \x01(\v2\x19.holdfast.v1.StopNodeNameH\x00R\bstopNode\x121\n" +
 	"\x06freeze\x18\b \x01(\v2\x17.holdfast.v1.FreezeNameH\x00R\x06freeze\x124\n" +
-	"\x05clear\x18\t \x01(\v2\x1c.holdfast.v1.GroupOnNodeNameH\x00R\x05clearB\x06\n" +
-	"\x04step\">\n" +
+	"\x05clear\x18\t \x01(\v2\x1c.holdfast.v1.GroupOnNodeNameH\x00R\x05clear\x121\n" +
+	"\x05apply\x18\n" +
+	" \x01(\v2\x19.holdfast.v1.ApplyRequestH\x00R\x05apply\x12%\n" +
+	"\revacuate_node\x18\v \x01(\tH\x00R\fevacuateNode\x121\n" +
+	"\x06enable\x18\f \x01(\v2\x17.holdfast.v1.EnableNameH\x00R\x06enable\x12:\n" +
+	"\tswitching\x18\r \x01(\v2\x1a.holdfast.v1.SwitchingNameH\x00R\tswitching\x12@\n" +
+	"\vmaintenance\x18\x0e \x01(\v2\x1c.holdfast.v1.GroupOnNodeNameH\x00R\vmaintenance\x12A\n" +
+	"\x0fend_maintenance\x18\x0f \x01(\v2\x16.holdfast.v1.GroupNameH\x00R\x0eendMaintenance\x125\n" +
+	"\x04load\x18\x10 \x01(\v2\x1f.holdfast.v1.SetNodeLoadRequestH\x00R\x04loadB\x06\n" +
+	"\x04step\"P\n" +
+	"\n" +
+	"EnableName\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
+	"\aenabled\x18\x03 \x01(\bR\aenabled\"5\n" +
+	"\rSwitchingName\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02on\"!\n" +
+	"\tGroupName\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\">\n" +
 	"\fStopNodeName\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bevacuate\x18\x02 \x01(\bR\bevacuate\"N\n" +
@@ -8914,10 +13055,11 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
 	"\x06frozen\x18\x03 \x01(\bR\x06frozen\"!\n" +
 	"\tNodeNames\x12\x14\n" +
-	"\x05nodes\x18\x01 \x03(\tR\x05nodes\";\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"Y\n" +
 	"\x0fGroupOnNodeName\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"Z\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tpropagate\x18\x03 \x01(\bR\tpropagate\"Z\n" +
 	"\x12ResourceOnNodeName\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
@@ -9012,7 +13154,11 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\rBackupRequest\"U\n" +
 	"\x0eBackupResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x16\n" +
-	"\x06backup\x18\x02 \x01(\fR\x06backup\"\x12\n" +
+	"\x06backup\x18\x02 \x01(\fR\x06backup\"\x11\n" +
+	"\x0fSnapshotRequest\"[\n" +
+	"\x10SnapshotResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\"\x12\n" +
 	"\x10ListUsersRequest\"i\n" +
 	"\x11ListUsersResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12'\n" +
@@ -9065,7 +13211,55 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x13GROUP_STATE_PARTIAL\x10\x04\x12\x18\n" +
 	"\x14GROUP_STATE_STARTING\x10\x05\x12\x18\n" +
 	"\x14GROUP_STATE_STOPPING\x10\x06\x12\x17\n" +
-	"\x13GROUP_STATE_FAULTED\x10\a*r\n" +
+	"\x13GROUP_STATE_FAULTED\x10\a*\x83\x03\n" +
+	"\bHoldKind\x12\x19\n" +
+	"\x15HOLD_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10HOLD_KIND_FROZEN\x10\x01\x12\x1a\n" +
+	"\x16HOLD_KIND_HELD_OFFLINE\x10\x02\x12\x16\n" +
+	"\x12HOLD_KIND_DISABLED\x10\x03\x12\x1b\n" +
+	"\x17HOLD_KIND_AUTO_DISABLED\x10\x04\x12\x1b\n" +
+	"\x17HOLD_KIND_SWITCHING_OFF\x10\x05\x12\x19\n" +
+	"\x15HOLD_KIND_MAINTENANCE\x10\x06\x12\x18\n" +
+	"\x14HOLD_KIND_ADMIN_WAIT\x10\a\x12\x16\n" +
+	"\x12HOLD_KIND_DETACHED\x10\b\x12\x15\n" +
+	"\x11HOLD_KIND_FAULTED\x10\t\x12\x1f\n" +
+	"\x1bHOLD_KIND_UNABLE_TO_OFFLINE\x10\n" +
+	"\x12\x1c\n" +
+	"\x18HOLD_KIND_WAITS_FOR_NODE\x10\v\x12\x1e\n" +
+	"\x1aHOLD_KIND_RESOURCE_OFFLINE\x10\f\x12\x15\n" +
+	"\x11HOLD_KIND_FLUSHED\x10\r*p\n" +
+	"\tGroupKind\x12\x1a\n" +
+	"\x16GROUP_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13GROUP_KIND_FAILOVER\x10\x01\x12\x17\n" +
+	"\x13GROUP_KIND_PARALLEL\x10\x02\x12\x15\n" +
+	"\x11GROUP_KIND_HYBRID\x10\x03*\xb9\x04\n" +
+	"\fPackageState\x12\x1d\n" +
+	"\x19PACKAGE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16PACKAGE_STATE_STARTING\x10\x01\x12\x1c\n" +
+	"\x18PACKAGE_STATE_START_WAIT\x10\x02\x12\x19\n" +
+	"\x15PACKAGE_STATE_RUNNING\x10\x03\x12\x19\n" +
+	"\x15PACKAGE_STATE_HALTING\x10\x04\x12\x1b\n" +
+	"\x17PACKAGE_STATE_HALT_WAIT\x10\x05\x12\x18\n" +
+	"\x14PACKAGE_STATE_HALTED\x10\x06\x12\x1e\n" +
+	"\x1aPACKAGE_STATE_HALT_ABORTED\x10\a\x12\x19\n" +
+	"\x15PACKAGE_STATE_FAILING\x10\b\x12\x1b\n" +
+	"\x17PACKAGE_STATE_FAIL_WAIT\x10\t\x12\x18\n" +
+	"\x14PACKAGE_STATE_FAILED\x10\n" +
+	"\x12\x1f\n" +
+	"\x1bPACKAGE_STATE_RELOCATE_WAIT\x10\v\x12\x1d\n" +
+	"\x19PACKAGE_STATE_MAINTENANCE\x10\f\x12\x1a\n" +
+	"\x16PACKAGE_STATE_DETACHED\x10\r\x12\x1f\n" +
+	"\x1bPACKAGE_STATE_RECONFIGURING\x10\x0e\x12\"\n" +
+	"\x1ePACKAGE_STATE_RECONFIGURE_WAIT\x10\x0f\x12\x19\n" +
+	"\x15PACKAGE_STATE_BLOCKED\x10\x10\x12\x1a\n" +
+	"\x16PACKAGE_STATE_CHANGING\x10\x11\x12\x19\n" +
+	"\x15PACKAGE_STATE_UNKNOWN\x10\x12*\x8e\x01\n" +
+	"\vDrillResult\x12\x1c\n" +
+	"\x18DRILL_RESULT_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13DRILL_RESULT_PASSED\x10\x01\x12\x17\n" +
+	"\x13DRILL_RESULT_FAILED\x10\x02\x12\x15\n" +
+	"\x11DRILL_RESULT_NONE\x10\x03\x12\x18\n" +
+	"\x14DRILL_RESULT_UNKNOWN\x10\x04*r\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -9076,7 +13270,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x15ROTATABLE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17ROTATABLE_HEARTBEAT_KEY\x10\x01\x12\x17\n" +
 	"\x13ROTATABLE_AUTHORITY\x10\x02\x12\x1a\n" +
-	"\x16ROTATABLE_CERTIFICATES\x10\x032\xe8\x04\n" +
+	"\x16ROTATABLE_CERTIFICATES\x10\x032\xb6\x05\n" +
 	"\x0eClusterService\x12F\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04Show\x12\x1f.holdfast.v1.ShowClusterRequest\x1a .holdfast.v1.ShowClusterResponse\"\x03\x90\x02\x01\x12F\n" +
@@ -9085,19 +13279,22 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06Rotate\x12\x1a.holdfast.v1.RotateRequest\x1a\x1b.holdfast.v1.RotateResponse\x12I\n" +
 	"\x04Seed\x12\x1f.holdfast.v1.SeedClusterRequest\x1a .holdfast.v1.SeedClusterResponse\x12R\n" +
 	"\aDestroy\x12\".holdfast.v1.DestroyClusterRequest\x1a#.holdfast.v1.DestroyClusterResponse\x12F\n" +
-	"\x06Backup\x12\x1a.holdfast.v1.BackupRequest\x1a\x1b.holdfast.v1.BackupResponse\"\x03\x90\x02\x012\x88\x03\n" +
+	"\x06Backup\x12\x1a.holdfast.v1.BackupRequest\x1a\x1b.holdfast.v1.BackupResponse\"\x03\x90\x02\x01\x12L\n" +
+	"\bSnapshot\x12\x1c.holdfast.v1.SnapshotRequest\x1a\x1d.holdfast.v1.SnapshotResponse\"\x03\x90\x02\x012\x88\x03\n" +
 	"\vUserService\x12J\n" +
 	"\x04List\x12\x1d.holdfast.v1.ListUsersRequest\x1a\x1e.holdfast.v1.ListUsersResponse\"\x03\x90\x02\x01\x12@\n" +
 	"\x03Set\x12\x1b.holdfast.v1.SetUserRequest\x1a\x1c.holdfast.v1.SetUserResponse\x12I\n" +
 	"\x06Delete\x12\x1e.holdfast.v1.DeleteUserRequest\x1a\x1f.holdfast.v1.DeleteUserResponse\x12X\n" +
 	"\vCertificate\x12#.holdfast.v1.UserCertificateRequest\x1a$.holdfast.v1.UserCertificateResponse\x12F\n" +
-	"\x06Whoami\x12\x1a.holdfast.v1.WhoamiRequest\x1a\x1b.holdfast.v1.WhoamiResponse\"\x03\x90\x02\x012\xea\x06\n" +
+	"\x06Whoami\x12\x1a.holdfast.v1.WhoamiRequest\x1a\x1b.holdfast.v1.WhoamiResponse\"\x03\x90\x02\x012\x89\b\n" +
 	"\vNodeService\x12J\n" +
 	"\x04List\x12\x1d.holdfast.v1.ListNodesRequest\x1a\x1e.holdfast.v1.ListNodesResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\x04Show\x12\x1c.holdfast.v1.ShowNodeRequest\x1a\x1d.holdfast.v1.ShowNodeResponse\"\x03\x90\x02\x01\x12I\n" +
 	"\x06Freeze\x12\x1e.holdfast.v1.FreezeNodeRequest\x1a\x1f.holdfast.v1.FreezeNodeResponse\x12O\n" +
 	"\bUnfreeze\x12 .holdfast.v1.UnfreezeNodeRequest\x1a!.holdfast.v1.UnfreezeNodeResponse\x12C\n" +
-	"\x04Stop\x12\x1c.holdfast.v1.StopNodeRequest\x1a\x1d.holdfast.v1.StopNodeResponse\x12L\n" +
+	"\x04Stop\x12\x1c.holdfast.v1.StopNodeRequest\x1a\x1d.holdfast.v1.StopNodeResponse\x12O\n" +
+	"\bEvacuate\x12 .holdfast.v1.EvacuateNodeRequest\x1a!.holdfast.v1.EvacuateNodeResponse\x12L\n" +
+	"\aSetLoad\x12\x1f.holdfast.v1.SetNodeLoadRequest\x1a .holdfast.v1.SetNodeLoadResponse\x12L\n" +
 	"\aSilence\x12\x1f.holdfast.v1.SilenceNodeRequest\x1a .holdfast.v1.SilenceNodeResponse\x12@\n" +
 	"\x03Add\x12\x1b.holdfast.v1.AddNodeRequest\x1a\x1c.holdfast.v1.AddNodeResponse\x12I\n" +
 	"\x06Invite\x12\x1e.holdfast.v1.InviteNodeRequest\x1a\x1f.holdfast.v1.InviteNodeResponse\x12a\n" +
@@ -9110,7 +13307,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x04Show\x12\x1e.holdfast.v1.ShowQuorumRequest\x1a\x1f.holdfast.v1.ShowQuorumResponse\"\x03\x90\x02\x01\x12M\n" +
 	"\x06Change\x12 .holdfast.v1.ChangeQuorumRequest\x1a!.holdfast.v1.ChangeQuorumResponse\x12Q\n" +
 	"\x05Watch\x12\x1f.holdfast.v1.WatchQuorumRequest\x1a .holdfast.v1.WatchQuorumResponse\"\x03\x90\x02\x010\x01\x12G\n" +
-	"\bTryPoint\x12\x1c.holdfast.v1.TryPointRequest\x1a\x1d.holdfast.v1.TryPointResponse2\xc6\x05\n" +
+	"\bTryPoint\x12\x1c.holdfast.v1.TryPointRequest\x1a\x1d.holdfast.v1.TryPointResponse2\x86\v\n" +
 	"\fGroupService\x12L\n" +
 	"\x04List\x12\x1e.holdfast.v1.ListGroupsRequest\x1a\x1f.holdfast.v1.ListGroupsResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\x04Show\x12\x1d.holdfast.v1.ShowGroupRequest\x1a\x1e.holdfast.v1.ShowGroupResponse\"\x03\x90\x02\x01\x12K\n" +
@@ -9120,14 +13317,29 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06Freeze\x12\x1f.holdfast.v1.FreezeGroupRequest\x1a .holdfast.v1.FreezeGroupResponse\x12Q\n" +
 	"\bUnfreeze\x12!.holdfast.v1.UnfreezeGroupRequest\x1a\".holdfast.v1.UnfreezeGroupResponse\x12H\n" +
 	"\x05Clear\x12\x1e.holdfast.v1.ClearGroupRequest\x1a\x1f.holdfast.v1.ClearGroupResponse\x12H\n" +
-	"\x05Flush\x12\x1e.holdfast.v1.FlushGroupRequest\x1a\x1f.holdfast.v1.FlushGroupResponse2\x80\x04\n" +
+	"\x05Flush\x12\x1e.holdfast.v1.FlushGroupRequest\x1a\x1f.holdfast.v1.FlushGroupResponse\x12K\n" +
+	"\x06Enable\x12\x1f.holdfast.v1.EnableGroupRequest\x1a .holdfast.v1.EnableGroupResponse\x12N\n" +
+	"\aDisable\x12 .holdfast.v1.DisableGroupRequest\x1a!.holdfast.v1.DisableGroupResponse\x12W\n" +
+	"\n" +
+	"AutoEnable\x12#.holdfast.v1.AutoEnableGroupRequest\x1a$.holdfast.v1.AutoEnableGroupResponse\x12]\n" +
+	"\fSetSwitching\x12%.holdfast.v1.SetGroupSwitchingRequest\x1a&.holdfast.v1.SetGroupSwitchingResponse\x12c\n" +
+	"\x0eSetMaintenance\x12'.holdfast.v1.SetGroupMaintenanceRequest\x1a(.holdfast.v1.SetGroupMaintenanceResponse\x12V\n" +
+	"\bForecast\x12!.holdfast.v1.ForecastGroupRequest\x1a\".holdfast.v1.ForecastGroupResponse\"\x03\x90\x02\x01\x12b\n" +
+	"\fDependencies\x12%.holdfast.v1.GroupDependenciesRequest\x1a&.holdfast.v1.GroupDependenciesResponse\"\x03\x90\x02\x01\x12H\n" +
+	"\x05Drill\x12\x1e.holdfast.v1.DrillGroupRequest\x1a\x1f.holdfast.v1.DrillGroupResponse2\xae\x05\n" +
 	"\x0fResourceService\x12R\n" +
 	"\x04List\x12!.holdfast.v1.ListResourcesRequest\x1a\".holdfast.v1.ListResourcesResponse\"\x03\x90\x02\x01\x12P\n" +
 	"\x04Show\x12 .holdfast.v1.ShowResourceRequest\x1a!.holdfast.v1.ShowResourceResponse\"\x03\x90\x02\x01\x12Q\n" +
 	"\x06Online\x12\".holdfast.v1.OnlineResourceRequest\x1a#.holdfast.v1.OnlineResourceResponse\x12T\n" +
 	"\aOffline\x12#.holdfast.v1.OfflineResourceRequest\x1a$.holdfast.v1.OfflineResourceResponse\x12N\n" +
 	"\x05Probe\x12!.holdfast.v1.ProbeResourceRequest\x1a\".holdfast.v1.ProbeResourceResponse\x12N\n" +
-	"\x05Clear\x12!.holdfast.v1.ClearResourceRequest\x1a\".holdfast.v1.ClearResourceResponse2\xa3\x01\n" +
+	"\x05Clear\x12!.holdfast.v1.ClearResourceRequest\x1a\".holdfast.v1.ClearResourceResponse\x12Q\n" +
+	"\x06Action\x12\".holdfast.v1.ResourceActionRequest\x1a#.holdfast.v1.ResourceActionResponse\x12Y\n" +
+	"\x0eClearAdminWait\x12\".holdfast.v1.ClearAdminWaitRequest\x1a#.holdfast.v1.ClearAdminWaitResponse2\xf1\x01\n" +
+	"\rSignalService\x12N\n" +
+	"\x04List\x12\x1f.holdfast.v1.ListSignalsRequest\x1a .holdfast.v1.ListSignalsResponse\"\x03\x90\x02\x01\x12D\n" +
+	"\x03Set\x12\x1d.holdfast.v1.SetSignalRequest\x1a\x1e.holdfast.v1.SetSignalResponse\x12J\n" +
+	"\x05Clear\x12\x1f.holdfast.v1.ClearSignalRequest\x1a .holdfast.v1.ClearSignalResponse2\xa3\x01\n" +
 	"\vTypeService\x12J\n" +
 	"\x04List\x12\x1d.holdfast.v1.ListTypesRequest\x1a\x1e.holdfast.v1.ListTypesResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\x04Show\x12\x1c.holdfast.v1.ShowTypeRequest\x1a\x1d.holdfast.v1.ShowTypeResponse\"\x03\x90\x02\x012\xd9\x01\n" +
@@ -9137,9 +13349,12 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x04Diff\x12\x18.holdfast.v1.DiffRequest\x1a\x19.holdfast.v1.DiffResponse\"\x03\x90\x02\x012\xad\x01\n" +
 	"\fEventService\x12L\n" +
 	"\x04List\x12\x1e.holdfast.v1.ListEventsRequest\x1a\x1f.holdfast.v1.ListEventsResponse\"\x03\x90\x02\x01\x12O\n" +
-	"\x06Follow\x12 .holdfast.v1.FollowEventsRequest\x1a!.holdfast.v1.FollowEventsResponse0\x012c\n" +
+	"\x06Follow\x12 .holdfast.v1.FollowEventsRequest\x1a!.holdfast.v1.FollowEventsResponse0\x012\xe2\x02\n" +
 	"\x0eExplainService\x12Q\n" +
-	"\x05Group\x12 .holdfast.v1.ExplainGroupRequest\x1a!.holdfast.v1.ExplainGroupResponse\"\x03\x90\x02\x012_\n" +
+	"\x05Group\x12 .holdfast.v1.ExplainGroupRequest\x1a!.holdfast.v1.ExplainGroupResponse\"\x03\x90\x02\x01\x12Z\n" +
+	"\bResource\x12#.holdfast.v1.ExplainResourceRequest\x1a$.holdfast.v1.ExplainResourceResponse\"\x03\x90\x02\x01\x12N\n" +
+	"\x04Node\x12\x1f.holdfast.v1.ExplainNodeRequest\x1a .holdfast.v1.ExplainNodeResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"\x05Event\x12 .holdfast.v1.ExplainEventRequest\x1a!.holdfast.v1.ExplainEventResponse\"\x03\x90\x02\x012_\n" +
 	"\x0fSimulateService\x12L\n" +
 	"\bSimulate\x12\x1c.holdfast.v1.SimulateRequest\x1a\x1d.holdfast.v1.SimulateResponse\"\x03\x90\x02\x012\xb7\x01\n" +
 	"\x10OperationService\x12O\n" +
@@ -9158,436 +13373,593 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 	return file_api_holdfast_v1_services_proto_rawDescData
 }
 
-var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 139)
+var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 191)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
-	(Health)(0),                        // 0: holdfast.v1.Health
-	(NodePhase)(0),                     // 1: holdfast.v1.NodePhase
-	(LinkState)(0),                     // 2: holdfast.v1.LinkState
-	(GroupState)(0),                    // 3: holdfast.v1.GroupState
-	(ChangeKind)(0),                    // 4: holdfast.v1.ChangeKind
-	(Rotatable)(0),                     // 5: holdfast.v1.Rotatable
-	(*ErrorDetail)(nil),                // 6: holdfast.v1.ErrorDetail
-	(*Fault)(nil),                      // 7: holdfast.v1.Fault
-	(*Source)(nil),                     // 8: holdfast.v1.Source
-	(*NodeInfo)(nil),                   // 9: holdfast.v1.NodeInfo
-	(*LinkInfo)(nil),                   // 10: holdfast.v1.LinkInfo
-	(*ResourceOnNode)(nil),             // 11: holdfast.v1.ResourceOnNode
-	(*ResourceInfo)(nil),               // 12: holdfast.v1.ResourceInfo
-	(*GroupOnNodeInfo)(nil),            // 13: holdfast.v1.GroupOnNodeInfo
-	(*GroupInfo)(nil),                  // 14: holdfast.v1.GroupInfo
-	(*FailedResource)(nil),             // 15: holdfast.v1.FailedResource
-	(*Condition)(nil),                  // 16: holdfast.v1.Condition
-	(*StatusRequest)(nil),              // 17: holdfast.v1.StatusRequest
-	(*StatusResponse)(nil),             // 18: holdfast.v1.StatusResponse
-	(*ShowClusterRequest)(nil),         // 19: holdfast.v1.ShowClusterRequest
-	(*ShowClusterResponse)(nil),        // 20: holdfast.v1.ShowClusterResponse
-	(*SetClusterRequest)(nil),          // 21: holdfast.v1.SetClusterRequest
-	(*SetClusterResponse)(nil),         // 22: holdfast.v1.SetClusterResponse
-	(*ListNodesRequest)(nil),           // 23: holdfast.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),          // 24: holdfast.v1.ListNodesResponse
-	(*ShowNodeRequest)(nil),            // 25: holdfast.v1.ShowNodeRequest
-	(*ShowNodeResponse)(nil),           // 26: holdfast.v1.ShowNodeResponse
-	(*GroupOnNodeEntry)(nil),           // 27: holdfast.v1.GroupOnNodeEntry
-	(*FreezeNodeRequest)(nil),          // 28: holdfast.v1.FreezeNodeRequest
-	(*FreezeNodeResponse)(nil),         // 29: holdfast.v1.FreezeNodeResponse
-	(*UnfreezeNodeRequest)(nil),        // 30: holdfast.v1.UnfreezeNodeRequest
-	(*UnfreezeNodeResponse)(nil),       // 31: holdfast.v1.UnfreezeNodeResponse
-	(*StopNodeRequest)(nil),            // 32: holdfast.v1.StopNodeRequest
-	(*StopNodeResponse)(nil),           // 33: holdfast.v1.StopNodeResponse
-	(*SilenceNodeRequest)(nil),         // 34: holdfast.v1.SilenceNodeRequest
-	(*SilenceNodeResponse)(nil),        // 35: holdfast.v1.SilenceNodeResponse
-	(*ListLinksRequest)(nil),           // 36: holdfast.v1.ListLinksRequest
-	(*ListLinksResponse)(nil),          // 37: holdfast.v1.ListLinksResponse
-	(*LinkOutlook)(nil),                // 38: holdfast.v1.LinkOutlook
-	(*PointInfo)(nil),                  // 39: holdfast.v1.PointInfo
-	(*ShowQuorumRequest)(nil),          // 40: holdfast.v1.ShowQuorumRequest
-	(*ShowQuorumResponse)(nil),         // 41: holdfast.v1.ShowQuorumResponse
-	(*PointSpec)(nil),                  // 42: holdfast.v1.PointSpec
-	(*LockDiskSpec)(nil),               // 43: holdfast.v1.LockDiskSpec
-	(*ChangeQuorumRequest)(nil),        // 44: holdfast.v1.ChangeQuorumRequest
-	(*ChangeQuorumResponse)(nil),       // 45: holdfast.v1.ChangeQuorumResponse
-	(*WatchQuorumRequest)(nil),         // 46: holdfast.v1.WatchQuorumRequest
-	(*WatchQuorumResponse)(nil),        // 47: holdfast.v1.WatchQuorumResponse
-	(*TryPointRequest)(nil),            // 48: holdfast.v1.TryPointRequest
-	(*TryPointResponse)(nil),           // 49: holdfast.v1.TryPointResponse
-	(*ListGroupsRequest)(nil),          // 50: holdfast.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),         // 51: holdfast.v1.ListGroupsResponse
-	(*ShowGroupRequest)(nil),           // 52: holdfast.v1.ShowGroupRequest
-	(*ShowGroupResponse)(nil),          // 53: holdfast.v1.ShowGroupResponse
-	(*OnlineGroupRequest)(nil),         // 54: holdfast.v1.OnlineGroupRequest
-	(*OnlineGroupResponse)(nil),        // 55: holdfast.v1.OnlineGroupResponse
-	(*OfflineGroupRequest)(nil),        // 56: holdfast.v1.OfflineGroupRequest
-	(*OfflineGroupResponse)(nil),       // 57: holdfast.v1.OfflineGroupResponse
-	(*SwitchGroupRequest)(nil),         // 58: holdfast.v1.SwitchGroupRequest
-	(*SwitchGroupResponse)(nil),        // 59: holdfast.v1.SwitchGroupResponse
-	(*FreezeGroupRequest)(nil),         // 60: holdfast.v1.FreezeGroupRequest
-	(*FreezeGroupResponse)(nil),        // 61: holdfast.v1.FreezeGroupResponse
-	(*UnfreezeGroupRequest)(nil),       // 62: holdfast.v1.UnfreezeGroupRequest
-	(*UnfreezeGroupResponse)(nil),      // 63: holdfast.v1.UnfreezeGroupResponse
-	(*ClearGroupRequest)(nil),          // 64: holdfast.v1.ClearGroupRequest
-	(*ClearGroupResponse)(nil),         // 65: holdfast.v1.ClearGroupResponse
-	(*FlushGroupRequest)(nil),          // 66: holdfast.v1.FlushGroupRequest
-	(*FlushGroupResponse)(nil),         // 67: holdfast.v1.FlushGroupResponse
-	(*ListResourcesRequest)(nil),       // 68: holdfast.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 69: holdfast.v1.ListResourcesResponse
-	(*ShowResourceRequest)(nil),        // 70: holdfast.v1.ShowResourceRequest
-	(*ShowResourceResponse)(nil),       // 71: holdfast.v1.ShowResourceResponse
-	(*OnlineResourceRequest)(nil),      // 72: holdfast.v1.OnlineResourceRequest
-	(*OnlineResourceResponse)(nil),     // 73: holdfast.v1.OnlineResourceResponse
-	(*OfflineResourceRequest)(nil),     // 74: holdfast.v1.OfflineResourceRequest
-	(*OfflineResourceResponse)(nil),    // 75: holdfast.v1.OfflineResourceResponse
-	(*ProbeResourceRequest)(nil),       // 76: holdfast.v1.ProbeResourceRequest
-	(*ProbeResourceResponse)(nil),      // 77: holdfast.v1.ProbeResourceResponse
-	(*ClearResourceRequest)(nil),       // 78: holdfast.v1.ClearResourceRequest
-	(*ClearResourceResponse)(nil),      // 79: holdfast.v1.ClearResourceResponse
-	(*ListTypesRequest)(nil),           // 80: holdfast.v1.ListTypesRequest
-	(*ListTypesResponse)(nil),          // 81: holdfast.v1.ListTypesResponse
-	(*ShowTypeRequest)(nil),            // 82: holdfast.v1.ShowTypeRequest
-	(*ShowTypeResponse)(nil),           // 83: holdfast.v1.ShowTypeResponse
-	(*Change)(nil),                     // 84: holdfast.v1.Change
-	(*ApplyRequest)(nil),               // 85: holdfast.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 86: holdfast.v1.ApplyResponse
-	(*ExportRequest)(nil),              // 87: holdfast.v1.ExportRequest
-	(*ExportResponse)(nil),             // 88: holdfast.v1.ExportResponse
-	(*DiffRequest)(nil),                // 89: holdfast.v1.DiffRequest
-	(*DiffResponse)(nil),               // 90: holdfast.v1.DiffResponse
-	(*ListEventsRequest)(nil),          // 91: holdfast.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),         // 92: holdfast.v1.ListEventsResponse
-	(*FollowEventsRequest)(nil),        // 93: holdfast.v1.FollowEventsRequest
-	(*FollowEventsResponse)(nil),       // 94: holdfast.v1.FollowEventsResponse
-	(*ExplainGroupRequest)(nil),        // 95: holdfast.v1.ExplainGroupRequest
-	(*ExplainGroupResponse)(nil),       // 96: holdfast.v1.ExplainGroupResponse
-	(*SimulateRequest)(nil),            // 97: holdfast.v1.SimulateRequest
-	(*SimulateStep)(nil),               // 98: holdfast.v1.SimulateStep
-	(*StopNodeName)(nil),               // 99: holdfast.v1.StopNodeName
-	(*FreezeName)(nil),                 // 100: holdfast.v1.FreezeName
-	(*NodeNames)(nil),                  // 101: holdfast.v1.NodeNames
-	(*GroupOnNodeName)(nil),            // 102: holdfast.v1.GroupOnNodeName
-	(*ResourceOnNodeName)(nil),         // 103: holdfast.v1.ResourceOnNodeName
-	(*SimulateResponse)(nil),           // 104: holdfast.v1.SimulateResponse
-	(*SimulatedStep)(nil),              // 105: holdfast.v1.SimulatedStep
-	(*SimulatedGroup)(nil),             // 106: holdfast.v1.SimulatedGroup
-	(*GetOperationRequest)(nil),        // 107: holdfast.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),       // 108: holdfast.v1.GetOperationResponse
-	(*WatchOperationRequest)(nil),      // 109: holdfast.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),     // 110: holdfast.v1.WatchOperationResponse
-	(*AddNodeRequest)(nil),             // 111: holdfast.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),            // 112: holdfast.v1.AddNodeResponse
-	(*InviteNodeRequest)(nil),          // 113: holdfast.v1.InviteNodeRequest
-	(*InviteNodeResponse)(nil),         // 114: holdfast.v1.InviteNodeResponse
-	(*ListInvitationsRequest)(nil),     // 115: holdfast.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),    // 116: holdfast.v1.ListInvitationsResponse
-	(*InvitationInfo)(nil),             // 117: holdfast.v1.InvitationInfo
-	(*WithdrawInvitationRequest)(nil),  // 118: holdfast.v1.WithdrawInvitationRequest
-	(*WithdrawInvitationResponse)(nil), // 119: holdfast.v1.WithdrawInvitationResponse
-	(*RemoveNodeRequest)(nil),          // 120: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),         // 121: holdfast.v1.RemoveNodeResponse
-	(*SecurityRequest)(nil),            // 122: holdfast.v1.SecurityRequest
-	(*SecurityResponse)(nil),           // 123: holdfast.v1.SecurityResponse
-	(*RotationInfo)(nil),               // 124: holdfast.v1.RotationInfo
-	(*NodeSecurity)(nil),               // 125: holdfast.v1.NodeSecurity
-	(*RotateRequest)(nil),              // 126: holdfast.v1.RotateRequest
-	(*RotateResponse)(nil),             // 127: holdfast.v1.RotateResponse
-	(*DestroyClusterRequest)(nil),      // 128: holdfast.v1.DestroyClusterRequest
-	(*DestroyClusterResponse)(nil),     // 129: holdfast.v1.DestroyClusterResponse
-	(*SeedClusterRequest)(nil),         // 130: holdfast.v1.SeedClusterRequest
-	(*SeedClusterResponse)(nil),        // 131: holdfast.v1.SeedClusterResponse
-	(*BackupRequest)(nil),              // 132: holdfast.v1.BackupRequest
-	(*BackupResponse)(nil),             // 133: holdfast.v1.BackupResponse
-	(*ListUsersRequest)(nil),           // 134: holdfast.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),          // 135: holdfast.v1.ListUsersResponse
-	(*SetUserRequest)(nil),             // 136: holdfast.v1.SetUserRequest
-	(*SetUserResponse)(nil),            // 137: holdfast.v1.SetUserResponse
-	(*DeleteUserRequest)(nil),          // 138: holdfast.v1.DeleteUserRequest
-	(*DeleteUserResponse)(nil),         // 139: holdfast.v1.DeleteUserResponse
-	(*UserCertificateRequest)(nil),     // 140: holdfast.v1.UserCertificateRequest
-	(*UserCertificateResponse)(nil),    // 141: holdfast.v1.UserCertificateResponse
-	(*WhoamiRequest)(nil),              // 142: holdfast.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),             // 143: holdfast.v1.WhoamiResponse
-	nil,                                // 144: holdfast.v1.LockDiskSpec.PathsEntry
-	(*Link)(nil),                       // 145: holdfast.v1.Link
-	(*durationpb.Duration)(nil),        // 146: google.protobuf.Duration
-	(*ResourceStatus)(nil),             // 147: holdfast.v1.ResourceStatus
-	(Want)(0),                          // 148: holdfast.v1.Want
-	(*Resource)(nil),                   // 149: holdfast.v1.Resource
-	(Operations)(0),                    // 150: holdfast.v1.Operations
-	(Severity)(0),                      // 151: holdfast.v1.Severity
-	(*Operation)(nil),                  // 152: holdfast.v1.Operation
-	(*Cluster)(nil),                    // 153: holdfast.v1.Cluster
-	(*Timers)(nil),                     // 154: holdfast.v1.Timers
-	(PreferredFencing)(0),              // 155: holdfast.v1.PreferredFencing
-	(*CoordinationPoint)(nil),          // 156: holdfast.v1.CoordinationPoint
-	(*Group)(nil),                      // 157: holdfast.v1.Group
-	(*Limits)(nil),                     // 158: holdfast.v1.Limits
-	(*ResourceType)(nil),               // 159: holdfast.v1.ResourceType
-	(*Configuration)(nil),              // 160: holdfast.v1.Configuration
-	(*Event)(nil),                      // 161: holdfast.v1.Event
-	(*Rejection)(nil),                  // 162: holdfast.v1.Rejection
-	(*Decision)(nil),                   // 163: holdfast.v1.Decision
-	(*Node)(nil),                       // 164: holdfast.v1.Node
-	(*User)(nil),                       // 165: holdfast.v1.User
+	(Health)(0),                         // 0: holdfast.v1.Health
+	(NodePhase)(0),                      // 1: holdfast.v1.NodePhase
+	(LinkState)(0),                      // 2: holdfast.v1.LinkState
+	(GroupState)(0),                     // 3: holdfast.v1.GroupState
+	(HoldKind)(0),                       // 4: holdfast.v1.HoldKind
+	(GroupKind)(0),                      // 5: holdfast.v1.GroupKind
+	(PackageState)(0),                   // 6: holdfast.v1.PackageState
+	(DrillResult)(0),                    // 7: holdfast.v1.DrillResult
+	(ChangeKind)(0),                     // 8: holdfast.v1.ChangeKind
+	(Rotatable)(0),                      // 9: holdfast.v1.Rotatable
+	(*ErrorDetail)(nil),                 // 10: holdfast.v1.ErrorDetail
+	(*Fault)(nil),                       // 11: holdfast.v1.Fault
+	(*Source)(nil),                      // 12: holdfast.v1.Source
+	(*Hold)(nil),                        // 13: holdfast.v1.Hold
+	(*LoadInfo)(nil),                    // 14: holdfast.v1.LoadInfo
+	(*NodeInfo)(nil),                    // 15: holdfast.v1.NodeInfo
+	(*LinkInfo)(nil),                    // 16: holdfast.v1.LinkInfo
+	(*ResourceOnNode)(nil),              // 17: holdfast.v1.ResourceOnNode
+	(*ResourceInfo)(nil),                // 18: holdfast.v1.ResourceInfo
+	(*GroupOnNodeInfo)(nil),             // 19: holdfast.v1.GroupOnNodeInfo
+	(*InstanceInfo)(nil),                // 20: holdfast.v1.InstanceInfo
+	(*GroupInfo)(nil),                   // 21: holdfast.v1.GroupInfo
+	(*FailedResource)(nil),              // 22: holdfast.v1.FailedResource
+	(*Condition)(nil),                   // 23: holdfast.v1.Condition
+	(*StatusRequest)(nil),               // 24: holdfast.v1.StatusRequest
+	(*StatusResponse)(nil),              // 25: holdfast.v1.StatusResponse
+	(*ShowClusterRequest)(nil),          // 26: holdfast.v1.ShowClusterRequest
+	(*ShowClusterResponse)(nil),         // 27: holdfast.v1.ShowClusterResponse
+	(*SetClusterRequest)(nil),           // 28: holdfast.v1.SetClusterRequest
+	(*SetClusterResponse)(nil),          // 29: holdfast.v1.SetClusterResponse
+	(*ListNodesRequest)(nil),            // 30: holdfast.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),           // 31: holdfast.v1.ListNodesResponse
+	(*ShowNodeRequest)(nil),             // 32: holdfast.v1.ShowNodeRequest
+	(*ShowNodeResponse)(nil),            // 33: holdfast.v1.ShowNodeResponse
+	(*GroupOnNodeEntry)(nil),            // 34: holdfast.v1.GroupOnNodeEntry
+	(*FreezeNodeRequest)(nil),           // 35: holdfast.v1.FreezeNodeRequest
+	(*FreezeNodeResponse)(nil),          // 36: holdfast.v1.FreezeNodeResponse
+	(*UnfreezeNodeRequest)(nil),         // 37: holdfast.v1.UnfreezeNodeRequest
+	(*UnfreezeNodeResponse)(nil),        // 38: holdfast.v1.UnfreezeNodeResponse
+	(*StopNodeRequest)(nil),             // 39: holdfast.v1.StopNodeRequest
+	(*StopNodeResponse)(nil),            // 40: holdfast.v1.StopNodeResponse
+	(*EvacuateNodeRequest)(nil),         // 41: holdfast.v1.EvacuateNodeRequest
+	(*EvacuateNodeResponse)(nil),        // 42: holdfast.v1.EvacuateNodeResponse
+	(*SetNodeLoadRequest)(nil),          // 43: holdfast.v1.SetNodeLoadRequest
+	(*SetNodeLoadResponse)(nil),         // 44: holdfast.v1.SetNodeLoadResponse
+	(*SilenceNodeRequest)(nil),          // 45: holdfast.v1.SilenceNodeRequest
+	(*SilenceNodeResponse)(nil),         // 46: holdfast.v1.SilenceNodeResponse
+	(*ListLinksRequest)(nil),            // 47: holdfast.v1.ListLinksRequest
+	(*ListLinksResponse)(nil),           // 48: holdfast.v1.ListLinksResponse
+	(*LinkOutlook)(nil),                 // 49: holdfast.v1.LinkOutlook
+	(*PointInfo)(nil),                   // 50: holdfast.v1.PointInfo
+	(*ShowQuorumRequest)(nil),           // 51: holdfast.v1.ShowQuorumRequest
+	(*ShowQuorumResponse)(nil),          // 52: holdfast.v1.ShowQuorumResponse
+	(*PointSpec)(nil),                   // 53: holdfast.v1.PointSpec
+	(*LockDiskSpec)(nil),                // 54: holdfast.v1.LockDiskSpec
+	(*ChangeQuorumRequest)(nil),         // 55: holdfast.v1.ChangeQuorumRequest
+	(*ChangeQuorumResponse)(nil),        // 56: holdfast.v1.ChangeQuorumResponse
+	(*WatchQuorumRequest)(nil),          // 57: holdfast.v1.WatchQuorumRequest
+	(*WatchQuorumResponse)(nil),         // 58: holdfast.v1.WatchQuorumResponse
+	(*TryPointRequest)(nil),             // 59: holdfast.v1.TryPointRequest
+	(*TryPointResponse)(nil),            // 60: holdfast.v1.TryPointResponse
+	(*ListGroupsRequest)(nil),           // 61: holdfast.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),          // 62: holdfast.v1.ListGroupsResponse
+	(*ShowGroupRequest)(nil),            // 63: holdfast.v1.ShowGroupRequest
+	(*ShowGroupResponse)(nil),           // 64: holdfast.v1.ShowGroupResponse
+	(*OnlineGroupRequest)(nil),          // 65: holdfast.v1.OnlineGroupRequest
+	(*OnlineGroupResponse)(nil),         // 66: holdfast.v1.OnlineGroupResponse
+	(*OfflineGroupRequest)(nil),         // 67: holdfast.v1.OfflineGroupRequest
+	(*OfflineGroupResponse)(nil),        // 68: holdfast.v1.OfflineGroupResponse
+	(*SwitchGroupRequest)(nil),          // 69: holdfast.v1.SwitchGroupRequest
+	(*SwitchGroupResponse)(nil),         // 70: holdfast.v1.SwitchGroupResponse
+	(*FreezeGroupRequest)(nil),          // 71: holdfast.v1.FreezeGroupRequest
+	(*FreezeGroupResponse)(nil),         // 72: holdfast.v1.FreezeGroupResponse
+	(*UnfreezeGroupRequest)(nil),        // 73: holdfast.v1.UnfreezeGroupRequest
+	(*UnfreezeGroupResponse)(nil),       // 74: holdfast.v1.UnfreezeGroupResponse
+	(*ClearGroupRequest)(nil),           // 75: holdfast.v1.ClearGroupRequest
+	(*ClearGroupResponse)(nil),          // 76: holdfast.v1.ClearGroupResponse
+	(*FlushGroupRequest)(nil),           // 77: holdfast.v1.FlushGroupRequest
+	(*FlushGroupResponse)(nil),          // 78: holdfast.v1.FlushGroupResponse
+	(*EnableGroupRequest)(nil),          // 79: holdfast.v1.EnableGroupRequest
+	(*EnableGroupResponse)(nil),         // 80: holdfast.v1.EnableGroupResponse
+	(*DisableGroupRequest)(nil),         // 81: holdfast.v1.DisableGroupRequest
+	(*DisableGroupResponse)(nil),        // 82: holdfast.v1.DisableGroupResponse
+	(*AutoEnableGroupRequest)(nil),      // 83: holdfast.v1.AutoEnableGroupRequest
+	(*AutoEnableGroupResponse)(nil),     // 84: holdfast.v1.AutoEnableGroupResponse
+	(*SetGroupSwitchingRequest)(nil),    // 85: holdfast.v1.SetGroupSwitchingRequest
+	(*SetGroupSwitchingResponse)(nil),   // 86: holdfast.v1.SetGroupSwitchingResponse
+	(*SetGroupMaintenanceRequest)(nil),  // 87: holdfast.v1.SetGroupMaintenanceRequest
+	(*SetGroupMaintenanceResponse)(nil), // 88: holdfast.v1.SetGroupMaintenanceResponse
+	(*ForecastGroupRequest)(nil),        // 89: holdfast.v1.ForecastGroupRequest
+	(*ForecastGroupResponse)(nil),       // 90: holdfast.v1.ForecastGroupResponse
+	(*RankedNode)(nil),                  // 91: holdfast.v1.RankedNode
+	(*GroupDependenciesRequest)(nil),    // 92: holdfast.v1.GroupDependenciesRequest
+	(*GroupDependenciesResponse)(nil),   // 93: holdfast.v1.GroupDependenciesResponse
+	(*DependencyInfo)(nil),              // 94: holdfast.v1.DependencyInfo
+	(*DrillGroupRequest)(nil),           // 95: holdfast.v1.DrillGroupRequest
+	(*DrillGroupResponse)(nil),          // 96: holdfast.v1.DrillGroupResponse
+	(*DrillCheck)(nil),                  // 97: holdfast.v1.DrillCheck
+	(*ListResourcesRequest)(nil),        // 98: holdfast.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),       // 99: holdfast.v1.ListResourcesResponse
+	(*ShowResourceRequest)(nil),         // 100: holdfast.v1.ShowResourceRequest
+	(*ShowResourceResponse)(nil),        // 101: holdfast.v1.ShowResourceResponse
+	(*OnlineResourceRequest)(nil),       // 102: holdfast.v1.OnlineResourceRequest
+	(*OnlineResourceResponse)(nil),      // 103: holdfast.v1.OnlineResourceResponse
+	(*OfflineResourceRequest)(nil),      // 104: holdfast.v1.OfflineResourceRequest
+	(*OfflineResourceResponse)(nil),     // 105: holdfast.v1.OfflineResourceResponse
+	(*ProbeResourceRequest)(nil),        // 106: holdfast.v1.ProbeResourceRequest
+	(*ProbeResourceResponse)(nil),       // 107: holdfast.v1.ProbeResourceResponse
+	(*ClearResourceRequest)(nil),        // 108: holdfast.v1.ClearResourceRequest
+	(*ClearResourceResponse)(nil),       // 109: holdfast.v1.ClearResourceResponse
+	(*ResourceActionRequest)(nil),       // 110: holdfast.v1.ResourceActionRequest
+	(*ResourceActionResponse)(nil),      // 111: holdfast.v1.ResourceActionResponse
+	(*ClearAdminWaitRequest)(nil),       // 112: holdfast.v1.ClearAdminWaitRequest
+	(*ClearAdminWaitResponse)(nil),      // 113: holdfast.v1.ClearAdminWaitResponse
+	(*ListSignalsRequest)(nil),          // 114: holdfast.v1.ListSignalsRequest
+	(*ListSignalsResponse)(nil),         // 115: holdfast.v1.ListSignalsResponse
+	(*SignalInfo)(nil),                  // 116: holdfast.v1.SignalInfo
+	(*SignalOnNode)(nil),                // 117: holdfast.v1.SignalOnNode
+	(*SetSignalRequest)(nil),            // 118: holdfast.v1.SetSignalRequest
+	(*SetSignalResponse)(nil),           // 119: holdfast.v1.SetSignalResponse
+	(*ClearSignalRequest)(nil),          // 120: holdfast.v1.ClearSignalRequest
+	(*ClearSignalResponse)(nil),         // 121: holdfast.v1.ClearSignalResponse
+	(*ListTypesRequest)(nil),            // 122: holdfast.v1.ListTypesRequest
+	(*ListTypesResponse)(nil),           // 123: holdfast.v1.ListTypesResponse
+	(*ShowTypeRequest)(nil),             // 124: holdfast.v1.ShowTypeRequest
+	(*ShowTypeResponse)(nil),            // 125: holdfast.v1.ShowTypeResponse
+	(*Change)(nil),                      // 126: holdfast.v1.Change
+	(*ApplyRequest)(nil),                // 127: holdfast.v1.ApplyRequest
+	(*ApplyResponse)(nil),               // 128: holdfast.v1.ApplyResponse
+	(*ExportRequest)(nil),               // 129: holdfast.v1.ExportRequest
+	(*ExportResponse)(nil),              // 130: holdfast.v1.ExportResponse
+	(*DiffRequest)(nil),                 // 131: holdfast.v1.DiffRequest
+	(*DiffResponse)(nil),                // 132: holdfast.v1.DiffResponse
+	(*ListEventsRequest)(nil),           // 133: holdfast.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),          // 134: holdfast.v1.ListEventsResponse
+	(*FollowEventsRequest)(nil),         // 135: holdfast.v1.FollowEventsRequest
+	(*FollowEventsResponse)(nil),        // 136: holdfast.v1.FollowEventsResponse
+	(*ExplainGroupRequest)(nil),         // 137: holdfast.v1.ExplainGroupRequest
+	(*ExplainGroupResponse)(nil),        // 138: holdfast.v1.ExplainGroupResponse
+	(*ExplainResourceRequest)(nil),      // 139: holdfast.v1.ExplainResourceRequest
+	(*ExplainResourceResponse)(nil),     // 140: holdfast.v1.ExplainResourceResponse
+	(*ExplainedResource)(nil),           // 141: holdfast.v1.ExplainedResource
+	(*ExplainNodeRequest)(nil),          // 142: holdfast.v1.ExplainNodeRequest
+	(*ExplainNodeResponse)(nil),         // 143: holdfast.v1.ExplainNodeResponse
+	(*GroupReason)(nil),                 // 144: holdfast.v1.GroupReason
+	(*ExplainEventRequest)(nil),         // 145: holdfast.v1.ExplainEventRequest
+	(*ExplainEventResponse)(nil),        // 146: holdfast.v1.ExplainEventResponse
+	(*SimulateRequest)(nil),             // 147: holdfast.v1.SimulateRequest
+	(*SimulateStep)(nil),                // 148: holdfast.v1.SimulateStep
+	(*EnableName)(nil),                  // 149: holdfast.v1.EnableName
+	(*SwitchingName)(nil),               // 150: holdfast.v1.SwitchingName
+	(*GroupName)(nil),                   // 151: holdfast.v1.GroupName
+	(*StopNodeName)(nil),                // 152: holdfast.v1.StopNodeName
+	(*FreezeName)(nil),                  // 153: holdfast.v1.FreezeName
+	(*NodeNames)(nil),                   // 154: holdfast.v1.NodeNames
+	(*GroupOnNodeName)(nil),             // 155: holdfast.v1.GroupOnNodeName
+	(*ResourceOnNodeName)(nil),          // 156: holdfast.v1.ResourceOnNodeName
+	(*SimulateResponse)(nil),            // 157: holdfast.v1.SimulateResponse
+	(*SimulatedStep)(nil),               // 158: holdfast.v1.SimulatedStep
+	(*SimulatedGroup)(nil),              // 159: holdfast.v1.SimulatedGroup
+	(*GetOperationRequest)(nil),         // 160: holdfast.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),        // 161: holdfast.v1.GetOperationResponse
+	(*WatchOperationRequest)(nil),       // 162: holdfast.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),      // 163: holdfast.v1.WatchOperationResponse
+	(*AddNodeRequest)(nil),              // 164: holdfast.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),             // 165: holdfast.v1.AddNodeResponse
+	(*InviteNodeRequest)(nil),           // 166: holdfast.v1.InviteNodeRequest
+	(*InviteNodeResponse)(nil),          // 167: holdfast.v1.InviteNodeResponse
+	(*ListInvitationsRequest)(nil),      // 168: holdfast.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),     // 169: holdfast.v1.ListInvitationsResponse
+	(*InvitationInfo)(nil),              // 170: holdfast.v1.InvitationInfo
+	(*WithdrawInvitationRequest)(nil),   // 171: holdfast.v1.WithdrawInvitationRequest
+	(*WithdrawInvitationResponse)(nil),  // 172: holdfast.v1.WithdrawInvitationResponse
+	(*RemoveNodeRequest)(nil),           // 173: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),          // 174: holdfast.v1.RemoveNodeResponse
+	(*SecurityRequest)(nil),             // 175: holdfast.v1.SecurityRequest
+	(*SecurityResponse)(nil),            // 176: holdfast.v1.SecurityResponse
+	(*RotationInfo)(nil),                // 177: holdfast.v1.RotationInfo
+	(*NodeSecurity)(nil),                // 178: holdfast.v1.NodeSecurity
+	(*RotateRequest)(nil),               // 179: holdfast.v1.RotateRequest
+	(*RotateResponse)(nil),              // 180: holdfast.v1.RotateResponse
+	(*DestroyClusterRequest)(nil),       // 181: holdfast.v1.DestroyClusterRequest
+	(*DestroyClusterResponse)(nil),      // 182: holdfast.v1.DestroyClusterResponse
+	(*SeedClusterRequest)(nil),          // 183: holdfast.v1.SeedClusterRequest
+	(*SeedClusterResponse)(nil),         // 184: holdfast.v1.SeedClusterResponse
+	(*BackupRequest)(nil),               // 185: holdfast.v1.BackupRequest
+	(*BackupResponse)(nil),              // 186: holdfast.v1.BackupResponse
+	(*SnapshotRequest)(nil),             // 187: holdfast.v1.SnapshotRequest
+	(*SnapshotResponse)(nil),            // 188: holdfast.v1.SnapshotResponse
+	(*ListUsersRequest)(nil),            // 189: holdfast.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),           // 190: holdfast.v1.ListUsersResponse
+	(*SetUserRequest)(nil),              // 191: holdfast.v1.SetUserRequest
+	(*SetUserResponse)(nil),             // 192: holdfast.v1.SetUserResponse
+	(*DeleteUserRequest)(nil),           // 193: holdfast.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),          // 194: holdfast.v1.DeleteUserResponse
+	(*UserCertificateRequest)(nil),      // 195: holdfast.v1.UserCertificateRequest
+	(*UserCertificateResponse)(nil),     // 196: holdfast.v1.UserCertificateResponse
+	(*WhoamiRequest)(nil),               // 197: holdfast.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),              // 198: holdfast.v1.WhoamiResponse
+	nil,                                 // 199: holdfast.v1.SetNodeLoadRequest.LoadEntry
+	nil,                                 // 200: holdfast.v1.LockDiskSpec.PathsEntry
+	(*Link)(nil),                        // 201: holdfast.v1.Link
+	(*durationpb.Duration)(nil),         // 202: google.protobuf.Duration
+	(*ResourceStatus)(nil),              // 203: holdfast.v1.ResourceStatus
+	(Want)(0),                           // 204: holdfast.v1.Want
+	(*Resource)(nil),                    // 205: holdfast.v1.Resource
+	(Operations)(0),                     // 206: holdfast.v1.Operations
+	(Severity)(0),                       // 207: holdfast.v1.Severity
+	(*Operation)(nil),                   // 208: holdfast.v1.Operation
+	(*Cluster)(nil),                     // 209: holdfast.v1.Cluster
+	(*Timers)(nil),                      // 210: holdfast.v1.Timers
+	(PreferredFencing)(0),               // 211: holdfast.v1.PreferredFencing
+	(*CoordinationPoint)(nil),           // 212: holdfast.v1.CoordinationPoint
+	(*Group)(nil),                       // 213: holdfast.v1.Group
+	(*GroupDependency)(nil),             // 214: holdfast.v1.GroupDependency
+	(*Limits)(nil),                      // 215: holdfast.v1.Limits
+	(SignalState)(0),                    // 216: holdfast.v1.SignalState
+	(*ResourceType)(nil),                // 217: holdfast.v1.ResourceType
+	(*Configuration)(nil),               // 218: holdfast.v1.Configuration
+	(*Event)(nil),                       // 219: holdfast.v1.Event
+	(*Rejection)(nil),                   // 220: holdfast.v1.Rejection
+	(*Decision)(nil),                    // 221: holdfast.v1.Decision
+	(*Node)(nil),                        // 222: holdfast.v1.Node
+	(*User)(nil),                        // 223: holdfast.v1.User
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
-	7,   // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
-	1,   // 1: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
-	2,   // 2: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	145, // 3: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
-	2,   // 4: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
-	2,   // 5: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	146, // 6: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	146, // 7: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	146, // 8: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	146, // 9: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	147, // 10: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	148, // 11: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	149, // 12: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	150, // 13: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
-	11,  // 14: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
-	3,   // 15: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	148, // 16: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
-	3,   // 17: holdfast.v1.GroupInfo.state:type_name -> holdfast.v1.GroupState
-	13,  // 18: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
-	147, // 19: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	151, // 20: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
-	8,   // 21: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
-	0,   // 22: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
-	9,   // 23: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
-	14,  // 24: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
-	15,  // 25: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
-	16,  // 26: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	152, // 27: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
-	8,   // 28: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	153, // 29: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	154, // 30: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	146, // 31: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	146, // 32: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	146, // 33: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	146, // 34: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	146, // 35: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	146, // 36: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	146, // 37: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	146, // 38: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
-	155, // 39: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	146, // 40: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
-	84,  // 41: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
-	7,   // 42: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
-	8,   // 43: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
-	9,   // 44: holdfast.v1.ListNodesResponse.nodes:type_name -> holdfast.v1.NodeInfo
-	8,   // 45: holdfast.v1.ShowNodeResponse.source:type_name -> holdfast.v1.Source
-	9,   // 46: holdfast.v1.ShowNodeResponse.node:type_name -> holdfast.v1.NodeInfo
-	10,  // 47: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
-	27,  // 48: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
-	13,  // 49: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	152, // 50: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	146, // 51: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
-	8,   // 52: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
-	10,  // 53: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
-	38,  // 54: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
-	2,   // 55: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
-	156, // 56: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
-	146, // 57: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
-	146, // 58: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
-	8,   // 59: holdfast.v1.ShowQuorumResponse.source:type_name -> holdfast.v1.Source
-	39,  // 60: holdfast.v1.ShowQuorumResponse.points:type_name -> holdfast.v1.PointInfo
-	156, // 61: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
-	155, // 62: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	16,  // 63: holdfast.v1.ShowQuorumResponse.conditions:type_name -> holdfast.v1.Condition
-	43,  // 64: holdfast.v1.PointSpec.lock_disk:type_name -> holdfast.v1.LockDiskSpec
-	144, // 65: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
-	42,  // 66: holdfast.v1.ChangeQuorumRequest.add:type_name -> holdfast.v1.PointSpec
-	156, // 67: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	156, // 68: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	156, // 69: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
-	146, // 70: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
-	8,   // 71: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
-	14,  // 72: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
-	8,   // 73: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
-	14,  // 74: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	157, // 75: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
-	12,  // 76: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	152, // 77: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	152, // 78: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	152, // 79: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
-	8,   // 80: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
-	12,  // 81: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	8,   // 82: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
-	12,  // 83: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	158, // 84: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	152, // 85: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	152, // 86: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	8,   // 87: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	159, // 88: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
-	8,   // 89: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	159, // 90: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	158, // 91: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
-	4,   // 92: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	160, // 93: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
-	84,  // 94: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
-	7,   // 95: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
-	8,   // 96: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	160, // 97: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	160, // 98: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
-	8,   // 99: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
-	84,  // 100: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
-	7,   // 101: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	151, // 102: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
-	8,   // 103: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	161, // 104: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
-	91,  // 105: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	161, // 106: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
-	8,   // 107: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	162, // 108: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	163, // 109: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
-	98,  // 110: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
-	101, // 111: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
-	102, // 112: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
-	102, // 113: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
-	102, // 114: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
-	103, // 115: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
-	99,  // 116: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
-	100, // 117: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
-	102, // 118: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
-	8,   // 119: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
-	105, // 120: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
-	106, // 121: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	163, // 122: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
-	106, // 123: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
-	8,   // 124: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	152, // 125: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	152, // 126: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	164, // 127: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
-	164, // 128: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
-	146, // 129: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
-	8,   // 130: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
-	117, // 131: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
-	8,   // 132: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
-	124, // 133: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
-	124, // 134: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
-	125, // 135: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
-	5,   // 136: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
-	8,   // 137: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
-	8,   // 138: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
-	165, // 139: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
-	165, // 140: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
-	165, // 141: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
-	8,   // 142: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
-	165, // 143: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
-	17,  // 144: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	19,  // 145: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	21,  // 146: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	122, // 147: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
-	126, // 148: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
-	130, // 149: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
-	128, // 150: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
-	132, // 151: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
-	134, // 152: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
-	136, // 153: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
-	138, // 154: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
-	140, // 155: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
-	142, // 156: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
-	23,  // 157: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	25,  // 158: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	28,  // 159: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	30,  // 160: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	32,  // 161: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	34,  // 162: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	111, // 163: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
-	113, // 164: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
-	115, // 165: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
-	118, // 166: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
-	120, // 167: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
-	36,  // 168: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	40,  // 169: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
-	44,  // 170: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
-	46,  // 171: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
-	48,  // 172: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
-	50,  // 173: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	52,  // 174: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	54,  // 175: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	56,  // 176: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	58,  // 177: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	60,  // 178: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	62,  // 179: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	64,  // 180: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	66,  // 181: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	68,  // 182: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	70,  // 183: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	72,  // 184: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	74,  // 185: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	76,  // 186: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	78,  // 187: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	80,  // 188: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	82,  // 189: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	85,  // 190: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	87,  // 191: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	89,  // 192: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	91,  // 193: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	93,  // 194: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	95,  // 195: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	97,  // 196: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	107, // 197: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	109, // 198: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	18,  // 199: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	20,  // 200: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	22,  // 201: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	123, // 202: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
-	127, // 203: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
-	131, // 204: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
-	129, // 205: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
-	133, // 206: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
-	135, // 207: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
-	137, // 208: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
-	139, // 209: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
-	141, // 210: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
-	143, // 211: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
-	24,  // 212: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	26,  // 213: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	29,  // 214: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	31,  // 215: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	33,  // 216: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	35,  // 217: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	112, // 218: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
-	114, // 219: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
-	116, // 220: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
-	119, // 221: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
-	121, // 222: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
-	37,  // 223: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	41,  // 224: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
-	45,  // 225: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
-	47,  // 226: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
-	49,  // 227: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
-	51,  // 228: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	53,  // 229: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	55,  // 230: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	57,  // 231: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	59,  // 232: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	61,  // 233: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	63,  // 234: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	65,  // 235: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	67,  // 236: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	69,  // 237: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	71,  // 238: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	73,  // 239: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	75,  // 240: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	77,  // 241: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	79,  // 242: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	81,  // 243: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	83,  // 244: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	86,  // 245: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	88,  // 246: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	90,  // 247: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	92,  // 248: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	94,  // 249: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	96,  // 250: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	104, // 251: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	108, // 252: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	110, // 253: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	199, // [199:254] is the sub-list for method output_type
-	144, // [144:199] is the sub-list for method input_type
-	144, // [144:144] is the sub-list for extension type_name
-	144, // [144:144] is the sub-list for extension extendee
-	0,   // [0:144] is the sub-list for field type_name
+	11,  // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
+	4,   // 1: holdfast.v1.Hold.kind:type_name -> holdfast.v1.HoldKind
+	1,   // 2: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
+	2,   // 3: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
+	201, // 4: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	2,   // 5: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
+	13,  // 6: holdfast.v1.NodeInfo.holds:type_name -> holdfast.v1.Hold
+	14,  // 7: holdfast.v1.NodeInfo.load:type_name -> holdfast.v1.LoadInfo
+	2,   // 8: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
+	202, // 9: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	202, // 10: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	202, // 11: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	202, // 12: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	203, // 13: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	204, // 14: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	205, // 15: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	206, // 16: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	17,  // 17: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
+	3,   // 18: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
+	204, // 19: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	13,  // 20: holdfast.v1.GroupOnNodeInfo.holds:type_name -> holdfast.v1.Hold
+	6,   // 21: holdfast.v1.GroupOnNodeInfo.package_state:type_name -> holdfast.v1.PackageState
+	3,   // 22: holdfast.v1.InstanceInfo.state:type_name -> holdfast.v1.GroupState
+	6,   // 23: holdfast.v1.InstanceInfo.package_state:type_name -> holdfast.v1.PackageState
+	3,   // 24: holdfast.v1.GroupInfo.state:type_name -> holdfast.v1.GroupState
+	19,  // 25: holdfast.v1.GroupInfo.nodes:type_name -> holdfast.v1.GroupOnNodeInfo
+	5,   // 26: holdfast.v1.GroupInfo.kind:type_name -> holdfast.v1.GroupKind
+	20,  // 27: holdfast.v1.GroupInfo.instances:type_name -> holdfast.v1.InstanceInfo
+	13,  // 28: holdfast.v1.GroupInfo.holds:type_name -> holdfast.v1.Hold
+	6,   // 29: holdfast.v1.GroupInfo.package_state:type_name -> holdfast.v1.PackageState
+	203, // 30: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	207, // 31: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	12,  // 32: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
+	0,   // 33: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
+	15,  // 34: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
+	21,  // 35: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
+	22,  // 36: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
+	23,  // 37: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
+	208, // 38: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	12,  // 39: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
+	209, // 40: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	210, // 41: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	202, // 42: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	202, // 43: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	202, // 44: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	202, // 45: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	202, // 46: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	202, // 47: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	202, // 48: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	202, // 49: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	211, // 50: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	202, // 51: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	126, // 52: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
+	11,  // 53: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
+	12,  // 54: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
+	15,  // 55: holdfast.v1.ListNodesResponse.nodes:type_name -> holdfast.v1.NodeInfo
+	12,  // 56: holdfast.v1.ShowNodeResponse.source:type_name -> holdfast.v1.Source
+	15,  // 57: holdfast.v1.ShowNodeResponse.node:type_name -> holdfast.v1.NodeInfo
+	16,  // 58: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
+	34,  // 59: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
+	19,  // 60: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
+	202, // 61: holdfast.v1.FreezeNodeRequest.length:type_name -> google.protobuf.Duration
+	208, // 62: holdfast.v1.FreezeNodeResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 63: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 64: holdfast.v1.EvacuateNodeResponse.operation:type_name -> holdfast.v1.Operation
+	199, // 65: holdfast.v1.SetNodeLoadRequest.load:type_name -> holdfast.v1.SetNodeLoadRequest.LoadEntry
+	202, // 66: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	12,  // 67: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
+	16,  // 68: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
+	49,  // 69: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
+	2,   // 70: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
+	212, // 71: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
+	202, // 72: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
+	202, // 73: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
+	12,  // 74: holdfast.v1.ShowQuorumResponse.source:type_name -> holdfast.v1.Source
+	50,  // 75: holdfast.v1.ShowQuorumResponse.points:type_name -> holdfast.v1.PointInfo
+	212, // 76: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
+	211, // 77: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	23,  // 78: holdfast.v1.ShowQuorumResponse.conditions:type_name -> holdfast.v1.Condition
+	54,  // 79: holdfast.v1.PointSpec.lock_disk:type_name -> holdfast.v1.LockDiskSpec
+	200, // 80: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
+	53,  // 81: holdfast.v1.ChangeQuorumRequest.add:type_name -> holdfast.v1.PointSpec
+	212, // 82: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	212, // 83: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	212, // 84: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
+	202, // 85: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
+	12,  // 86: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
+	21,  // 87: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
+	12,  // 88: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
+	21,  // 89: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
+	213, // 90: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	18,  // 91: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
+	208, // 92: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 93: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 94: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	202, // 95: holdfast.v1.FreezeGroupRequest.length:type_name -> google.protobuf.Duration
+	12,  // 96: holdfast.v1.ForecastGroupResponse.source:type_name -> holdfast.v1.Source
+	91,  // 97: holdfast.v1.ForecastGroupResponse.nodes:type_name -> holdfast.v1.RankedNode
+	14,  // 98: holdfast.v1.RankedNode.load:type_name -> holdfast.v1.LoadInfo
+	12,  // 99: holdfast.v1.GroupDependenciesResponse.source:type_name -> holdfast.v1.Source
+	94,  // 100: holdfast.v1.GroupDependenciesResponse.dependencies:type_name -> holdfast.v1.DependencyInfo
+	21,  // 101: holdfast.v1.GroupDependenciesResponse.groups:type_name -> holdfast.v1.GroupInfo
+	214, // 102: holdfast.v1.DependencyInfo.dependency:type_name -> holdfast.v1.GroupDependency
+	202, // 103: holdfast.v1.DrillGroupRequest.timeout:type_name -> google.protobuf.Duration
+	12,  // 104: holdfast.v1.DrillGroupResponse.source:type_name -> holdfast.v1.Source
+	97,  // 105: holdfast.v1.DrillGroupResponse.checks:type_name -> holdfast.v1.DrillCheck
+	7,   // 106: holdfast.v1.DrillCheck.result:type_name -> holdfast.v1.DrillResult
+	12,  // 107: holdfast.v1.ListResourcesResponse.source:type_name -> holdfast.v1.Source
+	18,  // 108: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
+	12,  // 109: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
+	18,  // 110: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
+	215, // 111: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	208, // 112: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 113: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 114: holdfast.v1.ResourceActionResponse.operation:type_name -> holdfast.v1.Operation
+	12,  // 115: holdfast.v1.ListSignalsResponse.source:type_name -> holdfast.v1.Source
+	116, // 116: holdfast.v1.ListSignalsResponse.signals:type_name -> holdfast.v1.SignalInfo
+	117, // 117: holdfast.v1.SignalInfo.nodes:type_name -> holdfast.v1.SignalOnNode
+	216, // 118: holdfast.v1.SignalOnNode.state:type_name -> holdfast.v1.SignalState
+	202, // 119: holdfast.v1.SignalOnNode.time_to_live:type_name -> google.protobuf.Duration
+	216, // 120: holdfast.v1.SetSignalRequest.state:type_name -> holdfast.v1.SignalState
+	202, // 121: holdfast.v1.SetSignalRequest.time_to_live:type_name -> google.protobuf.Duration
+	12,  // 122: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
+	217, // 123: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	12,  // 124: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
+	217, // 125: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	215, // 126: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	8,   // 127: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
+	218, // 128: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	126, // 129: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
+	11,  // 130: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
+	12,  // 131: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
+	218, // 132: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	218, // 133: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	12,  // 134: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
+	126, // 135: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
+	11,  // 136: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
+	207, // 137: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	12,  // 138: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
+	219, // 139: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	133, // 140: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
+	219, // 141: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	12,  // 142: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
+	220, // 143: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	221, // 144: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	12,  // 145: holdfast.v1.ExplainResourceResponse.source:type_name -> holdfast.v1.Source
+	141, // 146: holdfast.v1.ExplainResourceResponse.nodes:type_name -> holdfast.v1.ExplainedResource
+	219, // 147: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
+	221, // 148: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
+	203, // 149: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
+	204, // 150: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
+	13,  // 151: holdfast.v1.ExplainedResource.holds:type_name -> holdfast.v1.Hold
+	12,  // 152: holdfast.v1.ExplainNodeResponse.source:type_name -> holdfast.v1.Source
+	144, // 153: holdfast.v1.ExplainNodeResponse.runs:type_name -> holdfast.v1.GroupReason
+	144, // 154: holdfast.v1.ExplainNodeResponse.could_take:type_name -> holdfast.v1.GroupReason
+	144, // 155: holdfast.v1.ExplainNodeResponse.could_not_take:type_name -> holdfast.v1.GroupReason
+	13,  // 156: holdfast.v1.ExplainNodeResponse.holds:type_name -> holdfast.v1.Hold
+	14,  // 157: holdfast.v1.ExplainNodeResponse.load:type_name -> holdfast.v1.LoadInfo
+	219, // 158: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
+	12,  // 159: holdfast.v1.ExplainEventResponse.source:type_name -> holdfast.v1.Source
+	219, // 160: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
+	221, // 161: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
+	219, // 162: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
+	219, // 163: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
+	148, // 164: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
+	154, // 165: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
+	155, // 166: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
+	155, // 167: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
+	155, // 168: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
+	156, // 169: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
+	152, // 170: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
+	153, // 171: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
+	155, // 172: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
+	127, // 173: holdfast.v1.SimulateStep.apply:type_name -> holdfast.v1.ApplyRequest
+	149, // 174: holdfast.v1.SimulateStep.enable:type_name -> holdfast.v1.EnableName
+	150, // 175: holdfast.v1.SimulateStep.switching:type_name -> holdfast.v1.SwitchingName
+	155, // 176: holdfast.v1.SimulateStep.maintenance:type_name -> holdfast.v1.GroupOnNodeName
+	151, // 177: holdfast.v1.SimulateStep.end_maintenance:type_name -> holdfast.v1.GroupName
+	43,  // 178: holdfast.v1.SimulateStep.load:type_name -> holdfast.v1.SetNodeLoadRequest
+	12,  // 179: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
+	158, // 180: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
+	159, // 181: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
+	221, // 182: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	159, // 183: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
+	12,  // 184: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	208, // 185: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	208, // 186: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	222, // 187: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	222, // 188: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	202, // 189: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	12,  // 190: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
+	170, // 191: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
+	12,  // 192: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
+	177, // 193: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
+	177, // 194: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
+	178, // 195: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
+	9,   // 196: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
+	12,  // 197: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
+	12,  // 198: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
+	12,  // 199: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
+	223, // 200: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	223, // 201: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	223, // 202: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	12,  // 203: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
+	223, // 204: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	24,  // 205: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	26,  // 206: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	28,  // 207: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	175, // 208: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
+	179, // 209: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
+	183, // 210: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
+	181, // 211: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	185, // 212: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	187, // 213: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
+	189, // 214: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	191, // 215: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	193, // 216: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	195, // 217: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	197, // 218: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	30,  // 219: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	32,  // 220: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	35,  // 221: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	37,  // 222: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	39,  // 223: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	41,  // 224: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
+	43,  // 225: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
+	45,  // 226: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	164, // 227: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	166, // 228: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	168, // 229: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	171, // 230: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	173, // 231: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	47,  // 232: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	51,  // 233: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
+	55,  // 234: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
+	57,  // 235: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
+	59,  // 236: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
+	61,  // 237: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	63,  // 238: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	65,  // 239: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	67,  // 240: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	69,  // 241: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	71,  // 242: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	73,  // 243: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	75,  // 244: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	77,  // 245: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	79,  // 246: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
+	81,  // 247: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
+	83,  // 248: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
+	85,  // 249: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
+	87,  // 250: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
+	89,  // 251: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
+	92,  // 252: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
+	95,  // 253: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
+	98,  // 254: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	100, // 255: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	102, // 256: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	104, // 257: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	106, // 258: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	108, // 259: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	110, // 260: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
+	112, // 261: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
+	114, // 262: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
+	118, // 263: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
+	120, // 264: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
+	122, // 265: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	124, // 266: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	127, // 267: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	129, // 268: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	131, // 269: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	133, // 270: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	135, // 271: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	137, // 272: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	139, // 273: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
+	142, // 274: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
+	145, // 275: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
+	147, // 276: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	160, // 277: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	162, // 278: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	25,  // 279: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	27,  // 280: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	29,  // 281: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	176, // 282: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	180, // 283: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	184, // 284: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
+	182, // 285: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	186, // 286: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	188, // 287: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
+	190, // 288: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	192, // 289: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	194, // 290: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	196, // 291: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	198, // 292: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	31,  // 293: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	33,  // 294: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	36,  // 295: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	38,  // 296: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	40,  // 297: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	42,  // 298: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
+	44,  // 299: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
+	46,  // 300: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	165, // 301: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	167, // 302: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	169, // 303: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	172, // 304: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	174, // 305: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	48,  // 306: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	52,  // 307: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
+	56,  // 308: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
+	58,  // 309: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
+	60,  // 310: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
+	62,  // 311: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	64,  // 312: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	66,  // 313: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	68,  // 314: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	70,  // 315: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	72,  // 316: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	74,  // 317: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	76,  // 318: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	78,  // 319: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	80,  // 320: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
+	82,  // 321: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
+	84,  // 322: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
+	86,  // 323: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
+	88,  // 324: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
+	90,  // 325: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
+	93,  // 326: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
+	96,  // 327: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
+	99,  // 328: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	101, // 329: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	103, // 330: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	105, // 331: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	107, // 332: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	109, // 333: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	111, // 334: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
+	113, // 335: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
+	115, // 336: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
+	119, // 337: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
+	121, // 338: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
+	123, // 339: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	125, // 340: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	128, // 341: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	130, // 342: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	132, // 343: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	134, // 344: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	136, // 345: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	138, // 346: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	140, // 347: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
+	143, // 348: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
+	146, // 349: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
+	157, // 350: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	161, // 351: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	163, // 352: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	279, // [279:353] is the sub-list for method output_type
+	205, // [205:279] is the sub-list for method input_type
+	205, // [205:205] is the sub-list for extension type_name
+	205, // [205:205] is the sub-list for extension extendee
+	0,   // [0:205] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
@@ -9597,12 +13969,13 @@ func file_api_holdfast_v1_services_proto_init() {
 	}
 	file_api_holdfast_v1_groups_proto_init()
 	file_api_holdfast_v1_objects_proto_init()
-	file_api_holdfast_v1_services_proto_msgTypes[15].OneofWrappers = []any{}
-	file_api_holdfast_v1_services_proto_msgTypes[36].OneofWrappers = []any{
+	file_api_holdfast_v1_services_proto_msgTypes[9].OneofWrappers = []any{}
+	file_api_holdfast_v1_services_proto_msgTypes[18].OneofWrappers = []any{}
+	file_api_holdfast_v1_services_proto_msgTypes[43].OneofWrappers = []any{
 		(*PointSpec_ArbiterToken)(nil),
 		(*PointSpec_LockDisk)(nil),
 	}
-	file_api_holdfast_v1_services_proto_msgTypes[92].OneofWrappers = []any{
+	file_api_holdfast_v1_services_proto_msgTypes[138].OneofWrappers = []any{
 		(*SimulateStep_FailNodes)(nil),
 		(*SimulateStep_Online)(nil),
 		(*SimulateStep_Offline)(nil),
@@ -9612,16 +13985,23 @@ func file_api_holdfast_v1_services_proto_init() {
 		(*SimulateStep_StopNode)(nil),
 		(*SimulateStep_Freeze)(nil),
 		(*SimulateStep_Clear)(nil),
+		(*SimulateStep_Apply)(nil),
+		(*SimulateStep_EvacuateNode)(nil),
+		(*SimulateStep_Enable)(nil),
+		(*SimulateStep_Switching)(nil),
+		(*SimulateStep_Maintenance)(nil),
+		(*SimulateStep_EndMaintenance)(nil),
+		(*SimulateStep_Load)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   139,
+			NumEnums:      10,
+			NumMessages:   191,
 			NumExtensions: 0,
-			NumServices:   13,
+			NumServices:   14,
 		},
 		GoTypes:           file_api_holdfast_v1_services_proto_goTypes,
 		DependencyIndexes: file_api_holdfast_v1_services_proto_depIdxs,

@@ -4872,7 +4872,9 @@ type SetFrozen struct {
 	// Set: a temporary freeze, that is no part of the configuration. With frozen unset both kinds end.
 	Temporary *Freeze `protobuf:"bytes,4,opt,name=temporary,proto3" json:"temporary,omitempty"`
 	// Of a node: its groups move away first (an operation NODE_EVACUATE begins).
-	Evacuate      bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	Evacuate bool `protobuf:"varint,5,opt,name=evacuate,proto3" json:"evacuate,omitempty"`
+	// Of a freeze that is part of the configuration: frozen_reason afterwards.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4940,6 +4942,13 @@ func (x *SetFrozen) GetEvacuate() bool {
 		return x.Evacuate
 	}
 	return false
+}
+
+func (x *SetFrozen) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // TriggerDone is the end of a trigger program.
@@ -7172,13 +7181,14 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.holdfast.v1.OperationStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"?\n" +
 	"\aOperate\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"\xa2\x01\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.holdfast.v1.OperationR\toperation\"\xba\x01\n" +
 	"\tSetFrozen\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
 	"\x06frozen\x18\x03 \x01(\bR\x06frozen\x127\n" +
 	"\ttemporary\x18\x04 \x01(\v2\x19.holdfast.state.v1.FreezeR\ttemporary\x12\x1a\n" +
-	"\bevacuate\x18\x05 \x01(\bR\bevacuate\"\x8d\x01\n" +
+	"\bevacuate\x18\x05 \x01(\bR\bevacuate\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"\x8d\x01\n" +
 	"\vTriggerDone\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
