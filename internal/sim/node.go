@@ -143,7 +143,7 @@ func (n *node) crash() error {
 func (n *node) loseDisk(end func() error) error {
 	newest := n.c.check.newest
 	if newest == nil || state.MemberOf(newest, n.name) != nil {
-		if n.c.check.diskLost > 0 || len(newest.GetView().GetMembers()) < 3 {
+		if n.c.check.diskLost > 0 || len(newest.GetView().GetMembers()) < 3 || !n.othersKnow(newest.GetView().GetEpoch()) {
 			return fmt.Errorf("only an administrator could help then")
 		}
 		n.c.check.diskLost++
@@ -154,6 +154,18 @@ func (n *node) loseDisk(end func() error) error {
 	n.tell("the log is lost")
 	*n.store = store{}
 	return nil
+}
+
+// othersKnow says whether another node knows that this view alone counts. Until
+// then the view before it votes, too: a node and the coordination points may have
+// been its majority, and the node's log is the only one that they let win.
+func (n *node) othersKnow(epoch uint64) bool {
+	for _, o := range n.c.nodes {
+		if o != n && o.engine != nil && o.proc.alive && o.engine.State().GetView().GetEpoch() == epoch && !o.engine.Joint() {
+			return true
+		}
+	}
+	return false
 }
 
 // pause a process or, with an empty name, the machine.

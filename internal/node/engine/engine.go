@@ -331,6 +331,9 @@ func (e *Engine) Leader() string {
 // IsLeader by this node's own light.
 func (e *Engine) IsLeader() bool { return e.raft != nil && e.raft.IsLeader() }
 
+// Joint says whether the votes of the newest view known here count together with those of the view before.
+func (e *Engine) Joint() bool { return e.raft != nil && e.raft.Status().Joint }
+
 // RaftID of this incarnation, 0: none yet.
 func (e *Engine) RaftID() uint64 {
 	if e.raft == nil {
