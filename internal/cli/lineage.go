@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
+	"github.com/holdfast-ha/holdfast/internal/node/points"
 )
 
 // What befalls a cluster as a whole: keys and certificates, backup, a new lineage, its end.
@@ -283,7 +284,7 @@ not know of this one, and would run the same groups.`,
 
 func (a *app) reseedCommand() *cobra.Command {
 	var stateDir string
-	var lineage, sure bool
+	var lineage, sure, despite bool
 	c := &cobra.Command{
 		Use: "reseed --new-lineage --others-are-down", Short: "Override: go on with this node alone when the quorum is lost for good", Args: args(0, 0),
 		Long: `Go on with this node alone when the quorum is lost for good. Run it on the node
@@ -296,10 +297,17 @@ the same groups. Switch them off first, and say so with --others-are-down.
 
 The cluster gets a new lineage and a new heartbeat key. Nodes of the old lineage
 are refused until they rejoin: move their state directory away, and use a new
-token (holdfast node token). Coordination points are forgotten: add them again.`,
-		RunE: func(*cobra.Command, []string) error {
+token (holdfast node token). Coordination points are forgotten: add them again.
+
+The coordination points are asked first: it is refused when another node has been
+there lately, or when none of them answers (--despite-points goes on all the
+same). They hold no keys that would have to be cleared: only what moves counts.`,
+		RunE: func(c *cobra.Command, _ []string) error {
 			if !lineage || !sure {
 				return usage("this gives up what protects from a split brain: read holdfast cluster reseed --help, then give both --new-lineage and --others-are-down")
+			}
+			if err := a.othersAreGone(c.Context(), stateDir, despite); err != nil {
+				return err
 			}
 			r, err := identity.Reseed(stateDir, time.Now())
 			if err != nil {
@@ -316,5 +324,36 @@ token (holdfast node token). Coordination points are forgotten: add them again.`
 	c.Flags().StringVar(&stateDir, "state-dir", defaultStateDir, "state directory of this node")
 	c.Flags().BoolVar(&lineage, "new-lineage", false, "make this node the beginning of a new lineage")
 	c.Flags().BoolVar(&sure, "others-are-down", false, "all other nodes are switched off, and stay so until they rejoin")
+	c.Flags().BoolVar(&despite, "despite-points", false, "also when coordination points have seen another node lately, or do not answer")
 	return c
+}
+
+// othersAreGone asks the coordination points whether the other side of a split
+// that was there before lives (docs/lifecycle.md).
+func (a *app) othersAreGone(ctx context.Context, stateDir string, despite bool) error {
+	id, s, err := identity.LastKnown(stateDir)
+	if err != nil {
+		return &failure{code: api.CodeConflict, message: err.Error()}
+	}
+	all := len(s.GetWitness().GetPoints())
+	if all == 0 {
+		return nil
+	}
+	fmt.Fprintln(a.Err, "asking the coordination points who else has been there lately …")
+	signs, unasked := points.OthersAlive(ctx, id, s, points.ArbiterMemory)
+	for _, u := range unasked {
+		fmt.Fprintf(a.Err, "coordination point %s was not asked: %v\n", u.Point, u.Err)
+	}
+	for _, sign := range signs {
+		fmt.Fprintf(a.Err, "coordination point %s has seen %s %s ago\n", sign.Point, sign.Node, sign.Age.Round(time.Second))
+	}
+	switch {
+	case despite || len(signs) == 0 && len(unasked) < all:
+		return nil
+	case len(signs) > 0:
+		return &failure{code: api.CodeConflict, message: fmt.Sprintf("%s lives: both sides would run the same groups", signs[0].Node),
+			next: "switch it off, wait until the signs above are old, and try again; if you know better: --despite-points"}
+	}
+	return &failure{code: api.CodeConflict, message: "no coordination point says that the other nodes are gone",
+		next: "repair the way to one of them; if you have made sure otherwise: --despite-points"}
 }

@@ -47,24 +47,11 @@ type Reseeded struct {
 // not heard of is lost, and if they still run, both sides act. The caller has
 // made sure that they do not.
 func Reseed(dir string, now time.Time) (*Reseeded, error) {
-	id, err := Load(dir)
+	id, saved, s, last, err := lastKnown(dir)
 	if err != nil {
 		return nil, err
 	}
 	owner := logstore.Owner{ClusterUUID: id.ClusterUUID, Node: id.Node}
-	store, err := logstore.Open(id.LogPath(), owner)
-	if err != nil {
-		return nil, err
-	}
-	saved, err := store.Load()
-	err = errors.Join(err, store.Close())
-	if err != nil {
-		return nil, err
-	}
-	s, last, err := replay(saved)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", id.LogPath(), err)
-	}
 	lineage, err := newLineage(now)
 	if err != nil {
 		return nil, err
@@ -125,6 +112,34 @@ func Reseed(dir string, now time.Time) (*Reseeded, error) {
 		}
 	}
 	return r, nil
+}
+
+// LastKnown is who a node is and the newest that it knows of its cluster, while
+// no daemon uses its state directory.
+func LastKnown(dir string) (*Identity, *statepb.State, error) {
+	id, _, s, _, err := lastKnown(dir)
+	return id, s, err
+}
+
+func lastKnown(dir string) (*Identity, logstore.Saved, *statepb.State, uint64, error) {
+	none := logstore.Saved{}
+	id, err := Load(dir)
+	if err != nil {
+		return nil, none, nil, 0, err
+	}
+	store, err := logstore.Open(id.LogPath(), logstore.Owner{ClusterUUID: id.ClusterUUID, Node: id.Node})
+	if err != nil {
+		return nil, none, nil, 0, err
+	}
+	saved, err := store.Load()
+	if err = errors.Join(err, store.Close()); err != nil {
+		return nil, none, nil, 0, err
+	}
+	s, last, err := replay(saved)
+	if err != nil {
+		return nil, none, nil, 0, fmt.Errorf("%s: %w", id.LogPath(), err)
+	}
+	return id, saved, s, last, nil
 }
 
 func writeIdentity(dir string, f file) error {

@@ -103,7 +103,7 @@ type node struct {
 	life        life
 	api         *apiSocket
 	fencing     fencing
-	points      points
+	points      pointsInUse
 	asking      int // requests under way at points
 	started     time.Time
 }

@@ -9,23 +9,15 @@ import (
 	"fmt"
 	"time"
 
-	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/arbiter"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
+	"github.com/holdfast-ha/holdfast/internal/node/points"
 )
 
-// point is a coordination point: an arbiter, or a slot on a lock disk. Do may
-// be called from several goroutines at once.
-type point interface {
-	Do(ctx context.Context, r *witnesspb.Request) (*witnesspb.Reply, error)
-	Close() error
-}
-
-// points are connected to as the engine says. Nothing waits for them but the
+// pointsInUse are connected to as the engine says. Nothing waits for them but the
 // goroutine that asks.
-type points struct {
-	open map[string]point
+type pointsInUse struct {
+	open map[string]points.Point
 	// How long the last answer of each took.
 	took map[string]time.Duration
 	// Ends what is under way at points that are no longer wanted.
@@ -41,9 +33,9 @@ const maxAsking = 64
 func (n *node) usePoints(p *engine.Points) {
 	n.closePoints()
 	ctx, cancel := context.WithCancel(context.Background())
-	n.points = points{open: map[string]point{}, took: map[string]time.Duration{}, ctx: ctx, cancel: cancel}
+	n.points = pointsInUse{open: map[string]points.Point{}, took: map[string]time.Duration{}, ctx: ctx, cancel: cancel}
 	for _, cp := range p.Points {
-		one, err := n.openPoint(cp, p)
+		one, err := points.Open(cp, n.id, p.Number, p.RaftID)
 		if err != nil {
 			n.log.Error("a coordination point can't be used", "point", cp.GetName(), "error", err)
 			one = brokenPoint{err}
@@ -63,7 +55,7 @@ func (n *node) closePoints() {
 			}
 		})
 	}
-	n.points = points{}
+	n.points = pointsInUse{}
 }
 
 // askPoint carries a request out and feeds the engine with what comes of it.
@@ -116,15 +108,4 @@ func newProposer() uint64 {
 		panic(err) // crypto/rand never fails on Linux
 	}
 	return binary.BigEndian.Uint64(b[:]) | 1
-}
-
-// openPoint of either kind.
-func (n *node) openPoint(cp *v1.CoordinationPoint, p *engine.Points) (point, error) {
-	switch k := cp.GetKind().(type) {
-	case *v1.CoordinationPoint_Arbiter:
-		return arbiter.Dial(k.Arbiter, n.id.PeerTLS()), nil
-	case *v1.CoordinationPoint_LockDisk:
-		return n.lockDisk(k.LockDisk, p.Number, p.RaftID)
-	}
-	return nil, fmt.Errorf("coordination point %s is of a kind that this version does not know: upgrade this node", cp.GetName())
 }

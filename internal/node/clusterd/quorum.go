@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness/witnesspb"
+	"github.com/holdfast-ha/holdfast/internal/node/points"
 )
 
 // What a node does before coordination points are used: it has them make a
@@ -106,7 +107,7 @@ func (n *node) tryPoint(ctx context.Context, s *statepb.State, q *v1.TryPointReq
 		}
 		return lookAt(ctx, c, look)
 	case *v1.CoordinationPoint_LockDisk:
-		c, err := n.lockDisk(k.LockDisk, s.GetNodeStatus()[n.id.Node].GetNumber(), m.GetRaftId())
+		c, err := points.OpenDisk(k.LockDisk, n.id, s.GetNodeStatus()[n.id.Node].GetNumber(), m.GetRaftId())
 		if err != nil {
 			return &v1.TryPointResponse{Problem: err.Error()}
 		}
@@ -119,34 +120,13 @@ func (n *node) tryPoint(ctx context.Context, s *statepb.State, q *v1.TryPointReq
 	return &v1.TryPointResponse{Problem: "it is of a kind that this version does not know: upgrade this node"}
 }
 
-// diskPath of a lock disk on this node.
-func (n *node) diskPath(d *v1.LockDiskPoint) string {
-	if own := d.GetPaths()[n.id.Node]; own != "" {
-		return own
-	}
-	return d.GetPath()
-}
-
-// lockDisk opens this node's block on a lock disk.
-func (n *node) lockDisk(d *v1.LockDiskPoint, number uint32, raftID uint64) (*device.Disk, error) {
-	disk, err := lockdisk.ParseID(d.GetDisk())
-	if err != nil {
-		return nil, err
-	}
-	cluster, err := lockdisk.ParseID(n.id.ClusterUUID)
-	if err != nil {
-		return nil, err
-	}
-	return device.Open(n.diskPath(d), lockdisk.Config{Disk: disk, Cluster: cluster, Slot: int(d.GetSlot()), Number: number, Node: n.id.Node, RaftID: raftID})
-}
-
 // claimSlot on a lock disk, and fill in which one it is. A disk that hangs is not waited for.
 func (n *node) claimSlot(ctx context.Context, d *v1.LockDiskPoint) error {
 	cluster, err := lockdisk.ParseID(n.id.ClusterUUID)
 	if err != nil {
 		return err
 	}
-	path := n.diskPath(d)
+	path := points.DiskPath(d, n.id.Node)
 	type claimed struct {
 		disk lockdisk.Header
 		slot int
@@ -184,7 +164,7 @@ func (n *node) sameDisk(ctx context.Context, d *device.Disk, s *statepb.State, q
 		}
 	}
 	return &v1.TryPointResponse{Other: true, Problem: fmt.Sprintf("%s is a copy of the lock disk, not the one that %s sees: what %s has just written is not there",
-		n.diskPath(q.GetPoint().GetLockDisk()), q.GetWriter(), q.GetWriter())}
+		points.DiskPath(q.GetPoint().GetLockDisk(), n.id.Node), q.GetWriter(), q.GetWriter())}
 }
 
 // arbiters that this node is connected to, by the name of the point. In the loop.
@@ -218,7 +198,7 @@ func tellAuthorities(arbiters map[string]*arbiter.Client, authorities []byte) er
 }
 
 // lookAt a point that is open.
-func lookAt(ctx context.Context, p point, look *witnesspb.Request) *v1.TryPointResponse {
+func lookAt(ctx context.Context, p points.Point, look *witnesspb.Request) *v1.TryPointResponse {
 	began := time.Now()
 	reply, err := p.Do(ctx, look)
 	took := time.Since(began)

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
 	"github.com/holdfast-ha/holdfast/internal/cluster/lockdisk/device"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/node/points"
 )
 
 func (m *machine) quorum() v1.QuorumServiceClient {
@@ -356,5 +357,40 @@ func TestAPIOfANodeIsThatNodes(t *testing.T) {
 	}
 	if _, err := tryOn("n9"); err == nil {
 		t.Error("there is no such node")
+	}
+}
+
+// A node that is about to go on alone hears from the points that the other one lives.
+func TestPointsTellWhoLives(t *testing.T) {
+	ms := cluster(t, nil, "n1", "n2")
+	n1, n2 := ms["n1"], ms["n2"]
+	for _, m := range ms {
+		m.start()
+	}
+	n1.until("a healthy cluster", healthy(2, ""))
+	n2.until("a healthy cluster", healthy(2, ""))
+	arb := newArbiter(t)
+	path := filepath.Join(t.TempDir(), "disk")
+	if _, err := device.Format(path, device.FormatOptions{Create: true}); err != nil {
+		t.Fatal(err)
+	}
+	third := newArbiter(t)
+	n1.follow(ask(t, n1.quorum().Change, &v1.ChangeQuorumRequest{Add: []*v1.PointSpec{byToken("arb1", arb.token()),
+		{Name: "disk1", Kind: &v1.PointSpec_LockDisk{LockDisk: &v1.LockDiskSpec{Path: path}}}, byToken("arb2", third.token())}}))
+	n2.sees("arb1 reachable, disk1 reachable, arb2 reachable")
+	third.stop()
+	n2.destroy()
+	id, s, err := identity.LastKnown(n2.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs, unasked := points.OthersAlive(t.Context(), id, s, points.ArbiterMemory)
+	if len(signs) != 2 || signs[0].Point != "arb1" || signs[0].Node != n1.name || signs[1].Point != "disk1" || signs[1].Node != n1.name ||
+		len(unasked) != 1 || unasked[0].Point != "arb2" {
+		t.Errorf("while n1 lives: %v, not asked: %v", signs, unasked)
+	}
+	n1.destroy()
+	if signs, unasked = points.OthersAlive(t.Context(), id, s, time.Nanosecond); len(signs) != 0 || len(unasked) != 1 {
+		t.Errorf("nobody lives: %v, not asked: %v", signs, unasked)
 	}
 }
