@@ -142,7 +142,7 @@ type explainServer struct{ *server }
 
 // env is what the planner knows beyond the state.
 func (s *server) env(l *look) planner.Env {
-	return planner.Env{Seeded: l.local.Peers.GetSeeded(), NowMs: s.now().UnixMilli()}
+	return planner.Env{Seeded: l.local.Peers.GetSeeded(), ClockMs: l.State.GetClockMs(), NowMs: s.now().UnixMilli()}
 }
 
 func (s *explainServer) Group(ctx context.Context, req *connect.Request[v1.ExplainGroupRequest]) (*connect.Response[v1.ExplainGroupResponse], error) {

@@ -55,7 +55,7 @@ func BenchmarkPlanNodeFailure(b *testing.B) {
 			s := bigCluster(b, listed)
 			b.ReportAllocs()
 			for b.Loop() {
-				if p := Plan(s, Env{Seeded: true}); len(p.GetOrders()) == 0 {
+				if p, _ := Plan(s, Env{Seeded: true}); len(p.GetOrders()) == 0 {
 					b.Fatal("nothing was ordered")
 				}
 			}

@@ -6,85 +6,124 @@ import (
 	"strings"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
 // explainDecisions is how many of a group's decisions an explanation has.
 const explainDecisions = 10
 
+// explainWhatIfs is of how many nodes an explanation says what their loss would mean.
+const explainWhatIfs = 3
+
 // Explain says why a group is where it is, why not elsewhere, and what would
 // happen if its node failed. It returns nil when there is no such group.
 // Source is left to the caller.
 func Explain(s *statepb.State, env Env, group string) *v1.ExplainGroupResponse {
-	w := look(s, env, group)
-	if w == nil {
+	gr := look(s, env, group)
+	if gr == nil {
 		return nil
 	}
-	h := w.home()
-	resp := &v1.ExplainGroupResponse{Group: group, Summary: w.summary()}
+	resp := &v1.ExplainGroupResponse{Group: group, Summary: gr.summary()}
 	all := s.GetDecisions()
 	for i := len(all) - 1; i >= 0 && len(resp.Decisions) < explainDecisions; i-- {
 		if all[i].GetGroup() == group {
 			resp.Decisions = append(resp.Decisions, all[i])
 		}
 	}
-	resp.Reasons = w.reasons(resp.Decisions)
-	for _, sp := range w.spots {
-		if sp == h {
-			continue
+	var homes []string
+	for _, w := range gr.instances {
+		h := w.home()
+		for _, r := range w.reasons(resp.Decisions) {
+			if !slices.Contains(resp.Reasons, r) {
+				resp.Reasons = append(resp.Reasons, r)
+			}
 		}
-		why := w.reject(sp, false)
-		switch {
-		case why != "":
-		case h != nil:
-			why = fmt.Sprintf("%s could run %s: it is wanted online on %s", sp.node, group, h.node)
-		default:
-			why = fmt.Sprintf("%s could run %s", sp.node, group)
+		for _, sp := range w.spots {
+			if sp != h {
+				resp.NotThere = append(resp.NotThere, &v1.Rejection{Node: sp.node, Reason: w.whyNotThere(sp, h)})
+			}
 		}
-		resp.NotThere = append(resp.NotThere, &v1.Rejection{Node: sp.node, Reason: why})
+		if h != nil && h.member {
+			homes = append(homes, h.node)
+		}
 	}
-	if h != nil && h.member {
-		resp.WhatIf = append(resp.WhatIf, whatIf(s, env, group, h.node))
+	if len(homes) > 0 && !gr.g.GetParallel() { // a parallel instance goes nowhere else
+		for _, node := range homes[:min(len(homes), explainWhatIfs)] {
+			resp.WhatIf = append(resp.WhatIf, whatIf(s, env, group, node))
+		}
 	}
 	return resp
 }
 
-// look gathers what is known of a group, to be read only.
-func look(s *statepb.State, env Env, group string) *work {
-	g := s.GetGroups()[group]
-	if g == nil {
-		return nil
+func (w *work) whyNotThere(sp, h *spot) string {
+	if why := w.reject(sp, false); why != "" {
+		return why
 	}
+	if h != nil {
+		return fmt.Sprintf("%s could run %s: it is wanted online on %s", sp.node, w.g.GetName(), h.node)
+	}
+	return fmt.Sprintf("%s could run %s", sp.node, w.g.GetName())
+}
+
+// look gathers what is known of a group, to be read only.
+func look(s *statepb.State, env Env, name string) *group {
 	p := newPass(s, env)
 	p.findLeaving()
-	return p.newWork(g)
+	for _, gr := range p.groups {
+		if gr.g.GetName() == name {
+			return gr
+		}
+	}
+	return nil
 }
 
 // summary is one sentence on where the group is.
-func (w *work) summary() string {
-	g, h := w.g.GetName(), w.home()
+func (gr *group) summary() string {
 	frozen := ""
-	if w.g.GetFrozen() {
+	if gr.g.GetFrozen() {
 		frozen = "; it is frozen, so nothing is done with it"
 	}
+	if len(gr.instances) == 1 {
+		return gr.instances[0].summary() + frozen
+	}
+	var online, other []string
+	for _, w := range gr.instances {
+		if h := w.home(); h != nil && h.member && w.complete(h) {
+			online = append(online, h.node)
+		} else if w.home() != nil || w.hasMember() {
+			other = append(other, w.title()+": "+w.summary())
+		}
+	}
+	said := gr.g.GetName() + " is online nowhere"
+	if len(online) > 0 {
+		said = gr.g.GetName() + " is online on " + list(online)
+	}
+	if len(other) > 0 {
+		said += "; " + atMost(other)
+	}
+	return said + frozen
+}
+
+// summary is one sentence on where the instance is.
+func (w *work) summary() string {
+	g, h := w.g.GetName(), w.home()
 	switch {
 	case h != nil && (!h.member || h.fence != nil):
-		return w.notClear(h) + ", and " + g + " ran there" + frozen
+		return w.notClear(h) + ", and " + g + " ran there"
 	case h != nil && w.complete(h):
-		return g + " is online on " + h.node + frozen
+		return g + " is online on " + h.node
 	case h != nil:
-		return g + " is being brought online on " + h.node + w.missing(h) + frozen
+		return g + " is being brought online on " + h.node + w.missing(h)
 	}
 	for _, sp := range w.spots {
 		if sp.member && len(sp.online) > 0 {
-			return fmt.Sprintf("%s running on %s, where %s is not wanted online", w.areNames(sp.online), sp.node, g) + frozen
+			return fmt.Sprintf("%s running on %s, where %s is not wanted online", w.areNames(sp.online), sp.node, g)
 		}
 	}
 	if w.book.IntentOnline {
-		return g + " shall be online and is offline everywhere" + frozen
+		return g + " shall be online and is offline everywhere"
 	}
-	return g + " is offline" + frozen
+	return g + " is offline"
 }
 
 func (w *work) missing(h *spot) string {
@@ -100,11 +139,15 @@ func (w *work) missing(h *spot) string {
 	return ": " + w.areNames(at) + " not online yet"
 }
 
-// reasons of the place that the group has, or of its having none.
+// reasons of the place that the instance has, or of its having none.
 func (w *work) reasons(latest []*v1.Decision) []string {
 	h := w.home()
 	if h == nil {
-		return []string{whyOffline(w.s, w.g.GetName())}
+		why := whyOffline(w.g, w.book)
+		if t := w.title(); t != "" {
+			why = t + ": " + why
+		}
+		return []string{why}
 	}
 	var out []string
 	if w.book.Waiting != "" {
@@ -119,9 +162,9 @@ func (w *work) reasons(latest []*v1.Decision) []string {
 	return out
 }
 
-// whyOffline says why a group is online nowhere.
-func whyOffline(s *statepb.State, group string) string {
-	g, b := s.GetGroups()[group], state.Book(s.GetGroupStatus()[group], "")
+// whyOffline says why an instance of a group is online nowhere.
+func whyOffline(g *v1.Group, b *statepb.Instance) string {
+	group := g.GetName()
 	switch {
 	case b.GetWaiting() != "":
 		return b.GetWaiting()

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
@@ -17,132 +15,6 @@ const (
 	wantOffline = v1.Want_WANT_OFFLINE
 	wantNothing = v1.Want_WANT_NOTHING
 )
-
-// resource is a managed resource of a group, as the configuration has it.
-type resource struct {
-	name     string
-	kind     v1.Operations
-	critical bool
-	// Positions in work.res of what must be online first.
-	requires []int
-}
-
-// counts: the group runs on a node as long as this resource does. Persistent
-// resources and those that a group going offline leaves behind do not count.
-func (r *resource) counts() bool {
-	return r.kind != v1.Operations_OPERATIONS_NONE && r.kind != v1.Operations_OPERATIONS_ON_ONLY
-}
-
-func (r *resource) persistent() bool { return r.kind == v1.Operations_OPERATIONS_NONE }
-
-// work is what is known and decided of one group during one pass.
-type work struct {
-	*pass
-	g *v1.Group
-	// Enabled resources, in the order of the configuration.
-	res []resource
-	st  *statepb.GroupStatus
-	// Which instance of the group this is about ([state.InstanceAt]).
-	instance string
-	// The notebook as it will be, and the nodes on which the instance will be faulted, sorted.
-	book    *statepb.Instance
-	faulted []string
-	// Nodes of the system list in its order, then others that know the group, sorted.
-	spots []*spot
-	// The operation that is being carried out, nil: none.
-	op *v1.Operation
-	// Number within the plan of this group's latest decision.
-	decision uint64
-}
-
-// spot is a group on one node.
-type spot struct {
-	node   string
-	on     *statepb.GroupOnNode // nil: it has no place there
-	listed bool
-	member bool
-	fence  *statepb.Fence
-	order  *statepb.Order // decided in this pass
-	facts
-}
-
-// facts are positions in work.res, of resources that count unless said otherwise.
-type facts struct {
-	online  []int
-	moving  []int // an entry point is running or awaited
-	unknown []int
-	stuck   []int // unable to offline
-	faulted []int // all but persistent ones
-	down    []int // persistent ones
-}
-
-func (p *pass) newWork(g *v1.Group) *work {
-	w := &work{pass: p, g: g, st: p.s.GetGroupStatus()[g.GetName()]}
-	index := make(map[string]int, len(g.GetResources()))
-	w.res = make([]resource, 0, len(g.GetResources()))
-	for _, r := range g.GetResources() {
-		if !state.Enabled(r) {
-			continue
-		}
-		index[r.GetName()] = len(w.res)
-		w.res = append(w.res, resource{
-			name:     r.GetName(),
-			kind:     p.s.GetTypes()[r.GetType()].GetOperations(),
-			critical: r.Critical == nil || r.GetCritical(),
-		})
-	}
-	for _, r := range g.GetResources() {
-		i, ok := index[r.GetName()]
-		if !ok {
-			continue
-		}
-		for _, name := range r.GetRequires() {
-			if j, ok := index[name]; ok { // what is not managed cannot be waited for
-				w.res[i].requires = append(w.res[i].requires, j)
-			}
-		}
-	}
-	listed := make(map[string]bool, len(g.GetSystemList()))
-	w.spots = make([]*spot, 0, len(g.GetSystemList()))
-	for _, n := range g.GetSystemList() {
-		listed[n] = true
-		w.addSpot(n, true)
-	}
-	var others []string
-	for n := range w.st.GetNodes() {
-		if !listed[n] {
-			others = append(others, n)
-		}
-	}
-	slices.Sort(others)
-	for _, n := range others {
-		w.addSpot(n, false)
-	}
-	w.book = proto.CloneOf(state.Book(w.st, w.instance))
-	w.faulted = w.wereFaulted()
-	return w
-}
-
-func (w *work) addSpot(node string, listed bool) {
-	sp := &spot{
-		node:   node,
-		on:     w.st.GetNodes()[node],
-		listed: listed,
-		member: w.members[node],
-		fence:  w.s.GetNodeStatus()[node].GetFence(),
-	}
-	if sp.on == nil && sp.fence.GetProven() != statepb.Proof_PROOF_UNSPECIFIED {
-		sp.fence = nil // it is about other groups
-	}
-	w.spots = append(w.spots, sp)
-	if sp.on == nil {
-		return
-	}
-	resources := sp.on.GetResources()
-	for i := range w.res {
-		sp.note(i, &w.res[i], resources[w.res[i].name])
-	}
-}
 
 // status of a resource there, as reported; nil: never.
 func (w *work) status(sp *spot, i int) *v1.ResourceStatus {
@@ -233,25 +105,6 @@ func (sp *spot) running() []int {
 
 // runs: something of the group is online there, or may be.
 func (sp *spot) runs() bool { return len(sp.online)+len(sp.moving)+len(sp.stuck) > 0 }
-
-// home is the node on which the group is ordered online (P1: there is one at most).
-func (w *work) home() *spot {
-	for _, sp := range w.spots {
-		if sp.want() == wantOnline && (sp.member || sp.fence != nil) {
-			return sp
-		}
-	}
-	return nil
-}
-
-func (w *work) spot(node string) *spot {
-	for _, sp := range w.spots {
-		if sp.node == node {
-			return sp
-		}
-	}
-	return nil
-}
 
 func (w *work) position(name string) int {
 	for i := range w.res {

@@ -8,28 +8,35 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
-// group decides about one group.
-func (p *pass) group(g *v1.Group) {
-	w := p.newWork(g)
-	ops := p.ops[g.GetName()]
-	if g.GetFrozen() { // P5
+// decide about one group.
+func (gr *group) decide() {
+	ops := gr.ops[gr.g.GetName()]
+	if gr.g.GetFrozen() { // P5
 		for _, op := range ops {
-			p.endOperation(op, failed, fmt.Sprintf("%s is frozen: holdfast group unfreeze %s", g.GetName(), g.GetName()))
+			gr.endOperation(op, failed, fmt.Sprintf("%s is frozen: holdfast group unfreeze %s", gr.g.GetName(), gr.g.GetName()))
 		}
-		p.noteBusy(w)
+		gr.noteBusy()
 		return
 	}
-	w.forget()
-	w.strays()
-	if h := w.home(); h != nil {
-		w.watch(h) // a fault does not wait for an operation
+	for _, w := range gr.instances {
+		w.forget()
+		w.strays()
+		if h := w.home(); h != nil {
+			w.watch(h) // a fault does not wait for an operation
+		}
 	}
-	w.takeOperation(ops)
-	if w.operate() {
-		w.automatic()
+	gr.takeOperations(ops)
+	for _, w := range gr.instances {
+		if w.operate() {
+			w.automatic()
+		}
 	}
-	w.write()
-	p.noteBusy(w)
+	gr.endOperations(ops)
+	for _, w := range gr.instances {
+		w.write()
+	}
+	gr.tidy()
+	gr.noteBusy()
 }
 
 // forget takes nodes that are gone out of the notebook: they come back as new ones.
@@ -48,7 +55,7 @@ func (w *work) returned() {
 		return
 	}
 	b.WaitsForNode = ""
-	if len(w.g.GetAutoStartList()) > 0 {
+	if len(w.autoStartList()) > 0 {
 		b.Waiting = ""
 	}
 }
@@ -75,6 +82,8 @@ func (w *work) strays() {
 		}
 		_, leaving := w.leaving[sp.node]
 		switch {
+		case sp.want() == wantOnline:
+			w.takeOff(sp, fmt.Sprintf("%s is wanted online on %s, which is of the same zone by now", w.g.GetName(), h.node))
 		case len(sp.online)+len(sp.moving) == 0:
 		case h != nil:
 			why := fmt.Sprintf("%s running on %s although %s is wanted online on %s only", w.areNames(sp.running()), sp.node, w.g.GetName(), h.node)
@@ -113,7 +122,7 @@ func (w *work) single(sp *spot) {
 		why = "the configuration has changed"
 	}
 	w.order(sp, wantOffline, keep, nil)
-	w.decide("offline single resources of "+w.g.GetName()+" on "+sp.node, sp.node, nil, why)
+	w.decided("offline single resources of "+w.g.GetName()+" on "+sp.node, sp.node, nil, why)
 }
 
 // tenable are the resources of wants that may be online one by one: they are
@@ -198,7 +207,7 @@ func (w *work) adjust(h *spot) {
 		why = "what had faulted or gone down on " + h.node + " is back"
 	}
 	w.order(h, wantOnline, wants, held)
-	w.decide("keep "+w.g.GetName()+" online on "+h.node+" with some resources changed", h.node, nil, why)
+	w.decided("keep "+w.g.GetName()+" online on "+h.node+" with some resources changed", h.node, nil, why)
 }
 
 // restart gives a fresh order after guard has stopped the group: agents start
@@ -227,7 +236,7 @@ func (w *work) restart(h *spot, i int) {
 	}
 	wants, held := w.exceptions(h, h.held())
 	w.order(h, wantOnline, wants, held)
-	w.decide("online "+g+" on "+h.node, h.node, nil, why, h.node+" may run it, so it starts again there")
+	w.decided("online "+g+" on "+h.node, h.node, nil, why, h.node+" may run it, so it starts again there")
 }
 
 // leave takes the group off a node that is being stopped.
@@ -251,7 +260,7 @@ func (w *work) waitFor(node, why string) {
 	b.IntentOnline, b.AutoStarted, b.Active, b.Online, b.Cause = false, false, "", false, ""
 	b.WaitsForNode = node
 	b.Waiting = fmt.Sprintf("%s: it starts by its autoStartList when %s is back, or with holdfast group online %s", why, node, g)
-	if len(w.g.GetAutoStartList()) == 0 {
+	if len(w.autoStartList()) == 0 {
 		b.Waiting = fmt.Sprintf("%s: bring it online with holdfast group online %s", why, g)
 	}
 }
@@ -369,16 +378,16 @@ func (w *work) place() {
 		w.lost()
 	}
 	w.returned()
-	nodes, reason := w.g.GetSystemList(), "system list"
+	nodes, reason := w.systemList(), "system list"
 	switch {
 	case b.IntentOnline:
-	case !b.AutoStarted && !b.HeldOffline && b.WaitsForNode == "" && len(w.g.GetAutoStartList()) == 0:
+	case !b.AutoStarted && !b.HeldOffline && b.WaitsForNode == "" && len(w.autoStartList()) == 0:
 		b.Waiting = ""
 		return
 	case b.AutoStarted, b.HeldOffline, b.WaitsForNode != "":
 		return
 	default:
-		nodes, reason = w.g.GetAutoStartList(), "autoStartList"
+		nodes, reason = w.autoStartList(), "autoStartList"
 	}
 	if !w.env.Seeded {
 		b.Waiting = notSeeded
@@ -398,7 +407,7 @@ func (w *work) place() {
 				cause = g + " starts by itself when the cluster has started"
 			}
 		}
-		w.bring(c.to, c.rejections, cause, fmt.Sprintf("%s is the first node of its %s that can run it", c.to.node, reason))
+		w.bring(c.to, c.rejections, cause, w.first(c.to, reason))
 	case b.IntentOnline:
 		w.noTarget(c.rejections)
 	default:
@@ -406,15 +415,37 @@ func (w *work) place() {
 	}
 }
 
+// first says why it was the first of the nodes that were considered.
+func (w *work) first(sp *spot, of string) string {
+	switch {
+	case w.g.GetParallel():
+		return w.g.GetName() + " runs on all nodes of its system list at once"
+	case w.g.GetHybrid():
+		return fmt.Sprintf("%s is the first node of %s on its %s that can run it", sp.node, w.title(), of)
+	}
+	return fmt.Sprintf("%s is the first node of its %s that can run it", sp.node, of)
+}
+
 // noTarget: the group stays down until a node can take it.
 func (w *work) noTarget(rs []*v1.Rejection) {
 	b, g := w.book, w.g.GetName()
-	b.Waiting = fmt.Sprintf("no node can run %s: %s", g, sentence(rs))
+	none := "no node can run " + g
+	switch {
+	case w.g.GetParallel():
+		none = fmt.Sprintf("%s cannot run on %s", g, w.instance)
+	case w.g.GetHybrid():
+		none = fmt.Sprintf("no node of %s can run %s", w.title(), g)
+	}
+	b.Waiting = fmt.Sprintf("%s: %s", none, sentence(rs))
+	if w.g.GetParallel() && !w.hasMember() { // a parallel instance comes and goes with its node
+		b.NoTarget = false
+		return
+	}
 	if b.NoTarget {
 		return
 	}
 	b.NoTarget = true
-	w.decide("keep "+g+" offline", "", rs, fmt.Sprintf("no node can run %s", g), b.Cause)
+	w.decided("keep "+g+" offline", "", rs, none, b.Cause)
 	w.event(v1.Severity_SEVERITY_CRITICAL, "group.nofailover", "", b.Waiting)
 }
 
@@ -436,7 +467,7 @@ func (w *work) lost() {
 		b.Active = ""
 		return
 	}
-	if !w.failsOver() {
+	if !w.failsOver() && !w.g.GetParallel() {
 		w.waitFor(b.Active, b.Cause+", and autoFailOver of "+w.g.GetName()+" is off")
 	}
 }

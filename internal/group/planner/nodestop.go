@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
@@ -49,35 +48,30 @@ func (n *nodeStop) end(p *pass, st v1.OperationState, message string) {
 
 // frozenOn returns a frozen group of which something runs on node.
 func (p *pass) frozenOn(node string) string {
-	for _, name := range state.SortedKeys(p.s.GetGroups()) {
-		g := p.s.GetGroups()[name]
-		on := p.s.GetGroupStatus()[name].GetNodes()[node]
-		if !g.GetFrozen() || on == nil {
+	for _, gr := range p.groups {
+		w := gr.at(node)
+		if w == nil || !gr.g.GetFrozen() {
 			continue
 		}
-		if on.GetWant() == wantOnline {
-			return name
-		}
-		sp := p.newWork(g).spot(node)
-		if sp != nil && sp.runs() {
-			return name
+		if sp := w.spot(node); sp.on != nil && (sp.on.GetWant() == wantOnline || sp.runs()) {
+			return gr.g.GetName()
 		}
 	}
 	return ""
 }
 
 // noteBusy remembers for the nodes that are being stopped what they wait for.
-func (p *pass) noteBusy(w *work) {
-	for _, stop := range p.stops {
-		sp := w.spot(stop.op.GetNode())
-		if stop.ended || sp == nil {
+func (gr *group) noteBusy() {
+	for _, stop := range gr.stops {
+		w := gr.at(stop.op.GetNode())
+		if stop.ended || w == nil {
 			continue
 		}
-		if why := w.notClear(sp); why != "" {
+		if why := w.notClear(w.spot(stop.op.GetNode())); why != "" {
 			if len(stop.busy) == 0 {
 				stop.why = why
 			}
-			stop.busy = append(stop.busy, w.g.GetName())
+			stop.busy = append(stop.busy, gr.g.GetName())
 		}
 	}
 }

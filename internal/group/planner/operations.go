@@ -16,41 +16,8 @@ const (
 	opResourceOffline = v1.OperationKind_OPERATION_KIND_RESOURCE_OFFLINE
 )
 
-// takeOperation picks the operation that is carried out on the group. One at a
-// time: a later one is refused while an earlier one runs, but for offline,
-// which supersedes it. The state remembers by number which one was begun.
-func (w *work) takeOperation(ops []*v1.Operation) {
-	for _, op := range ops {
-		if op.GetId() == w.book.Operation {
-			w.op = op
-		}
-	}
-	if w.op == nil {
-		w.book.Operation = 0
-	}
-	for _, op := range ops {
-		if op == w.op {
-			continue
-		}
-		if w.op != nil && op.GetKind() != opOffline {
-			w.endOperation(op, failed, fmt.Sprintf("operation %d (%s) is being carried out: wait until it has ended, or take the group offline with holdfast group offline %s",
-				w.op.GetId(), w.describe(w.op), w.g.GetName()))
-			continue
-		}
-		if why := w.refuse(op); why != "" {
-			w.endOperation(op, failed, why)
-			continue
-		}
-		if w.op != nil {
-			w.end(failed, fmt.Sprintf("superseded by operation %d (%s)", op.GetId(), w.describe(op)))
-		}
-		w.op = op
-		w.begin()
-	}
-}
-
 // describe names an operation for people.
-func (w *work) describe(op *v1.Operation) string {
+func (gr *group) describe(op *v1.Operation) string {
 	g := op.GetGroup()
 	at := ""
 	if op.GetNode() != "" {
@@ -120,6 +87,8 @@ func (w *work) refuseOnline(op *v1.Operation) string {
 func (w *work) refuseSwitch(op *v1.Operation) string {
 	g, h := w.g.GetName(), w.home()
 	switch {
+	case w.g.GetParallel():
+		return fmt.Sprintf("%s runs on all of its nodes at once: it cannot be switched", g)
 	case h == nil:
 		return fmt.Sprintf("%s is not online: holdfast group online %s", g, g)
 	case !h.member || h.fence != nil:
@@ -156,7 +125,7 @@ func (w *work) targets(op *v1.Operation, source string) []string {
 			return []string{sp.node} // where some of it is online by itself
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(w.g.GetSystemList()), func(n string) bool { return n == source })
+	return slices.DeleteFunc(slices.Clone(w.systemList()), func(n string) bool { return n == source })
 }
 
 func (w *work) refuseOffline(op *v1.Operation) string {
@@ -212,7 +181,7 @@ func (w *work) complement(h *spot) {
 		return
 	}
 	w.order(h, wantOnline, wants, held)
-	w.decide("online "+w.g.GetName()+" on "+h.node, h.node, nil, "an administrator brought it online, with all that had been left out")
+	w.decided("online "+w.g.GetName()+" on "+h.node, h.node, nil, "an administrator brought it online, with all that had been left out")
 }
 
 // operate carries the operation on, and says whether what happens by itself
@@ -260,13 +229,23 @@ func (w *work) operateOffline() bool {
 		w.end(failed, stuck)
 	default:
 		message := g + " is offline"
-		if op.GetNode() != "" {
-			message += " on " + op.GetNode()
+		switch {
+		case op.GetNode() != "" || w.g.GetParallel():
+			message += " on " + or(op.GetNode(), w.instance)
+		case w.g.GetHybrid():
+			message += " in " + w.title()
 		}
 		w.event(v1.Severity_SEVERITY_INFORMATION, "group.offline", op.GetNode(), message)
 		w.end(done, message)
 	}
 	return true
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }
 
 // operateOnline carries online and switch on: take off the source (begun
@@ -319,7 +298,7 @@ func (w *work) operateOnline() bool {
 	}
 	second := "it was asked for on " + c.to.node
 	if op.GetNode() == "" {
-		second = fmt.Sprintf("%s is the first node of its system list that can run it", c.to.node)
+		second = w.first(c.to, "system list")
 	}
 	w.bring(c.to, c.rejections, why, second)
 	w.progress(fmt.Sprintf("bringing %s online on %s", g, c.to.node))

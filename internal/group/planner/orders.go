@@ -33,6 +33,20 @@ func (w *work) write() {
 	})
 }
 
+// tidy takes notebooks of instances out that have no nodes any more.
+func (gr *group) tidy() {
+	for _, key := range state.SortedKeys(gr.st.GetInstances()) {
+		if !slices.ContainsFunc(gr.instances, func(w *work) bool { return w.instance == key }) {
+			gr.plan.GroupChanges = append(gr.plan.GroupChanges, &statepb.GroupChange{Group: gr.g.GetName(), Instance: key})
+		}
+	}
+}
+
+// hasMember: one of the nodes of the instance is a member.
+func (w *work) hasMember() bool {
+	return slices.ContainsFunc(w.spots, func(sp *spot) bool { return sp.member })
+}
+
 // wereFaulted are the nodes on which the group was faulted before this pass, sorted.
 func (w *work) wereFaulted() (nodes []string) {
 	for _, sp := range w.spots {
@@ -50,24 +64,24 @@ func (w *work) order(sp *spot, want v1.Want, wants map[string]v1.Want, held []st
 	sp.order = &statepb.Order{Group: w.g.GetName(), Node: sp.node, Want: want, ResourceWants: wants, HeldResources: held}
 }
 
-// decide writes down a decision; reasons are full sentences, the deciding one first.
-func (w *work) decide(action, node string, rejections []*v1.Rejection, reasons ...string) {
-	w.plan.Decisions = append(w.plan.Decisions, &v1.Decision{
-		TimeMs:     w.env.NowMs,
-		Epoch:      w.s.GetView().GetEpoch(),
-		Group:      w.g.GetName(),
+// decided writes down a decision; reasons are full sentences, the deciding one first.
+func (gr *group) decided(action, node string, rejections []*v1.Rejection, reasons ...string) {
+	gr.plan.Decisions = append(gr.plan.Decisions, &v1.Decision{
+		TimeMs:     gr.env.NowMs,
+		Epoch:      gr.s.GetView().GetEpoch(),
+		Group:      gr.g.GetName(),
 		Action:     action,
 		Node:       node,
 		Reasons:    slices.DeleteFunc(reasons, func(r string) bool { return r == "" }),
 		Rejections: rejections,
 	})
-	w.decision = uint64(len(w.plan.Decisions))
+	gr.decision = uint64(len(gr.plan.Decisions))
 }
 
 // event tells the world, in connection with the group's latest decision of this plan.
-func (w *work) event(sev v1.Severity, code, node, message string) {
-	w.plan.Events = append(w.plan.Events, &v1.Event{
-		TimeMs: w.env.NowMs, Severity: sev, Code: code, Group: w.g.GetName(), Node: node, Message: message, Decision: w.decision,
+func (gr *group) event(sev v1.Severity, code, node, message string) {
+	gr.plan.Events = append(gr.plan.Events, &v1.Event{
+		TimeMs: gr.env.NowMs, Severity: sev, Code: code, Group: gr.g.GetName(), Node: node, Message: message, Decision: gr.decision,
 	})
 }
 
@@ -79,20 +93,20 @@ func (p *pass) endOperation(op *v1.Operation, st v1.OperationState, message stri
 	p.plan.Operations = append(p.plan.Operations, &statepb.OperationChange{Id: op.GetId(), State: st, Message: message})
 }
 
-// end ends the operation that is being carried out on the group.
+// end ends the instance's part of the operation. The operation itself ends
+// with the last of its parts ([group.endOperations]).
 func (w *work) end(st v1.OperationState, message string) {
-	w.endOperation(w.op, st, message)
-	w.op, w.book.Operation = nil, 0
+	w.op, w.book.Outcome, w.book.OutcomeFailed = nil, message, st == failed
 }
 
 // progress says what the operation waits for.
-func (w *work) progress(message string) { w.endOperation(w.op, running, message) }
+func (w *work) progress(message string) { w.awaits = message }
 
 // bring orders the group online on a node. The caller has seen to P2.
 func (w *work) bring(sp *spot, rejections []*v1.Rejection, reasons ...string) {
 	wants, held := w.exceptions(sp, nil)
 	w.order(sp, wantOnline, wants, held)
-	w.decide("online "+w.g.GetName()+" on "+sp.node, sp.node, rejections, reasons...)
+	w.decided("online "+w.g.GetName()+" on "+sp.node, sp.node, rejections, reasons...)
 	b := w.book
 	b.IntentOnline, b.AutoStarted, b.HeldOffline = true, true, false
 	b.Active, b.Online, b.Waiting, b.WaitsForNode, b.NoTarget = sp.node, false, w.hindrance(sp), "", false
@@ -101,7 +115,7 @@ func (w *work) bring(sp *spot, rejections []*v1.Rejection, reasons ...string) {
 // takeOff orders the group offline on a node. What happens then is in the notebook.
 func (w *work) takeOff(sp *spot, reasons ...string) {
 	w.order(sp, wantOffline, nil, nil)
-	w.decide("offline "+w.g.GetName()+" on "+sp.node, sp.node, nil, reasons...)
+	w.decided("offline "+w.g.GetName()+" on "+sp.node, sp.node, nil, reasons...)
 	if sp.node == w.book.Active {
 		w.book.Active, w.book.Online = "", false
 	}

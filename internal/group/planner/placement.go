@@ -75,8 +75,8 @@ func (w *work) reject(sp *spot, again bool) string {
 	return ""
 }
 
-func (w *work) notListed(node string) string {
-	return fmt.Sprintf("%s is not on the system list of %s", node, w.g.GetName())
+func (gr *group) notListed(node string) string {
+	return fmt.Sprintf("%s is not on the system list of %s", node, gr.g.GetName())
 }
 
 // absent says why a node that is no member is none.

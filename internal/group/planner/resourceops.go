@@ -116,7 +116,7 @@ func (w *work) orderResource() {
 			return
 		}
 		w.order(sp, wantOnline, wants, held)
-		w.decide(w.describe(op), sp.node, nil, why)
+		w.decided(w.describe(op), sp.node, nil, why)
 		return
 	}
 	// Elsewhere the group as a whole is wanted offline, and single resources are not.
@@ -131,7 +131,7 @@ func (w *work) orderResource() {
 		wants[name] = wantOnline
 	}
 	w.order(sp, wantOffline, w.tenable(sp, wants), nil)
-	w.decide(w.describe(op), sp.node, nil, why)
+	w.decided(w.describe(op), sp.node, nil, why)
 }
 
 // nothingLeft: no resource that counts is still to be online.

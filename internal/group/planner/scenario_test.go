@@ -18,7 +18,7 @@ import (
 // TestRules runs the corpus: one rule per file, its title in the first line.
 //
 //	cluster nodes=(n1,n2,n3)        the members; agents have probed nothing yet
-//	group web list=(n1,n2) auto=(n1) [no-failover] [takeover=power]
+//	group web list=(n1,n2) auto=(n1) [no-failover] [takeover=power] [parallel|hybrid] [zones=(n1:0,n2:1)]
 //	  NAME [nic|once] [requires=(a,b)] [uncritical] [disabled]       one resource per line
 //	plan                            plan and apply once
 //	agents [n1 ...]                 agents of these nodes (all) do all that is wanted of them
@@ -84,7 +84,7 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 		b.cfg.Groups = append(b.cfg.Groups, parseGroup(t, d, word(0)))
 		b.init(t)
 	case "config":
-		b.configure(d, word(0))
+		b.configure(t, d, word(0))
 	case "plan":
 		b.plan()
 	case "agents":
@@ -187,6 +187,8 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 	if d.HasArg("takeover") {
 		g.Takeover = v1.Takeover(v1.Takeover_value["TAKEOVER_"+strings.ToUpper(vals(d, "takeover")[0])])
 	}
+	g.Parallel, g.Hybrid = d.HasArg("parallel"), d.HasArg("hybrid")
+	g.SystemZones = parseZones(t, d, vals(d, "zones"))
 	for line := range strings.Lines(d.Input) {
 		f := strings.Fields(line)
 		r := &v1.Resource{Name: f[0], Type: "any"}
@@ -209,6 +211,19 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 	return g
 }
 
+func parseZones(t *testing.T, d *datadriven.TestData, words []string) map[string]uint32 {
+	zones := map[string]uint32{}
+	for _, w := range words {
+		node, zone, _ := strings.Cut(w, ":")
+		n, err := strconv.ParseUint(zone, 10, 32)
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		zones[node] = uint32(n)
+	}
+	return zones
+}
+
 func (b *bench) init(t *testing.T) {
 	s, err := state.Initial(b.cfg)
 	if err != nil {
@@ -220,7 +235,7 @@ func (b *bench) init(t *testing.T) {
 	}
 }
 
-func (b *bench) configure(d *datadriven.TestData, group string) {
+func (b *bench) configure(t *testing.T, d *datadriven.TestData, group string) {
 	c := state.Configuration(b.s)
 	for _, g := range c.Groups {
 		if g.Name == group && d.HasArg("list") {
@@ -228,6 +243,9 @@ func (b *bench) configure(d *datadriven.TestData, group string) {
 		}
 		if g.Name == group && d.HasArg("auto") {
 			g.AutoStartList = vals(d, "auto")
+		}
+		if g.Name == group && d.HasArg("zones") {
+			g.SystemZones = parseZones(t, d, vals(d, "zones"))
 		}
 		if g.Name == group && d.HasArg("add") {
 			g.Resources = append(g.Resources, &v1.Resource{Name: vals(d, "add")[0], Type: "any"})
@@ -305,7 +323,7 @@ func (b *bench) report(t *testing.T, d *datadriven.TestData, words []string) {
 // plan prints and applies a plan, and holds it to P1 to P4.
 func (b *bench) plan() {
 	was := proto.CloneOf(b.s)
-	p := Plan(b.s, b.env)
+	p, _ := Plan(b.s, b.env)
 	if !proto.Equal(was, b.s) {
 		b.out.WriteString("P3: planning changed the state\n")
 	}
@@ -317,7 +335,7 @@ func (b *bench) plan() {
 		fmt.Fprintf(&b.out, "%v\n", err)
 	}
 	b.must(&statepb.Command{Change: &statepb.Command_Plan{Plan: proto.CloneOf(p)}})
-	if again := Plan(b.s, b.env); again != nil {
+	if again, _ := Plan(b.s, b.env); again != nil {
 		b.out.WriteString("P4: planning again decided more:\n")
 		b.print(again)
 	}
@@ -345,9 +363,9 @@ func (b *bench) print(p *statepb.Plan) {
 	}
 	for _, c := range p.GroupChanges {
 		if was := state.Book(b.s.GroupStatus[c.Group], c.Instance).GetWaiting(); was != c.Book.GetWaiting() && c.Book.GetWaiting() != "" {
-			fmt.Fprintf(&b.out, "%s waits: %s\n", c.Group, c.Book.GetWaiting())
+			fmt.Fprintf(&b.out, "%s waits: %s\n", instanceName(c), c.Book.GetWaiting())
 		} else if was != "" && c.Book.GetWaiting() == "" {
-			fmt.Fprintf(&b.out, "%s waits no more\n", c.Group)
+			fmt.Fprintf(&b.out, "%s waits no more\n", instanceName(c))
 		}
 	}
 	for _, e := range p.Events {
@@ -358,10 +376,26 @@ func (b *bench) print(p *statepb.Plan) {
 	}
 }
 
+func instanceName(c *statepb.GroupChange) string {
+	if c.Instance == "" {
+		return c.Group
+	}
+	return c.Group + "/" + c.Instance
+}
+
 func (b *bench) state() {
 	for _, name := range state.SortedKeys(b.s.GroupStatus) {
 		gs := b.s.GroupStatus[name]
-		fmt.Fprintf(&b.out, "%s intent=%v tried=%v\n", name, state.Book(gs, "").GetIntentOnline(), state.Book(gs, "").GetTried())
+		for _, key := range state.SortedKeys(gs.Instances) {
+			title := name
+			if key != "" {
+				title += "/" + key
+			}
+			fmt.Fprintf(&b.out, "%s intent=%v tried=%v\n", title, gs.Instances[key].GetIntentOnline(), gs.Instances[key].GetTried())
+		}
+		if len(gs.Instances) == 0 {
+			fmt.Fprintf(&b.out, "%s\n", name)
+		}
 		for _, n := range state.SortedKeys(gs.Nodes) {
 			on := gs.Nodes[n]
 			fmt.Fprintf(&b.out, "  %s want=%s faulted=%v:", n, strings.TrimPrefix(on.Want.String(), "WANT_"), on.Faulted)
@@ -403,17 +437,10 @@ func (b *bench) simulate(t *testing.T, d *datadriven.TestData) {
 			fmt.Fprintf(&b.out, "  note: %s\n", st.Note)
 		}
 		for _, m := range st.Moves {
-			fmt.Fprintf(&b.out, "  %s: %s -> %s: %s\n", m.Group, or(m.Before), or(m.After), m.Reason)
+			fmt.Fprintf(&b.out, "  %s: %s -> %s: %s\n", m.Group, or(m.Before, "offline"), or(m.After, "offline"), m.Reason)
 		}
 	}
 	fmt.Fprintf(&b.out, "%s\n", resp.Verdict)
-}
-
-func or(node string) string {
-	if node == "" {
-		return "offline"
-	}
-	return node
 }
 
 func parseStep(t *testing.T, d *datadriven.TestData, f []string) *v1.SimulateStep {
@@ -465,7 +492,7 @@ func checkPlan(s *statepb.State, p *statepb.Plan) error {
 			return fmt.Errorf("P5: %s is brought to the frozen node %s", o.Group, o.Node)
 		}
 		for n, on := range gs.Nodes {
-			if n != o.Node && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
+			if n != o.Node && state.InstanceAt(g, n) == state.InstanceAt(g, o.Node) && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
 				return fmt.Errorf("P2: %s is ordered online on %s while %s is not clear of it", o.Group, o.Node, n)
 			}
 		}
@@ -486,14 +513,16 @@ func checkPlan(s *statepb.State, p *statepb.Plan) error {
 // checkState holds a state that a plan was applied to against P1.
 func checkState(s *statepb.State) error {
 	for name, gs := range s.GroupStatus {
-		var online []string
+		online := map[string][]string{}
 		for n, on := range gs.Nodes {
-			if on.Want == wantOnline {
-				online = append(online, n)
+			if key := state.InstanceAt(s.Groups[name], n); on.Want == wantOnline {
+				online[key] = append(online[key], n)
 			}
 		}
-		if len(online) > 1 {
-			return fmt.Errorf("P1: %s is ordered online on %v", name, online)
+		for key, at := range online {
+			if len(at) > 1 {
+				return fmt.Errorf("P1: %s %s is ordered online on %v", name, key, at)
+			}
 		}
 	}
 	return nil

@@ -27,7 +27,7 @@ func settle(s *statepb.State, env Env) []*v1.Decision {
 	}
 	for range maxRounds {
 		changed := succeed(s)
-		p := Plan(s, env)
+		p, _ := Plan(s, env)
 		if p == nil && !changed {
 			break
 		}

@@ -26,7 +26,7 @@ func Simulate(s *statepb.State, env Env, req *v1.SimulateRequest) *v1.SimulateRe
 	moved, down := 0, 0
 	for _, g := range state.SortedKeys(c.GetGroups()) {
 		resp.Groups = append(resp.Groups, sim.group(g, sim.first[g], last[g], nil))
-		if sim.first[g] != last[g] && last[g] != "" {
+		if last[g] != "" && slices.ContainsFunc(strings.Split(last[g], ", "), func(n string) bool { return !slices.Contains(strings.Split(sim.first[g], ", "), n) }) {
 			moved++
 		}
 		if sim.first[g] != "" && last[g] == "" {
@@ -276,7 +276,7 @@ func (m *simulation) fault(f *v1.ResourceOnNodeName) string {
 	}
 	node := f.GetNode()
 	if node == "" {
-		node = m.places()[f.GetGroup()]
+		node, _, _ = strings.Cut(m.places()[f.GetGroup()], ", ")
 	}
 	st := gs.GetNodes()[node].GetResources()[f.GetResource()]
 	switch {
@@ -290,15 +290,19 @@ func (m *simulation) fault(f *v1.ResourceOnNodeName) string {
 	return ""
 }
 
-// places says on which member each group is wanted online.
+// places says on which members each group is wanted online: "n1", and of
+// several instances "n1, n3".
 func places(s *statepb.State) map[string]string {
 	at := map[string]string{}
 	for name, gs := range s.GetGroupStatus() {
+		var nodes []string
 		for node, on := range gs.GetNodes() {
 			if on.GetWant() == wantOnline && state.MemberOf(s, node) != nil {
-				at[name] = node
+				nodes = append(nodes, node)
 			}
 		}
+		slices.Sort(nodes)
+		at[name] = strings.Join(nodes, ", ")
 	}
 	return at
 }
@@ -313,7 +317,7 @@ func (m *simulation) places() map[string]string {
 func (m *simulation) group(g, before, after string, made []*v1.Decision) *v1.SimulatedGroup {
 	out := &v1.SimulatedGroup{Group: g, Before: before, After: after}
 	for _, d := range made {
-		if d.GetGroup() == g && d.GetNode() == after && len(d.GetReasons()) > 0 {
+		if d.GetGroup() == g && slices.Contains(strings.Split(after, ", "), d.GetNode()) && len(d.GetReasons()) > 0 {
 			out.Reason = strings.Join(d.GetReasons(), "; ")
 		}
 	}
@@ -321,7 +325,13 @@ func (m *simulation) group(g, before, after string, made []*v1.Decision) *v1.Sim
 	case m.over != "":
 		out.Reason = m.over
 	case after == "":
-		out.Reason = whyOffline(m.s, g)
+		var whys []string
+		for _, w := range look(m.s, m.env, g).instances {
+			if why := whyOffline(w.g, w.book); !slices.Contains(whys, why) {
+				whys = append(whys, why)
+			}
+		}
+		out.Reason = atMost(whys)
 	}
 	return out
 }

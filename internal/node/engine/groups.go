@@ -128,7 +128,7 @@ func (e *Engine) planOn(term uint64) {
 		return
 	}
 	g.planned = e.s.GetPlanRevision()
-	plan := planner.Plan(e.s, planner.Env{Seeded: true, NowMs: e.wall})
+	plan, _ := planner.Plan(e.s, planner.Env{Seeded: true, ClockMs: e.s.GetClockMs(), NowMs: e.wall})
 	if plan == nil {
 		return
 	}
