@@ -101,7 +101,7 @@ func (r *Runtime) takenOffline(x *resource, now time.Duration, res Result) {
 // monitored takes in what a monitor has found.
 func (r *Runtime) monitored(x *resource, now time.Duration, res Result) {
 	found := res.State
-	if res.TimedOut || res.Err != "" || found != online && found != offline {
+	if res.TimedOut || res.Err != "" || found != online && found != offline && found != faulted {
 		found = unknown
 	}
 	x.heard = true
@@ -198,12 +198,12 @@ func (r *Runtime) monitoredCleaned(x *resource, now time.Duration, found v1.Reso
 			x.failure = "it is still online after clean"
 		}
 		r.cleanFailed(x, now)
-	case found == unknown && !res.TimedOut && x.tries < 3:
+	case found != offline && !res.TimedOut && x.tries < 3:
 		r.lookAgainSoon(x, now)
 	case !x.cleanOK:
 		r.cleanFailed(x, now)
 	default:
-		// A monitor that can't tell even now: clean's word counts.
+		// A monitor that can't tell, or calls it broken, even now: clean's word counts.
 		x.note = ""
 		r.cleanSucceeded(x, now)
 	}
@@ -235,6 +235,9 @@ func (r *Runtime) monitoredSteady(x *resource, now time.Duration, found v1.Resou
 		return
 	case found == offline:
 		r.foundOffline(x, now, res)
+		return
+	case found == faulted:
+		r.foundBroken(x, now, res, first)
 		return
 	}
 	r.schedule(x, now)
@@ -306,6 +309,35 @@ func (r *Runtime) foundOffline(x *resource, now time.Duration, res Result) {
 		r.schedule(x, now)
 	default:
 		r.needClean(x, now, UnexpectedOffline, thenRestart, x.detail(res))
+	}
+}
+
+// foundBroken: something of it is there and does not work. That is a fault like an unexpected offline, but it is never
+// taken for offline before it has been cleaned (A4).
+func (r *Runtime) foundBroken(x *resource, now time.Duration, res Result, first bool) {
+	why := cmp.Or(x.notice, res.Message, "the monitor found it broken")
+	switch {
+	case x.persistent():
+		x.message = why
+		r.setState(x, now, faulted)
+		r.schedule(x, now)
+	case first && x.expect != online:
+		after := thenOffline
+		if x.expect == faulted {
+			after = thenFaulted
+		}
+		x.leftover, x.stopped = false, ""
+		r.needClean(x, now, UnexpectedOffline, after, why)
+	case x.uncleaned, x.state != online:
+		x.note = why // as good as a monitor that can't tell
+		r.schedule(x, now)
+	case x.tolerated < x.limits.tolerance:
+		x.tolerated++
+		x.calmSince = now
+		x.note = fmt.Sprintf("%s; tolerated (%d of %d)", why, x.tolerated, x.limits.tolerance)
+		r.schedule(x, now)
+	default:
+		r.needClean(x, now, UnexpectedOffline, thenRestart, why)
 	}
 }
 

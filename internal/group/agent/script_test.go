@@ -20,7 +20,7 @@ import (
 //	  RESOURCE [requires=a,b] [operations=none|on-only] [restart=N] [retry=N] [tolerance=N] [onlinewait=N]
 //	           [offlinewait=N] [cleanretry=N] [monitor=DUR] [offlinemonitor=DUR] [hangs=N] [conf=DUR] [disabled] [Attr=value]
 //	remove group=NAME
-//	behave [GROUP/]RESOURCE [online|offline|monitor|clean=ok|err|hang|noeffect|unknown] [shows=DUR] [watched] [takes=DUR]
+//	behave [GROUP/]RESOURCE [online|offline|monitor|clean=ok|err|hang|noeffect|unknown|broken] [shows=DUR] [watched] [takes=DUR]
 //	order GROUP intent=N want=online|offline|nothing [RESOURCE=online|offline] [takeover]
 //	lease held|lost
 //	incarnation N

@@ -150,7 +150,8 @@ type Call struct {
 
 // Result is the outcome of a call.
 type Result struct {
-	// State found by a monitor: ONLINE, OFFLINE, or UNKNOWN (also unset).
+	// State found by a monitor: ONLINE, OFFLINE, FAULTED (something of it is there but does not work: where it is not known
+	// to be offline it is cleaned before anything else), or UNKNOWN (also unset).
 	State v1.ResourceState
 	// Confidence in ONLINE, 10 to 100 percent; 0: not told.
 	Confidence int

@@ -42,7 +42,7 @@ type failer interface {
 }
 
 // thing is a scripted resource: whether it runs, and how its entry points behave: "ok", "err", "hang" (until the time
-// limit), "noeffect" (succeeds and does nothing), "unknown" (monitor only).
+// limit), "noeffect" (succeeds and does nothing), "unknown", "broken" (monitor only).
 type thing struct {
 	running bool
 	how     map[EntryPoint]string
@@ -258,6 +258,8 @@ func (w *world) complete(p completion) {
 		res.TimedOut = true
 	case p.how == "err":
 		res.Err = "exit status 1"
+	case p.how == "broken":
+		res.State, res.Message = faulted, "a part of it is missing"
 	case p.call.Entry == Online && ok:
 		th.running, th.visible = true, w.now+th.shows
 	case (p.call.Entry == Offline || p.call.Entry == Clean) && ok:
