@@ -1082,8 +1082,8 @@ func (x *Cluster) GetFailFastAction() FailFastAction {
 	return FailFastAction_FAIL_FAST_ACTION_UNSPECIFIED
 }
 
-// Notifier tells somebody of events. Each event is told once, in order; after a change of the
-// leader the one that was on its way may be told twice, with the same number.
+// Notifier tells somebody of events, from the leader. Each event is told once, in order; after a crash of the
+// leader those that it told in its last second may be told twice, with the same number.
 type Notifier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2403,7 +2403,8 @@ func (x *ResourceStatus) GetInfo() map[string]string {
 	return nil
 }
 
-// Event is something that happened. Numbers have no gaps; the log keeps the last 1,000.
+// Event is something that happened. Numbers have no gaps; the replicated state keeps the last 1,000, and each node
+// far more on its own disk.
 type Event struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -2418,7 +2419,9 @@ type Event struct {
 	Resource string `protobuf:"bytes,8,opt,name=resource,proto3" json:"resource,omitempty"`
 	Message  string `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
 	// The decision that it belongs to, 0 if none.
-	Decision      uint64 `protobuf:"varint,10,opt,name=decision,proto3" json:"decision,omitempty"`
+	Decision uint64 `protobuf:"varint,10,opt,name=decision,proto3" json:"decision,omitempty"`
+	// The notifier that it is about. It is not told by that one.
+	Notifier      string `protobuf:"bytes,11,opt,name=notifier,proto3" json:"notifier,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2521,6 +2524,13 @@ func (x *Event) GetDecision() uint64 {
 		return x.Decision
 	}
 	return 0
+}
+
+func (x *Event) GetNotifier() string {
+	if x != nil {
+		return x.Notifier
+	}
+	return ""
 }
 
 // Decision is one step that the planner took, and why.
@@ -3176,7 +3186,7 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x04info\x18\f \x03(\v2%.holdfast.v1.ResourceStatus.InfoEntryR\x04info\x1a7\n" +
 	"\tInfoEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x02\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x121\n" +
@@ -3188,7 +3198,8 @@ const file_api_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bresource\x18\b \x01(\tR\bresource\x12\x18\n" +
 	"\amessage\x18\t \x01(\tR\amessage\x12\x1a\n" +
 	"\bdecision\x18\n" +
-	" \x01(\x04R\bdecision\"\xa0\x02\n" +
+	" \x01(\x04R\bdecision\x12\x1a\n" +
+	"\bnotifier\x18\v \x01(\tR\bnotifier\"\xa0\x02\n" +
 	"\bDecision\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x14\n" +

@@ -8487,7 +8487,7 @@ func (x *DiffResponse) GetConfigRevision() uint64 {
 
 type ListEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only events with a higher number; 0: all that are kept.
+	// Only events with a higher number; 0: from the first that is kept.
 	After uint64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
 	// Only events of this time or later, Unix milliseconds.
 	SinceMs int64 `protobuf:"varint,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
@@ -8495,8 +8495,15 @@ type ListEventsRequest struct {
 	Group   string   `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
 	Node    string   `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	AtLeast Severity `protobuf:"varint,5,opt,name=at_least,json=atLeast,proto3,enum=holdfast.v1.Severity" json:"at_least,omitempty"`
-	// The newest so many; 0: all.
-	Limit         uint32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The newest so many. 0: all, in answers of at most 10,000.
+	Limit uint32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only events with a lower number; 0: up to the newest.
+	Before uint64 `protobuf:"varint,7,opt,name=before,proto3" json:"before,omitempty"`
+	// Only events before this time, Unix milliseconds; 0: up to now.
+	UntilMs  int64  `protobuf:"varint,8,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	Resource string `protobuf:"bytes,9,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Only events whose code begins with one of these. Empty: all.
+	Codes         []string `protobuf:"bytes,10,rep,name=codes,proto3" json:"codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8573,10 +8580,43 @@ func (x *ListEventsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListEventsRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *ListEventsRequest) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *ListEventsRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ListEventsRequest) GetCodes() []string {
+	if x != nil {
+		return x.Codes
+	}
+	return nil
+}
+
 type ListEventsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Source        *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Events        []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Oldest first.
+	Events []*Event `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// Which of the events that were asked for this node does not have, oldest first.
+	Gaps []*EventGap `protobuf:"bytes,3,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	// There may be earlier ones that were asked for: ask again with before as it is here. 0: that was all.
+	MoreBefore    uint64 `protobuf:"varint,4,opt,name=more_before,json=moreBefore,proto3" json:"more_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8625,6 +8665,74 @@ func (x *ListEventsResponse) GetEvents() []*Event {
 	return nil
 }
 
+func (x *ListEventsResponse) GetGaps() []*EventGap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+func (x *ListEventsResponse) GetMoreBefore() uint64 {
+	if x != nil {
+		return x.MoreBefore
+	}
+	return 0
+}
+
+// EventGap is a run of events that a node does not have: it was away for longer than the cluster remembers, its
+// own log was damaged or is full, or they were dropped there for their age.
+type EventGap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint64                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint64                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventGap) Reset() {
+	*x = EventGap{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventGap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventGap) ProtoMessage() {}
+
+func (x *EventGap) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventGap.ProtoReflect.Descriptor instead.
+func (*EventGap) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
+}
+
+func (x *EventGap) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *EventGap) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
 type FollowEventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filter        *ListEventsRequest     `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -8634,7 +8742,7 @@ type FollowEventsRequest struct {
 
 func (x *FollowEventsRequest) Reset() {
 	*x = FollowEventsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8646,7 +8754,7 @@ func (x *FollowEventsRequest) String() string {
 func (*FollowEventsRequest) ProtoMessage() {}
 
 func (x *FollowEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[125]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8659,7 +8767,7 @@ func (x *FollowEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEventsRequest.ProtoReflect.Descriptor instead.
 func (*FollowEventsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{125}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *FollowEventsRequest) GetFilter() *ListEventsRequest {
@@ -8673,14 +8781,16 @@ type FollowEventsResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// Events between the last message and this one were dropped from the log before they could be sent.
-	Missed        uint64 `protobuf:"varint,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	Missed uint64 `protobuf:"varint,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	// Which of the events up to the last of this message this node does not have.
+	Gaps          []*EventGap `protobuf:"bytes,3,rep,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FollowEventsResponse) Reset() {
 	*x = FollowEventsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8692,7 +8802,7 @@ func (x *FollowEventsResponse) String() string {
 func (*FollowEventsResponse) ProtoMessage() {}
 
 func (x *FollowEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[126]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8705,7 +8815,7 @@ func (x *FollowEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEventsResponse.ProtoReflect.Descriptor instead.
 func (*FollowEventsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{126}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *FollowEventsResponse) GetEvents() []*Event {
@@ -8722,6 +8832,13 @@ func (x *FollowEventsResponse) GetMissed() uint64 {
 	return 0
 }
 
+func (x *FollowEventsResponse) GetGaps() []*EventGap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
 type ExplainGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -8731,7 +8848,7 @@ type ExplainGroupRequest struct {
 
 func (x *ExplainGroupRequest) Reset() {
 	*x = ExplainGroupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8743,7 +8860,7 @@ func (x *ExplainGroupRequest) String() string {
 func (*ExplainGroupRequest) ProtoMessage() {}
 
 func (x *ExplainGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[127]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8756,7 +8873,7 @@ func (x *ExplainGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainGroupRequest.ProtoReflect.Descriptor instead.
 func (*ExplainGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{127}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ExplainGroupRequest) GetGroup() string {
@@ -8786,7 +8903,7 @@ type ExplainGroupResponse struct {
 
 func (x *ExplainGroupResponse) Reset() {
 	*x = ExplainGroupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8798,7 +8915,7 @@ func (x *ExplainGroupResponse) String() string {
 func (*ExplainGroupResponse) ProtoMessage() {}
 
 func (x *ExplainGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[128]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8811,7 +8928,7 @@ func (x *ExplainGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainGroupResponse.ProtoReflect.Descriptor instead.
 func (*ExplainGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{128}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ExplainGroupResponse) GetSource() *Source {
@@ -8875,7 +8992,7 @@ type ExplainResourceRequest struct {
 
 func (x *ExplainResourceRequest) Reset() {
 	*x = ExplainResourceRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8887,7 +9004,7 @@ func (x *ExplainResourceRequest) String() string {
 func (*ExplainResourceRequest) ProtoMessage() {}
 
 func (x *ExplainResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[129]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8900,7 +9017,7 @@ func (x *ExplainResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResourceRequest.ProtoReflect.Descriptor instead.
 func (*ExplainResourceRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{129}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *ExplainResourceRequest) GetGroup() string {
@@ -8940,7 +9057,7 @@ type ExplainResourceResponse struct {
 
 func (x *ExplainResourceResponse) Reset() {
 	*x = ExplainResourceResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8952,7 +9069,7 @@ func (x *ExplainResourceResponse) String() string {
 func (*ExplainResourceResponse) ProtoMessage() {}
 
 func (x *ExplainResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[130]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8965,7 +9082,7 @@ func (x *ExplainResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResourceResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResourceResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{130}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *ExplainResourceResponse) GetSource() *Source {
@@ -9034,7 +9151,7 @@ type ExplainedResource struct {
 
 func (x *ExplainedResource) Reset() {
 	*x = ExplainedResource{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9046,7 +9163,7 @@ func (x *ExplainedResource) String() string {
 func (*ExplainedResource) ProtoMessage() {}
 
 func (x *ExplainedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[131]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9059,7 +9176,7 @@ func (x *ExplainedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedResource.ProtoReflect.Descriptor instead.
 func (*ExplainedResource) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{131}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *ExplainedResource) GetNode() string {
@@ -9113,7 +9230,7 @@ type ExplainNodeRequest struct {
 
 func (x *ExplainNodeRequest) Reset() {
 	*x = ExplainNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9125,7 +9242,7 @@ func (x *ExplainNodeRequest) String() string {
 func (*ExplainNodeRequest) ProtoMessage() {}
 
 func (x *ExplainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[132]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9138,7 +9255,7 @@ func (x *ExplainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainNodeRequest.ProtoReflect.Descriptor instead.
 func (*ExplainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{132}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *ExplainNodeRequest) GetNode() string {
@@ -9171,7 +9288,7 @@ type ExplainNodeResponse struct {
 
 func (x *ExplainNodeResponse) Reset() {
 	*x = ExplainNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9183,7 +9300,7 @@ func (x *ExplainNodeResponse) String() string {
 func (*ExplainNodeResponse) ProtoMessage() {}
 
 func (x *ExplainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[133]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9196,7 +9313,7 @@ func (x *ExplainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainNodeResponse.ProtoReflect.Descriptor instead.
 func (*ExplainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{133}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *ExplainNodeResponse) GetSource() *Source {
@@ -9287,7 +9404,7 @@ type GroupReason struct {
 
 func (x *GroupReason) Reset() {
 	*x = GroupReason{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9299,7 +9416,7 @@ func (x *GroupReason) String() string {
 func (*GroupReason) ProtoMessage() {}
 
 func (x *GroupReason) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[134]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9312,7 +9429,7 @@ func (x *GroupReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupReason.ProtoReflect.Descriptor instead.
 func (*GroupReason) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{134}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *GroupReason) GetGroup() string {
@@ -9338,7 +9455,7 @@ type ExplainEventRequest struct {
 
 func (x *ExplainEventRequest) Reset() {
 	*x = ExplainEventRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9350,7 +9467,7 @@ func (x *ExplainEventRequest) String() string {
 func (*ExplainEventRequest) ProtoMessage() {}
 
 func (x *ExplainEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[135]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9363,7 +9480,7 @@ func (x *ExplainEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainEventRequest.ProtoReflect.Descriptor instead.
 func (*ExplainEventRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{135}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *ExplainEventRequest) GetNumber() uint64 {
@@ -9395,7 +9512,7 @@ type ExplainEventResponse struct {
 
 func (x *ExplainEventResponse) Reset() {
 	*x = ExplainEventResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9407,7 +9524,7 @@ func (x *ExplainEventResponse) String() string {
 func (*ExplainEventResponse) ProtoMessage() {}
 
 func (x *ExplainEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[136]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9420,7 +9537,7 @@ func (x *ExplainEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainEventResponse.ProtoReflect.Descriptor instead.
 func (*ExplainEventResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{136}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *ExplainEventResponse) GetSource() *Source {
@@ -9489,7 +9606,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9501,7 +9618,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[137]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9514,7 +9631,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{137}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *SimulateRequest) GetSteps() []*SimulateStep {
@@ -9551,7 +9668,7 @@ type SimulateStep struct {
 
 func (x *SimulateStep) Reset() {
 	*x = SimulateStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[138]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9563,7 +9680,7 @@ func (x *SimulateStep) String() string {
 func (*SimulateStep) ProtoMessage() {}
 
 func (x *SimulateStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[138]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9576,7 +9693,7 @@ func (x *SimulateStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateStep.ProtoReflect.Descriptor instead.
 func (*SimulateStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{138}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *SimulateStep) GetStep() isSimulateStep_Step {
@@ -9846,7 +9963,7 @@ type EnableName struct {
 
 func (x *EnableName) Reset() {
 	*x = EnableName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[139]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9858,7 +9975,7 @@ func (x *EnableName) String() string {
 func (*EnableName) ProtoMessage() {}
 
 func (x *EnableName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[139]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9871,7 +9988,7 @@ func (x *EnableName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableName.ProtoReflect.Descriptor instead.
 func (*EnableName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{139}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *EnableName) GetGroup() string {
@@ -9905,7 +10022,7 @@ type SwitchingName struct {
 
 func (x *SwitchingName) Reset() {
 	*x = SwitchingName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[140]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9917,7 +10034,7 @@ func (x *SwitchingName) String() string {
 func (*SwitchingName) ProtoMessage() {}
 
 func (x *SwitchingName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[140]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9930,7 +10047,7 @@ func (x *SwitchingName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchingName.ProtoReflect.Descriptor instead.
 func (*SwitchingName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{140}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *SwitchingName) GetGroup() string {
@@ -9956,7 +10073,7 @@ type GroupName struct {
 
 func (x *GroupName) Reset() {
 	*x = GroupName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[141]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9968,7 +10085,7 @@ func (x *GroupName) String() string {
 func (*GroupName) ProtoMessage() {}
 
 func (x *GroupName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[141]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9981,7 +10098,7 @@ func (x *GroupName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupName.ProtoReflect.Descriptor instead.
 func (*GroupName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{141}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *GroupName) GetGroup() string {
@@ -10001,7 +10118,7 @@ type StopNodeName struct {
 
 func (x *StopNodeName) Reset() {
 	*x = StopNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[142]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10013,7 +10130,7 @@ func (x *StopNodeName) String() string {
 func (*StopNodeName) ProtoMessage() {}
 
 func (x *StopNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[142]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10026,7 +10143,7 @@ func (x *StopNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopNodeName.ProtoReflect.Descriptor instead.
 func (*StopNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{142}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *StopNodeName) GetNode() string {
@@ -10055,7 +10172,7 @@ type FreezeName struct {
 
 func (x *FreezeName) Reset() {
 	*x = FreezeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[143]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10067,7 +10184,7 @@ func (x *FreezeName) String() string {
 func (*FreezeName) ProtoMessage() {}
 
 func (x *FreezeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[143]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10080,7 +10197,7 @@ func (x *FreezeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeName.ProtoReflect.Descriptor instead.
 func (*FreezeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{143}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *FreezeName) GetGroup() string {
@@ -10113,7 +10230,7 @@ type NodeNames struct {
 
 func (x *NodeNames) Reset() {
 	*x = NodeNames{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[144]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10125,7 +10242,7 @@ func (x *NodeNames) String() string {
 func (*NodeNames) ProtoMessage() {}
 
 func (x *NodeNames) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[144]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10138,7 +10255,7 @@ func (x *NodeNames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNames.ProtoReflect.Descriptor instead.
 func (*NodeNames) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{144}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *NodeNames) GetNodes() []string {
@@ -10160,7 +10277,7 @@ type GroupOnNodeName struct {
 
 func (x *GroupOnNodeName) Reset() {
 	*x = GroupOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[145]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10172,7 +10289,7 @@ func (x *GroupOnNodeName) String() string {
 func (*GroupOnNodeName) ProtoMessage() {}
 
 func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[145]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10185,7 +10302,7 @@ func (x *GroupOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupOnNodeName.ProtoReflect.Descriptor instead.
 func (*GroupOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{145}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *GroupOnNodeName) GetGroup() string {
@@ -10220,7 +10337,7 @@ type ResourceOnNodeName struct {
 
 func (x *ResourceOnNodeName) Reset() {
 	*x = ResourceOnNodeName{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[146]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10232,7 +10349,7 @@ func (x *ResourceOnNodeName) String() string {
 func (*ResourceOnNodeName) ProtoMessage() {}
 
 func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[146]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10245,7 +10362,7 @@ func (x *ResourceOnNodeName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceOnNodeName.ProtoReflect.Descriptor instead.
 func (*ResourceOnNodeName) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{146}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *ResourceOnNodeName) GetGroup() string {
@@ -10283,7 +10400,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[147]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10295,7 +10412,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[147]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10308,7 +10425,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{147}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *SimulateResponse) GetSource() *Source {
@@ -10354,7 +10471,7 @@ type SimulatedStep struct {
 
 func (x *SimulatedStep) Reset() {
 	*x = SimulatedStep{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[148]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10366,7 +10483,7 @@ func (x *SimulatedStep) String() string {
 func (*SimulatedStep) ProtoMessage() {}
 
 func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[148]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10379,7 +10496,7 @@ func (x *SimulatedStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedStep.ProtoReflect.Descriptor instead.
 func (*SimulatedStep) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{148}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *SimulatedStep) GetStep() string {
@@ -10424,7 +10541,7 @@ type SimulatedGroup struct {
 
 func (x *SimulatedGroup) Reset() {
 	*x = SimulatedGroup{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[149]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10436,7 +10553,7 @@ func (x *SimulatedGroup) String() string {
 func (*SimulatedGroup) ProtoMessage() {}
 
 func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[149]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10449,7 +10566,7 @@ func (x *SimulatedGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatedGroup.ProtoReflect.Descriptor instead.
 func (*SimulatedGroup) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{149}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *SimulatedGroup) GetGroup() string {
@@ -10489,7 +10606,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[150]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10501,7 +10618,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[150]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10514,7 +10631,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{150}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *GetOperationRequest) GetId() uint64 {
@@ -10536,7 +10653,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10548,7 +10665,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10561,7 +10678,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{151}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *GetOperationResponse) GetSource() *Source {
@@ -10594,7 +10711,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10606,7 +10723,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10619,7 +10736,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{152}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *WatchOperationRequest) GetId() uint64 {
@@ -10639,7 +10756,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10651,7 +10768,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10664,7 +10781,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{153}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -10690,7 +10807,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10702,7 +10819,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10715,7 +10832,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{154}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *AddNodeRequest) GetNode() *Node {
@@ -10734,7 +10851,7 @@ type AddNodeResponse struct {
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10746,7 +10863,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10759,7 +10876,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{155}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *AddNodeResponse) GetConfigRevision() uint64 {
@@ -10781,7 +10898,7 @@ type InviteNodeRequest struct {
 
 func (x *InviteNodeRequest) Reset() {
 	*x = InviteNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10793,7 +10910,7 @@ func (x *InviteNodeRequest) String() string {
 func (*InviteNodeRequest) ProtoMessage() {}
 
 func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10806,7 +10923,7 @@ func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeRequest.ProtoReflect.Descriptor instead.
 func (*InviteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{156}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *InviteNodeRequest) GetNode() *Node {
@@ -10835,7 +10952,7 @@ type InviteNodeResponse struct {
 
 func (x *InviteNodeResponse) Reset() {
 	*x = InviteNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10847,7 +10964,7 @@ func (x *InviteNodeResponse) String() string {
 func (*InviteNodeResponse) ProtoMessage() {}
 
 func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10860,7 +10977,7 @@ func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeResponse.ProtoReflect.Descriptor instead.
 func (*InviteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{157}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *InviteNodeResponse) GetToken() string {
@@ -10892,7 +11009,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10904,7 +11021,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10917,7 +11034,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{158}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{159}
 }
 
 type ListInvitationsResponse struct {
@@ -10930,7 +11047,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10942,7 +11059,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10955,7 +11072,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{159}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *ListInvitationsResponse) GetSource() *Source {
@@ -10984,7 +11101,7 @@ type InvitationInfo struct {
 
 func (x *InvitationInfo) Reset() {
 	*x = InvitationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10996,7 +11113,7 @@ func (x *InvitationInfo) String() string {
 func (*InvitationInfo) ProtoMessage() {}
 
 func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11009,7 +11126,7 @@ func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvitationInfo.ProtoReflect.Descriptor instead.
 func (*InvitationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{160}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *InvitationInfo) GetId() string {
@@ -11049,7 +11166,7 @@ type WithdrawInvitationRequest struct {
 
 func (x *WithdrawInvitationRequest) Reset() {
 	*x = WithdrawInvitationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11061,7 +11178,7 @@ func (x *WithdrawInvitationRequest) String() string {
 func (*WithdrawInvitationRequest) ProtoMessage() {}
 
 func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11074,7 +11191,7 @@ func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{161}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *WithdrawInvitationRequest) GetId() string {
@@ -11092,7 +11209,7 @@ type WithdrawInvitationResponse struct {
 
 func (x *WithdrawInvitationResponse) Reset() {
 	*x = WithdrawInvitationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11104,7 +11221,7 @@ func (x *WithdrawInvitationResponse) String() string {
 func (*WithdrawInvitationResponse) ProtoMessage() {}
 
 func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11117,7 +11234,7 @@ func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{162}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{163}
 }
 
 type RemoveNodeRequest struct {
@@ -11131,7 +11248,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11143,7 +11260,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11156,7 +11273,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{163}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -11181,7 +11298,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11193,7 +11310,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11206,7 +11323,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{164}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{165}
 }
 
 type SecurityRequest struct {
@@ -11217,7 +11334,7 @@ type SecurityRequest struct {
 
 func (x *SecurityRequest) Reset() {
 	*x = SecurityRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11229,7 +11346,7 @@ func (x *SecurityRequest) String() string {
 func (*SecurityRequest) ProtoMessage() {}
 
 func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11242,7 +11359,7 @@ func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityRequest.ProtoReflect.Descriptor instead.
 func (*SecurityRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{165}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{166}
 }
 
 type SecurityResponse struct {
@@ -11263,7 +11380,7 @@ type SecurityResponse struct {
 
 func (x *SecurityResponse) Reset() {
 	*x = SecurityResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11275,7 +11392,7 @@ func (x *SecurityResponse) String() string {
 func (*SecurityResponse) ProtoMessage() {}
 
 func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11288,7 +11405,7 @@ func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityResponse.ProtoReflect.Descriptor instead.
 func (*SecurityResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{166}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{167}
 }
 
 func (x *SecurityResponse) GetSource() *Source {
@@ -11358,7 +11475,7 @@ type RotationInfo struct {
 
 func (x *RotationInfo) Reset() {
 	*x = RotationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11370,7 +11487,7 @@ func (x *RotationInfo) String() string {
 func (*RotationInfo) ProtoMessage() {}
 
 func (x *RotationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11383,7 +11500,7 @@ func (x *RotationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationInfo.ProtoReflect.Descriptor instead.
 func (*RotationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{167}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *RotationInfo) GetGeneration() uint64 {
@@ -11415,7 +11532,7 @@ type NodeSecurity struct {
 
 func (x *NodeSecurity) Reset() {
 	*x = NodeSecurity{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11427,7 +11544,7 @@ func (x *NodeSecurity) String() string {
 func (*NodeSecurity) ProtoMessage() {}
 
 func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11440,7 +11557,7 @@ func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSecurity.ProtoReflect.Descriptor instead.
 func (*NodeSecurity) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{168}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *NodeSecurity) GetNode() string {
@@ -11501,7 +11618,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11513,7 +11630,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11526,7 +11643,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{169}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *RotateRequest) GetWhat() Rotatable {
@@ -11544,7 +11661,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11556,7 +11673,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11569,7 +11686,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{170}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{171}
 }
 
 type DestroyClusterRequest struct {
@@ -11582,7 +11699,7 @@ type DestroyClusterRequest struct {
 
 func (x *DestroyClusterRequest) Reset() {
 	*x = DestroyClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11594,7 +11711,7 @@ func (x *DestroyClusterRequest) String() string {
 func (*DestroyClusterRequest) ProtoMessage() {}
 
 func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11607,7 +11724,7 @@ func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterRequest.ProtoReflect.Descriptor instead.
 func (*DestroyClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{171}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *DestroyClusterRequest) GetName() string {
@@ -11625,7 +11742,7 @@ type DestroyClusterResponse struct {
 
 func (x *DestroyClusterResponse) Reset() {
 	*x = DestroyClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11637,7 +11754,7 @@ func (x *DestroyClusterResponse) String() string {
 func (*DestroyClusterResponse) ProtoMessage() {}
 
 func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11650,7 +11767,7 @@ func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterResponse.ProtoReflect.Descriptor instead.
 func (*DestroyClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{172}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{173}
 }
 
 type SeedClusterRequest struct {
@@ -11661,7 +11778,7 @@ type SeedClusterRequest struct {
 
 func (x *SeedClusterRequest) Reset() {
 	*x = SeedClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11673,7 +11790,7 @@ func (x *SeedClusterRequest) String() string {
 func (*SeedClusterRequest) ProtoMessage() {}
 
 func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11686,7 +11803,7 @@ func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedClusterRequest.ProtoReflect.Descriptor instead.
 func (*SeedClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{173}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{174}
 }
 
 type SeedClusterResponse struct {
@@ -11697,7 +11814,7 @@ type SeedClusterResponse struct {
 
 func (x *SeedClusterResponse) Reset() {
 	*x = SeedClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11709,7 +11826,7 @@ func (x *SeedClusterResponse) String() string {
 func (*SeedClusterResponse) ProtoMessage() {}
 
 func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11722,7 +11839,7 @@ func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedClusterResponse.ProtoReflect.Descriptor instead.
 func (*SeedClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{174}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{175}
 }
 
 type BackupRequest struct {
@@ -11733,7 +11850,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11745,7 +11862,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11758,7 +11875,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{175}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{176}
 }
 
 type BackupResponse struct {
@@ -11772,7 +11889,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11784,7 +11901,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11797,7 +11914,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{176}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *BackupResponse) GetSource() *Source {
@@ -11822,7 +11939,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11834,7 +11951,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11847,7 +11964,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{177}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{178}
 }
 
 type SnapshotResponse struct {
@@ -11861,7 +11978,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11873,7 +11990,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11886,7 +12003,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{178}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *SnapshotResponse) GetSource() *Source {
@@ -11911,7 +12028,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11923,7 +12040,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11936,7 +12053,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{179}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{180}
 }
 
 type ListUsersResponse struct {
@@ -11949,7 +12066,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11961,7 +12078,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11974,7 +12091,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{180}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *ListUsersResponse) GetSource() *Source {
@@ -12002,7 +12119,7 @@ type SetUserRequest struct {
 
 func (x *SetUserRequest) Reset() {
 	*x = SetUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12014,7 +12131,7 @@ func (x *SetUserRequest) String() string {
 func (*SetUserRequest) ProtoMessage() {}
 
 func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12027,7 +12144,7 @@ func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserRequest.ProtoReflect.Descriptor instead.
 func (*SetUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{181}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *SetUserRequest) GetUser() *User {
@@ -12053,7 +12170,7 @@ type SetUserResponse struct {
 
 func (x *SetUserResponse) Reset() {
 	*x = SetUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12065,7 +12182,7 @@ func (x *SetUserResponse) String() string {
 func (*SetUserResponse) ProtoMessage() {}
 
 func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12078,7 +12195,7 @@ func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserResponse.ProtoReflect.Descriptor instead.
 func (*SetUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{182}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *SetUserResponse) GetUser() *User {
@@ -12097,7 +12214,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12109,7 +12226,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12122,7 +12239,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{183}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *DeleteUserRequest) GetName() string {
@@ -12140,7 +12257,7 @@ type DeleteUserResponse struct {
 
 func (x *DeleteUserResponse) Reset() {
 	*x = DeleteUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12152,7 +12269,7 @@ func (x *DeleteUserResponse) String() string {
 func (*DeleteUserResponse) ProtoMessage() {}
 
 func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12165,7 +12282,7 @@ func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
 func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{184}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{185}
 }
 
 type UserCertificateRequest struct {
@@ -12179,7 +12296,7 @@ type UserCertificateRequest struct {
 
 func (x *UserCertificateRequest) Reset() {
 	*x = UserCertificateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12191,7 +12308,7 @@ func (x *UserCertificateRequest) String() string {
 func (*UserCertificateRequest) ProtoMessage() {}
 
 func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12204,7 +12321,7 @@ func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateRequest.ProtoReflect.Descriptor instead.
 func (*UserCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{185}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *UserCertificateRequest) GetName() string {
@@ -12232,7 +12349,7 @@ type UserCertificateResponse struct {
 
 func (x *UserCertificateResponse) Reset() {
 	*x = UserCertificateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12244,7 +12361,7 @@ func (x *UserCertificateResponse) String() string {
 func (*UserCertificateResponse) ProtoMessage() {}
 
 func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12257,7 +12374,7 @@ func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateResponse.ProtoReflect.Descriptor instead.
 func (*UserCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{186}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{187}
 }
 
 func (x *UserCertificateResponse) GetCertificate() []byte {
@@ -12282,7 +12399,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12294,7 +12411,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12307,7 +12424,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{187}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{188}
 }
 
 type WhoamiResponse struct {
@@ -12322,7 +12439,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12334,7 +12451,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12347,7 +12464,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{188}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *WhoamiResponse) GetSource() *Source {
@@ -12939,22 +13056,34 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12-\n" +
 	"\achanges\x18\x02 \x03(\v2\x13.holdfast.v1.ChangeR\achanges\x12(\n" +
 	"\x05notes\x18\x03 \x03(\v2\x12.holdfast.v1.FaultR\x05notes\x12'\n" +
-	"\x0fconfig_revision\x18\x04 \x01(\x04R\x0econfigRevision\"\xb6\x01\n" +
+	"\x0fconfig_revision\x18\x04 \x01(\x04R\x0econfigRevision\"\x9b\x02\n" +
 	"\x11ListEventsRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x19\n" +
 	"\bsince_ms\x18\x02 \x01(\x03R\asinceMs\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x120\n" +
 	"\bat_least\x18\x05 \x01(\x0e2\x15.holdfast.v1.SeverityR\aatLeast\x12\x14\n" +
-	"\x05limit\x18\x06 \x01(\rR\x05limit\"m\n" +
+	"\x05limit\x18\x06 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06before\x18\a \x01(\x04R\x06before\x12\x19\n" +
+	"\buntil_ms\x18\b \x01(\x03R\auntilMs\x12\x1a\n" +
+	"\bresource\x18\t \x01(\tR\bresource\x12\x14\n" +
+	"\x05codes\x18\n" +
+	" \x03(\tR\x05codes\"\xb9\x01\n" +
 	"\x12ListEventsResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12*\n" +
-	"\x06events\x18\x02 \x03(\v2\x12.holdfast.v1.EventR\x06events\"M\n" +
+	"\x06events\x18\x02 \x03(\v2\x12.holdfast.v1.EventR\x06events\x12)\n" +
+	"\x04gaps\x18\x03 \x03(\v2\x15.holdfast.v1.EventGapR\x04gaps\x12\x1f\n" +
+	"\vmore_before\x18\x04 \x01(\x04R\n" +
+	"moreBefore\"4\n" +
+	"\bEventGap\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\"M\n" +
 	"\x13FollowEventsRequest\x126\n" +
-	"\x06filter\x18\x01 \x01(\v2\x1e.holdfast.v1.ListEventsRequestR\x06filter\"Z\n" +
+	"\x06filter\x18\x01 \x01(\v2\x1e.holdfast.v1.ListEventsRequestR\x06filter\"\x85\x01\n" +
 	"\x14FollowEventsResponse\x12*\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.holdfast.v1.EventR\x06events\x12\x16\n" +
-	"\x06missed\x18\x02 \x01(\x04R\x06missed\"+\n" +
+	"\x06missed\x18\x02 \x01(\x04R\x06missed\x12)\n" +
+	"\x04gaps\x18\x03 \x03(\v2\x15.holdfast.v1.EventGapR\x04gaps\"+\n" +
 	"\x13ExplainGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\x90\x02\n" +
 	"\x14ExplainGroupResponse\x12+\n" +
@@ -13374,7 +13503,7 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 }
 
 var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 191)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 192)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(Health)(0),                         // 0: holdfast.v1.Health
 	(NodePhase)(0),                      // 1: holdfast.v1.NodePhase
@@ -13511,117 +13640,118 @@ var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(*DiffResponse)(nil),                // 132: holdfast.v1.DiffResponse
 	(*ListEventsRequest)(nil),           // 133: holdfast.v1.ListEventsRequest
 	(*ListEventsResponse)(nil),          // 134: holdfast.v1.ListEventsResponse
-	(*FollowEventsRequest)(nil),         // 135: holdfast.v1.FollowEventsRequest
-	(*FollowEventsResponse)(nil),        // 136: holdfast.v1.FollowEventsResponse
-	(*ExplainGroupRequest)(nil),         // 137: holdfast.v1.ExplainGroupRequest
-	(*ExplainGroupResponse)(nil),        // 138: holdfast.v1.ExplainGroupResponse
-	(*ExplainResourceRequest)(nil),      // 139: holdfast.v1.ExplainResourceRequest
-	(*ExplainResourceResponse)(nil),     // 140: holdfast.v1.ExplainResourceResponse
-	(*ExplainedResource)(nil),           // 141: holdfast.v1.ExplainedResource
-	(*ExplainNodeRequest)(nil),          // 142: holdfast.v1.ExplainNodeRequest
-	(*ExplainNodeResponse)(nil),         // 143: holdfast.v1.ExplainNodeResponse
-	(*GroupReason)(nil),                 // 144: holdfast.v1.GroupReason
-	(*ExplainEventRequest)(nil),         // 145: holdfast.v1.ExplainEventRequest
-	(*ExplainEventResponse)(nil),        // 146: holdfast.v1.ExplainEventResponse
-	(*SimulateRequest)(nil),             // 147: holdfast.v1.SimulateRequest
-	(*SimulateStep)(nil),                // 148: holdfast.v1.SimulateStep
-	(*EnableName)(nil),                  // 149: holdfast.v1.EnableName
-	(*SwitchingName)(nil),               // 150: holdfast.v1.SwitchingName
-	(*GroupName)(nil),                   // 151: holdfast.v1.GroupName
-	(*StopNodeName)(nil),                // 152: holdfast.v1.StopNodeName
-	(*FreezeName)(nil),                  // 153: holdfast.v1.FreezeName
-	(*NodeNames)(nil),                   // 154: holdfast.v1.NodeNames
-	(*GroupOnNodeName)(nil),             // 155: holdfast.v1.GroupOnNodeName
-	(*ResourceOnNodeName)(nil),          // 156: holdfast.v1.ResourceOnNodeName
-	(*SimulateResponse)(nil),            // 157: holdfast.v1.SimulateResponse
-	(*SimulatedStep)(nil),               // 158: holdfast.v1.SimulatedStep
-	(*SimulatedGroup)(nil),              // 159: holdfast.v1.SimulatedGroup
-	(*GetOperationRequest)(nil),         // 160: holdfast.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),        // 161: holdfast.v1.GetOperationResponse
-	(*WatchOperationRequest)(nil),       // 162: holdfast.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),      // 163: holdfast.v1.WatchOperationResponse
-	(*AddNodeRequest)(nil),              // 164: holdfast.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),             // 165: holdfast.v1.AddNodeResponse
-	(*InviteNodeRequest)(nil),           // 166: holdfast.v1.InviteNodeRequest
-	(*InviteNodeResponse)(nil),          // 167: holdfast.v1.InviteNodeResponse
-	(*ListInvitationsRequest)(nil),      // 168: holdfast.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),     // 169: holdfast.v1.ListInvitationsResponse
-	(*InvitationInfo)(nil),              // 170: holdfast.v1.InvitationInfo
-	(*WithdrawInvitationRequest)(nil),   // 171: holdfast.v1.WithdrawInvitationRequest
-	(*WithdrawInvitationResponse)(nil),  // 172: holdfast.v1.WithdrawInvitationResponse
-	(*RemoveNodeRequest)(nil),           // 173: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),          // 174: holdfast.v1.RemoveNodeResponse
-	(*SecurityRequest)(nil),             // 175: holdfast.v1.SecurityRequest
-	(*SecurityResponse)(nil),            // 176: holdfast.v1.SecurityResponse
-	(*RotationInfo)(nil),                // 177: holdfast.v1.RotationInfo
-	(*NodeSecurity)(nil),                // 178: holdfast.v1.NodeSecurity
-	(*RotateRequest)(nil),               // 179: holdfast.v1.RotateRequest
-	(*RotateResponse)(nil),              // 180: holdfast.v1.RotateResponse
-	(*DestroyClusterRequest)(nil),       // 181: holdfast.v1.DestroyClusterRequest
-	(*DestroyClusterResponse)(nil),      // 182: holdfast.v1.DestroyClusterResponse
-	(*SeedClusterRequest)(nil),          // 183: holdfast.v1.SeedClusterRequest
-	(*SeedClusterResponse)(nil),         // 184: holdfast.v1.SeedClusterResponse
-	(*BackupRequest)(nil),               // 185: holdfast.v1.BackupRequest
-	(*BackupResponse)(nil),              // 186: holdfast.v1.BackupResponse
-	(*SnapshotRequest)(nil),             // 187: holdfast.v1.SnapshotRequest
-	(*SnapshotResponse)(nil),            // 188: holdfast.v1.SnapshotResponse
-	(*ListUsersRequest)(nil),            // 189: holdfast.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),           // 190: holdfast.v1.ListUsersResponse
-	(*SetUserRequest)(nil),              // 191: holdfast.v1.SetUserRequest
-	(*SetUserResponse)(nil),             // 192: holdfast.v1.SetUserResponse
-	(*DeleteUserRequest)(nil),           // 193: holdfast.v1.DeleteUserRequest
-	(*DeleteUserResponse)(nil),          // 194: holdfast.v1.DeleteUserResponse
-	(*UserCertificateRequest)(nil),      // 195: holdfast.v1.UserCertificateRequest
-	(*UserCertificateResponse)(nil),     // 196: holdfast.v1.UserCertificateResponse
-	(*WhoamiRequest)(nil),               // 197: holdfast.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),              // 198: holdfast.v1.WhoamiResponse
-	nil,                                 // 199: holdfast.v1.SetNodeLoadRequest.LoadEntry
-	nil,                                 // 200: holdfast.v1.LockDiskSpec.PathsEntry
-	(*Link)(nil),                        // 201: holdfast.v1.Link
-	(*durationpb.Duration)(nil),         // 202: google.protobuf.Duration
-	(*ResourceStatus)(nil),              // 203: holdfast.v1.ResourceStatus
-	(Want)(0),                           // 204: holdfast.v1.Want
-	(*Resource)(nil),                    // 205: holdfast.v1.Resource
-	(Operations)(0),                     // 206: holdfast.v1.Operations
-	(Severity)(0),                       // 207: holdfast.v1.Severity
-	(*Operation)(nil),                   // 208: holdfast.v1.Operation
-	(*Cluster)(nil),                     // 209: holdfast.v1.Cluster
-	(*Timers)(nil),                      // 210: holdfast.v1.Timers
-	(PreferredFencing)(0),               // 211: holdfast.v1.PreferredFencing
-	(*CoordinationPoint)(nil),           // 212: holdfast.v1.CoordinationPoint
-	(*Group)(nil),                       // 213: holdfast.v1.Group
-	(*GroupDependency)(nil),             // 214: holdfast.v1.GroupDependency
-	(*Limits)(nil),                      // 215: holdfast.v1.Limits
-	(SignalState)(0),                    // 216: holdfast.v1.SignalState
-	(*ResourceType)(nil),                // 217: holdfast.v1.ResourceType
-	(*Configuration)(nil),               // 218: holdfast.v1.Configuration
-	(*Event)(nil),                       // 219: holdfast.v1.Event
-	(*Rejection)(nil),                   // 220: holdfast.v1.Rejection
-	(*Decision)(nil),                    // 221: holdfast.v1.Decision
-	(*Node)(nil),                        // 222: holdfast.v1.Node
-	(*User)(nil),                        // 223: holdfast.v1.User
+	(*EventGap)(nil),                    // 135: holdfast.v1.EventGap
+	(*FollowEventsRequest)(nil),         // 136: holdfast.v1.FollowEventsRequest
+	(*FollowEventsResponse)(nil),        // 137: holdfast.v1.FollowEventsResponse
+	(*ExplainGroupRequest)(nil),         // 138: holdfast.v1.ExplainGroupRequest
+	(*ExplainGroupResponse)(nil),        // 139: holdfast.v1.ExplainGroupResponse
+	(*ExplainResourceRequest)(nil),      // 140: holdfast.v1.ExplainResourceRequest
+	(*ExplainResourceResponse)(nil),     // 141: holdfast.v1.ExplainResourceResponse
+	(*ExplainedResource)(nil),           // 142: holdfast.v1.ExplainedResource
+	(*ExplainNodeRequest)(nil),          // 143: holdfast.v1.ExplainNodeRequest
+	(*ExplainNodeResponse)(nil),         // 144: holdfast.v1.ExplainNodeResponse
+	(*GroupReason)(nil),                 // 145: holdfast.v1.GroupReason
+	(*ExplainEventRequest)(nil),         // 146: holdfast.v1.ExplainEventRequest
+	(*ExplainEventResponse)(nil),        // 147: holdfast.v1.ExplainEventResponse
+	(*SimulateRequest)(nil),             // 148: holdfast.v1.SimulateRequest
+	(*SimulateStep)(nil),                // 149: holdfast.v1.SimulateStep
+	(*EnableName)(nil),                  // 150: holdfast.v1.EnableName
+	(*SwitchingName)(nil),               // 151: holdfast.v1.SwitchingName
+	(*GroupName)(nil),                   // 152: holdfast.v1.GroupName
+	(*StopNodeName)(nil),                // 153: holdfast.v1.StopNodeName
+	(*FreezeName)(nil),                  // 154: holdfast.v1.FreezeName
+	(*NodeNames)(nil),                   // 155: holdfast.v1.NodeNames
+	(*GroupOnNodeName)(nil),             // 156: holdfast.v1.GroupOnNodeName
+	(*ResourceOnNodeName)(nil),          // 157: holdfast.v1.ResourceOnNodeName
+	(*SimulateResponse)(nil),            // 158: holdfast.v1.SimulateResponse
+	(*SimulatedStep)(nil),               // 159: holdfast.v1.SimulatedStep
+	(*SimulatedGroup)(nil),              // 160: holdfast.v1.SimulatedGroup
+	(*GetOperationRequest)(nil),         // 161: holdfast.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),        // 162: holdfast.v1.GetOperationResponse
+	(*WatchOperationRequest)(nil),       // 163: holdfast.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),      // 164: holdfast.v1.WatchOperationResponse
+	(*AddNodeRequest)(nil),              // 165: holdfast.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),             // 166: holdfast.v1.AddNodeResponse
+	(*InviteNodeRequest)(nil),           // 167: holdfast.v1.InviteNodeRequest
+	(*InviteNodeResponse)(nil),          // 168: holdfast.v1.InviteNodeResponse
+	(*ListInvitationsRequest)(nil),      // 169: holdfast.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),     // 170: holdfast.v1.ListInvitationsResponse
+	(*InvitationInfo)(nil),              // 171: holdfast.v1.InvitationInfo
+	(*WithdrawInvitationRequest)(nil),   // 172: holdfast.v1.WithdrawInvitationRequest
+	(*WithdrawInvitationResponse)(nil),  // 173: holdfast.v1.WithdrawInvitationResponse
+	(*RemoveNodeRequest)(nil),           // 174: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),          // 175: holdfast.v1.RemoveNodeResponse
+	(*SecurityRequest)(nil),             // 176: holdfast.v1.SecurityRequest
+	(*SecurityResponse)(nil),            // 177: holdfast.v1.SecurityResponse
+	(*RotationInfo)(nil),                // 178: holdfast.v1.RotationInfo
+	(*NodeSecurity)(nil),                // 179: holdfast.v1.NodeSecurity
+	(*RotateRequest)(nil),               // 180: holdfast.v1.RotateRequest
+	(*RotateResponse)(nil),              // 181: holdfast.v1.RotateResponse
+	(*DestroyClusterRequest)(nil),       // 182: holdfast.v1.DestroyClusterRequest
+	(*DestroyClusterResponse)(nil),      // 183: holdfast.v1.DestroyClusterResponse
+	(*SeedClusterRequest)(nil),          // 184: holdfast.v1.SeedClusterRequest
+	(*SeedClusterResponse)(nil),         // 185: holdfast.v1.SeedClusterResponse
+	(*BackupRequest)(nil),               // 186: holdfast.v1.BackupRequest
+	(*BackupResponse)(nil),              // 187: holdfast.v1.BackupResponse
+	(*SnapshotRequest)(nil),             // 188: holdfast.v1.SnapshotRequest
+	(*SnapshotResponse)(nil),            // 189: holdfast.v1.SnapshotResponse
+	(*ListUsersRequest)(nil),            // 190: holdfast.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),           // 191: holdfast.v1.ListUsersResponse
+	(*SetUserRequest)(nil),              // 192: holdfast.v1.SetUserRequest
+	(*SetUserResponse)(nil),             // 193: holdfast.v1.SetUserResponse
+	(*DeleteUserRequest)(nil),           // 194: holdfast.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),          // 195: holdfast.v1.DeleteUserResponse
+	(*UserCertificateRequest)(nil),      // 196: holdfast.v1.UserCertificateRequest
+	(*UserCertificateResponse)(nil),     // 197: holdfast.v1.UserCertificateResponse
+	(*WhoamiRequest)(nil),               // 198: holdfast.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),              // 199: holdfast.v1.WhoamiResponse
+	nil,                                 // 200: holdfast.v1.SetNodeLoadRequest.LoadEntry
+	nil,                                 // 201: holdfast.v1.LockDiskSpec.PathsEntry
+	(*Link)(nil),                        // 202: holdfast.v1.Link
+	(*durationpb.Duration)(nil),         // 203: google.protobuf.Duration
+	(*ResourceStatus)(nil),              // 204: holdfast.v1.ResourceStatus
+	(Want)(0),                           // 205: holdfast.v1.Want
+	(*Resource)(nil),                    // 206: holdfast.v1.Resource
+	(Operations)(0),                     // 207: holdfast.v1.Operations
+	(Severity)(0),                       // 208: holdfast.v1.Severity
+	(*Operation)(nil),                   // 209: holdfast.v1.Operation
+	(*Cluster)(nil),                     // 210: holdfast.v1.Cluster
+	(*Timers)(nil),                      // 211: holdfast.v1.Timers
+	(PreferredFencing)(0),               // 212: holdfast.v1.PreferredFencing
+	(*CoordinationPoint)(nil),           // 213: holdfast.v1.CoordinationPoint
+	(*Group)(nil),                       // 214: holdfast.v1.Group
+	(*GroupDependency)(nil),             // 215: holdfast.v1.GroupDependency
+	(*Limits)(nil),                      // 216: holdfast.v1.Limits
+	(SignalState)(0),                    // 217: holdfast.v1.SignalState
+	(*ResourceType)(nil),                // 218: holdfast.v1.ResourceType
+	(*Configuration)(nil),               // 219: holdfast.v1.Configuration
+	(*Event)(nil),                       // 220: holdfast.v1.Event
+	(*Rejection)(nil),                   // 221: holdfast.v1.Rejection
+	(*Decision)(nil),                    // 222: holdfast.v1.Decision
+	(*Node)(nil),                        // 223: holdfast.v1.Node
+	(*User)(nil),                        // 224: holdfast.v1.User
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	11,  // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
 	4,   // 1: holdfast.v1.Hold.kind:type_name -> holdfast.v1.HoldKind
 	1,   // 2: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
 	2,   // 3: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	201, // 4: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	202, // 4: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
 	2,   // 5: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
 	13,  // 6: holdfast.v1.NodeInfo.holds:type_name -> holdfast.v1.Hold
 	14,  // 7: holdfast.v1.NodeInfo.load:type_name -> holdfast.v1.LoadInfo
 	2,   // 8: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	202, // 9: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	202, // 10: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	202, // 11: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	202, // 12: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	203, // 13: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	204, // 14: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	205, // 15: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	206, // 16: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	203, // 9: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	203, // 10: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	203, // 11: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	203, // 12: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	204, // 13: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	205, // 14: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	206, // 15: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	207, // 16: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
 	17,  // 17: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
 	3,   // 18: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	204, // 19: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	205, // 19: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
 	13,  // 20: holdfast.v1.GroupOnNodeInfo.holds:type_name -> holdfast.v1.Hold
 	6,   // 21: holdfast.v1.GroupOnNodeInfo.package_state:type_name -> holdfast.v1.PackageState
 	3,   // 22: holdfast.v1.InstanceInfo.state:type_name -> holdfast.v1.GroupState
@@ -13632,28 +13762,28 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	20,  // 27: holdfast.v1.GroupInfo.instances:type_name -> holdfast.v1.InstanceInfo
 	13,  // 28: holdfast.v1.GroupInfo.holds:type_name -> holdfast.v1.Hold
 	6,   // 29: holdfast.v1.GroupInfo.package_state:type_name -> holdfast.v1.PackageState
-	203, // 30: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	207, // 31: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	204, // 30: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	208, // 31: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
 	12,  // 32: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
 	0,   // 33: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
 	15,  // 34: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
 	21,  // 35: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
 	22,  // 36: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
 	23,  // 37: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	208, // 38: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	209, // 38: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
 	12,  // 39: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	209, // 40: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	210, // 41: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	202, // 42: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	202, // 43: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	202, // 44: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	202, // 45: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	202, // 46: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	202, // 47: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	202, // 48: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	202, // 49: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
-	211, // 50: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	202, // 51: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	210, // 40: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	211, // 41: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	203, // 42: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	203, // 43: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	203, // 44: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	203, // 45: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	203, // 46: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	203, // 47: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	203, // 48: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	203, // 49: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	212, // 50: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	203, // 51: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
 	126, // 52: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
 	11,  // 53: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
 	12,  // 54: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
@@ -13663,49 +13793,49 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	16,  // 58: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
 	34,  // 59: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
 	19,  // 60: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	202, // 61: holdfast.v1.FreezeNodeRequest.length:type_name -> google.protobuf.Duration
-	208, // 62: holdfast.v1.FreezeNodeResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 63: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 64: holdfast.v1.EvacuateNodeResponse.operation:type_name -> holdfast.v1.Operation
-	199, // 65: holdfast.v1.SetNodeLoadRequest.load:type_name -> holdfast.v1.SetNodeLoadRequest.LoadEntry
-	202, // 66: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	203, // 61: holdfast.v1.FreezeNodeRequest.length:type_name -> google.protobuf.Duration
+	209, // 62: holdfast.v1.FreezeNodeResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 63: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 64: holdfast.v1.EvacuateNodeResponse.operation:type_name -> holdfast.v1.Operation
+	200, // 65: holdfast.v1.SetNodeLoadRequest.load:type_name -> holdfast.v1.SetNodeLoadRequest.LoadEntry
+	203, // 66: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
 	12,  // 67: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
 	16,  // 68: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
 	49,  // 69: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
 	2,   // 70: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
-	212, // 71: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
-	202, // 72: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
-	202, // 73: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
+	213, // 71: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
+	203, // 72: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
+	203, // 73: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
 	12,  // 74: holdfast.v1.ShowQuorumResponse.source:type_name -> holdfast.v1.Source
 	50,  // 75: holdfast.v1.ShowQuorumResponse.points:type_name -> holdfast.v1.PointInfo
-	212, // 76: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
-	211, // 77: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	213, // 76: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
+	212, // 77: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
 	23,  // 78: holdfast.v1.ShowQuorumResponse.conditions:type_name -> holdfast.v1.Condition
 	54,  // 79: holdfast.v1.PointSpec.lock_disk:type_name -> holdfast.v1.LockDiskSpec
-	200, // 80: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
+	201, // 80: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
 	53,  // 81: holdfast.v1.ChangeQuorumRequest.add:type_name -> holdfast.v1.PointSpec
-	212, // 82: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	212, // 83: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	212, // 84: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
-	202, // 85: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
+	213, // 82: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	213, // 83: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	213, // 84: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
+	203, // 85: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
 	12,  // 86: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
 	21,  // 87: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
 	12,  // 88: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
 	21,  // 89: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	213, // 90: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	214, // 90: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
 	18,  // 91: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	208, // 92: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 93: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 94: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
-	202, // 95: holdfast.v1.FreezeGroupRequest.length:type_name -> google.protobuf.Duration
+	209, // 92: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 93: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 94: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	203, // 95: holdfast.v1.FreezeGroupRequest.length:type_name -> google.protobuf.Duration
 	12,  // 96: holdfast.v1.ForecastGroupResponse.source:type_name -> holdfast.v1.Source
 	91,  // 97: holdfast.v1.ForecastGroupResponse.nodes:type_name -> holdfast.v1.RankedNode
 	14,  // 98: holdfast.v1.RankedNode.load:type_name -> holdfast.v1.LoadInfo
 	12,  // 99: holdfast.v1.GroupDependenciesResponse.source:type_name -> holdfast.v1.Source
 	94,  // 100: holdfast.v1.GroupDependenciesResponse.dependencies:type_name -> holdfast.v1.DependencyInfo
 	21,  // 101: holdfast.v1.GroupDependenciesResponse.groups:type_name -> holdfast.v1.GroupInfo
-	214, // 102: holdfast.v1.DependencyInfo.dependency:type_name -> holdfast.v1.GroupDependency
-	202, // 103: holdfast.v1.DrillGroupRequest.timeout:type_name -> google.protobuf.Duration
+	215, // 102: holdfast.v1.DependencyInfo.dependency:type_name -> holdfast.v1.GroupDependency
+	203, // 103: holdfast.v1.DrillGroupRequest.timeout:type_name -> google.protobuf.Duration
 	12,  // 104: holdfast.v1.DrillGroupResponse.source:type_name -> holdfast.v1.Source
 	97,  // 105: holdfast.v1.DrillGroupResponse.checks:type_name -> holdfast.v1.DrillCheck
 	7,   // 106: holdfast.v1.DrillCheck.result:type_name -> holdfast.v1.DrillResult
@@ -13713,253 +13843,255 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	18,  // 108: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
 	12,  // 109: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
 	18,  // 110: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	215, // 111: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	208, // 112: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 113: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 114: holdfast.v1.ResourceActionResponse.operation:type_name -> holdfast.v1.Operation
+	216, // 111: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	209, // 112: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 113: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 114: holdfast.v1.ResourceActionResponse.operation:type_name -> holdfast.v1.Operation
 	12,  // 115: holdfast.v1.ListSignalsResponse.source:type_name -> holdfast.v1.Source
 	116, // 116: holdfast.v1.ListSignalsResponse.signals:type_name -> holdfast.v1.SignalInfo
 	117, // 117: holdfast.v1.SignalInfo.nodes:type_name -> holdfast.v1.SignalOnNode
-	216, // 118: holdfast.v1.SignalOnNode.state:type_name -> holdfast.v1.SignalState
-	202, // 119: holdfast.v1.SignalOnNode.time_to_live:type_name -> google.protobuf.Duration
-	216, // 120: holdfast.v1.SetSignalRequest.state:type_name -> holdfast.v1.SignalState
-	202, // 121: holdfast.v1.SetSignalRequest.time_to_live:type_name -> google.protobuf.Duration
+	217, // 118: holdfast.v1.SignalOnNode.state:type_name -> holdfast.v1.SignalState
+	203, // 119: holdfast.v1.SignalOnNode.time_to_live:type_name -> google.protobuf.Duration
+	217, // 120: holdfast.v1.SetSignalRequest.state:type_name -> holdfast.v1.SignalState
+	203, // 121: holdfast.v1.SetSignalRequest.time_to_live:type_name -> google.protobuf.Duration
 	12,  // 122: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	217, // 123: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	218, // 123: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
 	12,  // 124: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	217, // 125: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	215, // 126: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	218, // 125: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	216, // 126: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
 	8,   // 127: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	218, // 128: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	219, // 128: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
 	126, // 129: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
 	11,  // 130: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
 	12,  // 131: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	218, // 132: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	218, // 133: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	219, // 132: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	219, // 133: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
 	12,  // 134: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
 	126, // 135: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
 	11,  // 136: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	207, // 137: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	208, // 137: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
 	12,  // 138: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	219, // 139: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
-	133, // 140: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	219, // 141: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
-	12,  // 142: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	220, // 143: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	221, // 144: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
-	12,  // 145: holdfast.v1.ExplainResourceResponse.source:type_name -> holdfast.v1.Source
-	141, // 146: holdfast.v1.ExplainResourceResponse.nodes:type_name -> holdfast.v1.ExplainedResource
-	219, // 147: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
-	221, // 148: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
-	203, // 149: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
-	204, // 150: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
-	13,  // 151: holdfast.v1.ExplainedResource.holds:type_name -> holdfast.v1.Hold
-	12,  // 152: holdfast.v1.ExplainNodeResponse.source:type_name -> holdfast.v1.Source
-	144, // 153: holdfast.v1.ExplainNodeResponse.runs:type_name -> holdfast.v1.GroupReason
-	144, // 154: holdfast.v1.ExplainNodeResponse.could_take:type_name -> holdfast.v1.GroupReason
-	144, // 155: holdfast.v1.ExplainNodeResponse.could_not_take:type_name -> holdfast.v1.GroupReason
-	13,  // 156: holdfast.v1.ExplainNodeResponse.holds:type_name -> holdfast.v1.Hold
-	14,  // 157: holdfast.v1.ExplainNodeResponse.load:type_name -> holdfast.v1.LoadInfo
-	219, // 158: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
-	12,  // 159: holdfast.v1.ExplainEventResponse.source:type_name -> holdfast.v1.Source
-	219, // 160: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
-	221, // 161: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
-	219, // 162: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
-	219, // 163: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
-	148, // 164: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
-	154, // 165: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
-	155, // 166: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
-	155, // 167: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
-	155, // 168: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
-	156, // 169: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
-	152, // 170: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
-	153, // 171: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
-	155, // 172: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
-	127, // 173: holdfast.v1.SimulateStep.apply:type_name -> holdfast.v1.ApplyRequest
-	149, // 174: holdfast.v1.SimulateStep.enable:type_name -> holdfast.v1.EnableName
-	150, // 175: holdfast.v1.SimulateStep.switching:type_name -> holdfast.v1.SwitchingName
-	155, // 176: holdfast.v1.SimulateStep.maintenance:type_name -> holdfast.v1.GroupOnNodeName
-	151, // 177: holdfast.v1.SimulateStep.end_maintenance:type_name -> holdfast.v1.GroupName
-	43,  // 178: holdfast.v1.SimulateStep.load:type_name -> holdfast.v1.SetNodeLoadRequest
-	12,  // 179: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
-	158, // 180: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
-	159, // 181: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	221, // 182: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
-	159, // 183: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
-	12,  // 184: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	208, // 185: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	208, // 186: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	222, // 187: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
-	222, // 188: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
-	202, // 189: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
-	12,  // 190: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
-	170, // 191: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
-	12,  // 192: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
-	177, // 193: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
-	177, // 194: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
-	178, // 195: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
-	9,   // 196: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
-	12,  // 197: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
-	12,  // 198: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
-	12,  // 199: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
-	223, // 200: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
-	223, // 201: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
-	223, // 202: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
-	12,  // 203: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
-	223, // 204: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
-	24,  // 205: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	26,  // 206: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	28,  // 207: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	175, // 208: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
-	179, // 209: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
-	183, // 210: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
-	181, // 211: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
-	185, // 212: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
-	187, // 213: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
-	189, // 214: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
-	191, // 215: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
-	193, // 216: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
-	195, // 217: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
-	197, // 218: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
-	30,  // 219: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	32,  // 220: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	35,  // 221: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	37,  // 222: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	39,  // 223: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	41,  // 224: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
-	43,  // 225: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
-	45,  // 226: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	164, // 227: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
-	166, // 228: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
-	168, // 229: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
-	171, // 230: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
-	173, // 231: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
-	47,  // 232: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	51,  // 233: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
-	55,  // 234: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
-	57,  // 235: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
-	59,  // 236: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
-	61,  // 237: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	63,  // 238: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	65,  // 239: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	67,  // 240: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	69,  // 241: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	71,  // 242: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	73,  // 243: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	75,  // 244: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	77,  // 245: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	79,  // 246: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
-	81,  // 247: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
-	83,  // 248: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
-	85,  // 249: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
-	87,  // 250: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
-	89,  // 251: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
-	92,  // 252: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
-	95,  // 253: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
-	98,  // 254: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	100, // 255: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	102, // 256: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	104, // 257: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	106, // 258: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	108, // 259: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	110, // 260: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
-	112, // 261: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
-	114, // 262: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
-	118, // 263: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
-	120, // 264: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
-	122, // 265: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	124, // 266: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	127, // 267: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	129, // 268: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	131, // 269: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	133, // 270: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	135, // 271: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	137, // 272: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	139, // 273: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
-	142, // 274: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
-	145, // 275: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
-	147, // 276: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	160, // 277: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	162, // 278: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	25,  // 279: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	27,  // 280: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	29,  // 281: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	176, // 282: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
-	180, // 283: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
-	184, // 284: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
-	182, // 285: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
-	186, // 286: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
-	188, // 287: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
-	190, // 288: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
-	192, // 289: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
-	194, // 290: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
-	196, // 291: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
-	198, // 292: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
-	31,  // 293: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	33,  // 294: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	36,  // 295: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	38,  // 296: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	40,  // 297: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	42,  // 298: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
-	44,  // 299: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
-	46,  // 300: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	165, // 301: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
-	167, // 302: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
-	169, // 303: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
-	172, // 304: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
-	174, // 305: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
-	48,  // 306: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	52,  // 307: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
-	56,  // 308: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
-	58,  // 309: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
-	60,  // 310: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
-	62,  // 311: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	64,  // 312: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	66,  // 313: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	68,  // 314: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	70,  // 315: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	72,  // 316: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	74,  // 317: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	76,  // 318: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	78,  // 319: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	80,  // 320: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
-	82,  // 321: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
-	84,  // 322: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
-	86,  // 323: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
-	88,  // 324: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
-	90,  // 325: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
-	93,  // 326: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
-	96,  // 327: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
-	99,  // 328: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	101, // 329: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	103, // 330: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	105, // 331: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	107, // 332: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	109, // 333: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	111, // 334: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
-	113, // 335: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
-	115, // 336: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
-	119, // 337: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
-	121, // 338: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
-	123, // 339: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	125, // 340: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	128, // 341: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	130, // 342: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	132, // 343: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	134, // 344: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	136, // 345: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	138, // 346: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	140, // 347: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
-	143, // 348: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
-	146, // 349: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
-	157, // 350: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	161, // 351: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	163, // 352: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	279, // [279:353] is the sub-list for method output_type
-	205, // [205:279] is the sub-list for method input_type
-	205, // [205:205] is the sub-list for extension type_name
-	205, // [205:205] is the sub-list for extension extendee
-	0,   // [0:205] is the sub-list for field type_name
+	220, // 139: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	135, // 140: holdfast.v1.ListEventsResponse.gaps:type_name -> holdfast.v1.EventGap
+	133, // 141: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
+	220, // 142: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	135, // 143: holdfast.v1.FollowEventsResponse.gaps:type_name -> holdfast.v1.EventGap
+	12,  // 144: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
+	221, // 145: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	222, // 146: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	12,  // 147: holdfast.v1.ExplainResourceResponse.source:type_name -> holdfast.v1.Source
+	142, // 148: holdfast.v1.ExplainResourceResponse.nodes:type_name -> holdfast.v1.ExplainedResource
+	220, // 149: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
+	222, // 150: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
+	204, // 151: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
+	205, // 152: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
+	13,  // 153: holdfast.v1.ExplainedResource.holds:type_name -> holdfast.v1.Hold
+	12,  // 154: holdfast.v1.ExplainNodeResponse.source:type_name -> holdfast.v1.Source
+	145, // 155: holdfast.v1.ExplainNodeResponse.runs:type_name -> holdfast.v1.GroupReason
+	145, // 156: holdfast.v1.ExplainNodeResponse.could_take:type_name -> holdfast.v1.GroupReason
+	145, // 157: holdfast.v1.ExplainNodeResponse.could_not_take:type_name -> holdfast.v1.GroupReason
+	13,  // 158: holdfast.v1.ExplainNodeResponse.holds:type_name -> holdfast.v1.Hold
+	14,  // 159: holdfast.v1.ExplainNodeResponse.load:type_name -> holdfast.v1.LoadInfo
+	220, // 160: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
+	12,  // 161: holdfast.v1.ExplainEventResponse.source:type_name -> holdfast.v1.Source
+	220, // 162: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
+	222, // 163: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
+	220, // 164: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
+	220, // 165: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
+	149, // 166: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
+	155, // 167: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
+	156, // 168: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
+	156, // 169: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
+	156, // 170: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
+	157, // 171: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
+	153, // 172: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
+	154, // 173: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
+	156, // 174: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
+	127, // 175: holdfast.v1.SimulateStep.apply:type_name -> holdfast.v1.ApplyRequest
+	150, // 176: holdfast.v1.SimulateStep.enable:type_name -> holdfast.v1.EnableName
+	151, // 177: holdfast.v1.SimulateStep.switching:type_name -> holdfast.v1.SwitchingName
+	156, // 178: holdfast.v1.SimulateStep.maintenance:type_name -> holdfast.v1.GroupOnNodeName
+	152, // 179: holdfast.v1.SimulateStep.end_maintenance:type_name -> holdfast.v1.GroupName
+	43,  // 180: holdfast.v1.SimulateStep.load:type_name -> holdfast.v1.SetNodeLoadRequest
+	12,  // 181: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
+	159, // 182: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
+	160, // 183: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
+	222, // 184: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	160, // 185: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
+	12,  // 186: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	209, // 187: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 188: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	223, // 189: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	223, // 190: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	203, // 191: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	12,  // 192: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
+	171, // 193: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
+	12,  // 194: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
+	178, // 195: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
+	178, // 196: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
+	179, // 197: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
+	9,   // 198: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
+	12,  // 199: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
+	12,  // 200: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
+	12,  // 201: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
+	224, // 202: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	224, // 203: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	224, // 204: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	12,  // 205: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
+	224, // 206: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	24,  // 207: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	26,  // 208: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	28,  // 209: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	176, // 210: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
+	180, // 211: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
+	184, // 212: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
+	182, // 213: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	186, // 214: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	188, // 215: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
+	190, // 216: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	192, // 217: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	194, // 218: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	196, // 219: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	198, // 220: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	30,  // 221: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	32,  // 222: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	35,  // 223: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	37,  // 224: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	39,  // 225: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	41,  // 226: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
+	43,  // 227: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
+	45,  // 228: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	165, // 229: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	167, // 230: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	169, // 231: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	172, // 232: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	174, // 233: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	47,  // 234: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	51,  // 235: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
+	55,  // 236: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
+	57,  // 237: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
+	59,  // 238: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
+	61,  // 239: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	63,  // 240: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	65,  // 241: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	67,  // 242: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	69,  // 243: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	71,  // 244: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	73,  // 245: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	75,  // 246: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	77,  // 247: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	79,  // 248: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
+	81,  // 249: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
+	83,  // 250: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
+	85,  // 251: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
+	87,  // 252: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
+	89,  // 253: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
+	92,  // 254: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
+	95,  // 255: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
+	98,  // 256: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	100, // 257: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	102, // 258: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	104, // 259: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	106, // 260: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	108, // 261: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	110, // 262: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
+	112, // 263: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
+	114, // 264: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
+	118, // 265: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
+	120, // 266: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
+	122, // 267: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	124, // 268: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	127, // 269: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	129, // 270: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	131, // 271: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	133, // 272: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	136, // 273: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	138, // 274: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	140, // 275: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
+	143, // 276: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
+	146, // 277: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
+	148, // 278: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	161, // 279: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	163, // 280: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	25,  // 281: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	27,  // 282: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	29,  // 283: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	177, // 284: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	181, // 285: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	185, // 286: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
+	183, // 287: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	187, // 288: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	189, // 289: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
+	191, // 290: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	193, // 291: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	195, // 292: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	197, // 293: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	199, // 294: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	31,  // 295: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	33,  // 296: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	36,  // 297: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	38,  // 298: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	40,  // 299: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	42,  // 300: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
+	44,  // 301: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
+	46,  // 302: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	166, // 303: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	168, // 304: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	170, // 305: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	173, // 306: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	175, // 307: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	48,  // 308: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	52,  // 309: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
+	56,  // 310: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
+	58,  // 311: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
+	60,  // 312: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
+	62,  // 313: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	64,  // 314: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	66,  // 315: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	68,  // 316: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	70,  // 317: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	72,  // 318: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	74,  // 319: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	76,  // 320: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	78,  // 321: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	80,  // 322: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
+	82,  // 323: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
+	84,  // 324: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
+	86,  // 325: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
+	88,  // 326: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
+	90,  // 327: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
+	93,  // 328: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
+	96,  // 329: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
+	99,  // 330: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	101, // 331: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	103, // 332: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	105, // 333: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	107, // 334: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	109, // 335: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	111, // 336: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
+	113, // 337: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
+	115, // 338: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
+	119, // 339: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
+	121, // 340: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
+	123, // 341: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	125, // 342: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	128, // 343: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	130, // 344: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	132, // 345: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	134, // 346: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	137, // 347: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	139, // 348: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	141, // 349: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
+	144, // 350: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
+	147, // 351: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
+	158, // 352: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	162, // 353: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	164, // 354: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	281, // [281:355] is the sub-list for method output_type
+	207, // [207:281] is the sub-list for method input_type
+	207, // [207:207] is the sub-list for extension type_name
+	207, // [207:207] is the sub-list for extension extendee
+	0,   // [0:207] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
@@ -13975,7 +14107,7 @@ func file_api_holdfast_v1_services_proto_init() {
 		(*PointSpec_ArbiterToken)(nil),
 		(*PointSpec_LockDisk)(nil),
 	}
-	file_api_holdfast_v1_services_proto_msgTypes[138].OneofWrappers = []any{
+	file_api_holdfast_v1_services_proto_msgTypes[139].OneofWrappers = []any{
 		(*SimulateStep_FailNodes)(nil),
 		(*SimulateStep_Online)(nil),
 		(*SimulateStep_Offline)(nil),
@@ -13999,7 +14131,7 @@ func file_api_holdfast_v1_services_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   191,
+			NumMessages:   192,
 			NumExtensions: 0,
 			NumServices:   14,
 		},
