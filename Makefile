@@ -32,5 +32,5 @@ bench: build ## Go benchmarks, and a short failover measurement in a lab
 sim: ## SEEDS=N fresh seeds, or SEED=S for one again with its whole trace
 	$(GO) run ./internal/sim/simrun $(if $(SEED),-seed $(SEED) -v,-seeds $(SEEDS))
 
-generate: ## Go code from .proto files
+generate: ## Go code and docs/attributes.md from .proto files
 	$(GO) run ./internal/protogen

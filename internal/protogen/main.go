@@ -1,6 +1,7 @@
 // Command protogen compiles every .proto file of the repository and writes the
 // Go code beside it. It needs no protoc: the compiler is a Go library, and the
-// two generators are tools of this module.
+// two generators are tools of this module. Then it has the reference page of the
+// configuration written, which is made from the same files.
 //
 //	go run ./internal/protogen          # from the module root: write
 //	go run ./internal/protogen -check   # exit 1 when a committed file is stale
@@ -34,6 +35,9 @@ func main() {
 	if err == nil {
 		err = apply(files, *check)
 	}
+	if err == nil {
+		err = attributes(context.Background(), *check)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "protogen:", err)
 		os.Exit(1)
@@ -55,6 +59,18 @@ func apply(files map[string][]byte, check bool) error {
 		}
 	}
 	return errors.Join(stale...)
+}
+
+// attributes writes docs/attributes.md. It is a program of its own because it is
+// built from the code that was just written.
+func attributes(ctx context.Context, check bool) error {
+	args := []string{"run", "./internal/schema/attributes"}
+	if check {
+		args = append(args, "-check")
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Stderr = os.Stderr
+	return cmd.Run()
 }
 
 // Generate returns the Go files, by path below root, that the .proto files

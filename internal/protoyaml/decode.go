@@ -497,10 +497,10 @@ func (d *Decoder) enum(n *yaml.Node, f protoreflect.FieldDescriptor, p Path) (no
 		if v.Number() == 0 {
 			continue // "unspecified" is said by leaving the key out
 		}
-		if enumName(v) == n.Value {
+		if EnumWord(v) == n.Value {
 			return protoreflect.ValueOfEnum(v.Number()), true
 		}
-		known = append(known, enumName(v))
+		known = append(known, EnumWord(v))
 	}
 	d.at(n, p, fmt.Sprintf("%q is none of its values", clip(n.Value)), DidYouMean(n.Value, known, "values"))
 	return none, false

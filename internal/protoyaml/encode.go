@@ -130,7 +130,7 @@ func (o Options) single(f protoreflect.FieldDescriptor, v protoreflect.Value) *y
 		return text(v.String())
 	case protoreflect.EnumKind:
 		if e := f.Enum().Values().ByNumber(v.Enum()); e != nil {
-			return text(enumName(e))
+			return text(EnumWord(e))
 		}
 		return text(strconv.Itoa(int(v.Enum()))) // of a newer version
 	case protoreflect.BoolKind:
@@ -181,12 +181,13 @@ func Duration(d time.Duration) string {
 // EnumName is the short name of an enum value: "onOff" for OPERATIONS_ON_OFF.
 func EnumName(e protoreflect.Enum) string {
 	if v := e.Descriptor().Values().ByNumber(e.Number()); v != nil {
-		return enumName(v)
+		return EnumWord(v)
 	}
 	return strconv.Itoa(int(e.Number()))
 }
 
-func enumName(v protoreflect.EnumValueDescriptor) string {
+// EnumWord is EnumName of a value by its descriptor.
+func EnumWord(v protoreflect.EnumValueDescriptor) string {
 	enum := v.Parent().(protoreflect.EnumDescriptor)
 	short := strings.TrimPrefix(string(v.Name()), screaming(string(enum.Name()))+"_")
 	var b strings.Builder
