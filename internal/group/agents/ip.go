@@ -138,7 +138,7 @@ func (a address) monitor() agent.Result {
 		}
 	}
 	a.h.announcer.keep(a.key, link, a.prefix.Addr()) // it may have been online before this process
-	return found(true, a.h.net.address(a.key, onDevice{a.prefix.Addr(), a.device}), "")
+	return found(true, a.h.net.address(a.key, onDevice{address: a.prefix.Addr(), device: a.device}), "")
 }
 
 func (a address) online(ctx context.Context) error {

@@ -20,13 +20,17 @@ import (
 // kind is a bundled agent.
 type kind struct {
 	typ *v1.ResourceType
+	// notes are rules for the reference page, beyond the descriptions of the type and its attributes.
+	notes string
 	// check finds faults of attribute values beyond their kinds; may be nil.
 	check func(attributes map[string]string) []error
 	// run carries out an entry point. It returns soon after ctx has ended.
 	run func(ctx context.Context, h *Host, c agent.Call) agent.Result
 }
 
-var kinds = []kind{applicationKind, fileOnOffKind, ipKind, nicKind, processKind}
+var kinds = []kind{
+	applicationKind, fileOnOffKind, ipKind, nicKind, packageScriptKind, packageServiceKind, processKind, subnetKind,
+}
 
 func kindOf(name string) *kind {
 	for i := range kinds {
@@ -82,6 +86,8 @@ func (k *kind) faults(attributes map[string]string) []error {
 		}
 		if err := checkValue(a.GetKind(), v); err != nil {
 			errs = append(errs, faultOf(a.GetName(), "%w", err))
+		} else if len(a.GetWords()) > 0 && !slices.Contains(a.GetWords(), v) {
+			errs = append(errs, faultOf(a.GetName(), "%q is none of %s", v, strings.Join(a.GetWords(), ", ")))
 		}
 	}
 	if len(errs) == 0 && k.check != nil {

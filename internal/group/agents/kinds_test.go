@@ -10,7 +10,7 @@ import (
 
 func TestTypes(t *testing.T) {
 	types := Types()
-	if !slices.IsSortedFunc(types, func(a, b *v1.ResourceType) int { return strings.Compare(a.Name, b.Name) }) || len(types) != 5 {
+	if !slices.IsSortedFunc(types, func(a, b *v1.ResourceType) int { return strings.Compare(a.Name, b.Name) }) || len(types) != len(kinds) {
 		t.Fatalf("%d types", len(types))
 	}
 	for _, typ := range types {

@@ -19,21 +19,24 @@ type netWatch struct {
 	stop    chan struct{}
 	running bool
 	closed  bool
-	// watched addresses and devices per resource; states of the links, by name.
+	// watched addresses and devices per resource, and resources to which all of them matter; states of the links, by name.
 	addresses map[key]onDevice
 	devices   map[key]string
+	all       map[key]bool
 	links     map[string]bool
 }
 
 type onDevice struct {
 	address netip.Addr
 	device  string
+	// absent: its coming is to be told, not its going.
+	absent bool
 }
 
 func newNetWatch(tell func(key, string), log *slog.Logger) *netWatch {
 	return &netWatch{
 		tell: tell, log: log, stop: make(chan struct{}),
-		addresses: map[key]onDevice{}, devices: map[key]string{}, links: map[string]bool{},
+		addresses: map[key]onDevice{}, devices: map[key]string{}, all: map[key]bool{}, links: map[string]bool{},
 	}
 }
 
@@ -53,11 +56,20 @@ func (n *netWatch) device(k key, name string) bool {
 	return n.start()
 }
 
+// everything watches all links and addresses.
+func (n *netWatch) everything(k key) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.all[k] = true
+	return n.start()
+}
+
 func (n *netWatch) forget(k key) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.addresses, k)
 	delete(n.devices, k)
+	delete(n.all, k)
 }
 
 // start subscribes, unless that was done before. The caller holds mu.
@@ -104,6 +116,9 @@ func (n *netWatch) lost(stop chan struct{}, err error) {
 	for k := range n.devices {
 		keys = append(keys, k)
 	}
+	for k := range n.all {
+		keys = append(keys, k)
+	}
 	n.mu.Unlock()
 	n.log.Warn("messages of the kernel about links and addresses were lost", "error", err)
 	for _, k := range keys {
@@ -124,6 +139,9 @@ func (n *netWatch) link(u netlink.LinkUpdate) {
 				keys = append(keys, k)
 			}
 		}
+		for k := range n.all {
+			keys = append(keys, k)
+		}
 	}
 	n.mu.Unlock()
 	what := fmt.Sprintf("link of %s went down", name)
@@ -139,9 +157,6 @@ func (n *netWatch) link(u netlink.LinkUpdate) {
 }
 
 func (n *netWatch) addr(u netlink.AddrUpdate) {
-	if u.NewAddr {
-		return
-	}
 	a, ok := netip.AddrFromSlice(u.LinkAddress.IP)
 	if !ok {
 		return
@@ -150,13 +165,20 @@ func (n *netWatch) addr(u netlink.AddrUpdate) {
 	n.mu.Lock()
 	var keys []key
 	for k, at := range n.addresses {
-		if at.address == a {
+		if at.address == a && at.absent == u.NewAddr {
 			keys = append(keys, k)
 		}
 	}
+	for k := range n.all {
+		keys = append(keys, k)
+	}
 	n.mu.Unlock()
+	what := fmt.Sprintf("address %s was removed", a)
+	if u.NewAddr {
+		what = ""
+	}
 	for _, k := range keys {
-		n.tell(k, fmt.Sprintf("address %s was removed", a))
+		n.tell(k, what)
 	}
 }
 

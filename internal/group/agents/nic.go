@@ -15,19 +15,27 @@ import (
 var nicKind = kind{
 	typ: &v1.ResourceType{
 		Name: "NIC", Operations: v1.Operations_OPERATIONS_NONE, Bundled: true,
-		Description: "A network card, which is only monitored. A change of its link is noticed at once.",
+		Description: "A network card, which is only monitored. A change of its link is noticed at once; hosts that must answer through it are asked at each monitor.",
 		Attributes: []*v1.Attribute{
 			{Name: "Device", Kind: text, Required: required, Description: "Name of the network card: eth0, bond0."},
 			{Name: "CheckCarrier", Kind: flag, Default: "true", Description: "Whether it must have a carrier, or only be up."},
+			{Name: "NetworkHosts", Kind: text, Description: "Addresses, separated by blanks, that are asked by ICMP echo through the card. It is offline if none answers. Without any its link decides."},
+			{Name: "NetworkTimeout", Kind: span, Default: "1s", Description: "Time within which one of them must answer; each is asked three times."},
 		},
 		Limits: &v1.Limits{MonitorInterval: seconds(10), OfflineMonitorInterval: seconds(10), MonitorTimeout: seconds(30)},
 	},
-	check: func(a map[string]string) []error { return checkDevice(a["Device"]) },
-	run: func(_ context.Context, h *Host, c agent.Call) agent.Result {
+	check: func(a map[string]string) []error {
+		errs := checkDevice(a["Device"])
+		if _, err := hosts(a["NetworkHosts"]); err != nil {
+			errs = append(errs, faultOf("NetworkHosts", "%w", err))
+		}
+		return errs
+	},
+	run: func(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		if c.Entry != agent.Monitor {
 			return agent.Result{}
 		}
-		return monitorNIC(h, c)
+		return monitorNIC(ctx, h, c)
 	},
 }
 
@@ -43,9 +51,14 @@ func checkDevice(name string) []error {
 	return nil
 }
 
-func monitorNIC(h *Host, c agent.Call) agent.Result {
+func monitorNIC(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	name := c.Attributes["Device"]
-	watched := h.net.device(key{c.Group, c.Resource}, name)
+	targets, err := hosts(c.Attributes["NetworkHosts"])
+	if err != nil {
+		return failed(err)
+	}
+	// Whether a host still answers is not told by anybody, so polling goes on in full.
+	watched := h.net.device(key{c.Group, c.Resource}, name) && len(targets) == 0
 	link, err := netlink.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	switch {
@@ -61,5 +74,9 @@ func monitorNIC(h *Host, c agent.Call) agent.Result {
 	case c.Attributes["CheckCarrier"] != "false" && !linkUp(flags):
 		return found(false, watched, fmt.Sprintf("%s has no carrier", name))
 	}
-	return found(true, watched, "")
+	why, err := silent(ctx, name, targets, duration(c.Attributes["NetworkTimeout"]))
+	if err != nil {
+		return failed(err)
+	}
+	return found(why == "", watched, why)
 }

@@ -98,6 +98,11 @@ func (d daemon) online(ctx context.Context) error {
 	if procs, _, _ := d.find(); len(procs) > 0 {
 		return nil
 	}
+	return d.begin(ctx)
+}
+
+// begin starts the program.
+func (d daemon) begin(ctx context.Context) error {
 	// Whatever is left of an earlier run would stand in the way of this one.
 	if err := d.kill(ctx); err != nil {
 		return err
@@ -136,11 +141,24 @@ func (d daemon) monitor() agent.Result {
 	if len(procs) > 0 {
 		return found(true, watched, "")
 	}
-	if out := d.logSince(0); out != "" && why != "" {
+	return found(false, false, d.lastWords(why))
+}
+
+// lastWords adds the end of its log to why it does not run.
+func (p place) lastWords(why string) string {
+	if out := p.logSince(0); out != "" && why != "" {
 		lines := strings.Split(out, "\n")
 		why += fmt.Sprintf("; its last output: %q", lines[len(lines)-1])
 	}
-	return found(false, false, why)
+	return why
+}
+
+// watch has the end of procs told, or, unless wanted, nothing any more; it says whether it does.
+func (p place) watch(wanted bool, procs []process) bool {
+	if !wanted {
+		procs = nil
+	}
+	return p.h.watcher.set(p.key(), procs)
 }
 
 // find returns the processes on which the service stands; none and the reason if it does not run.

@@ -17,7 +17,18 @@ type record struct {
 	Forked bool `json:"forked,omitempty"`
 	// Starting: online is under way.
 	Starting bool `json:"starting,omitempty"`
+	// Stage of a resource of which nothing else tells whether it is online.
+	Stage stage `json:"stage,omitempty"`
 }
+
+// stage is how far a resource has got that is online because it was brought online, and for no other reason.
+type stage string
+
+const (
+	// halfStarted: whoever began its start has not ended it.
+	halfStarted stage = "starting"
+	started     stage = "started"
+)
 
 func (h *Host) recordsDir() string { return filepath.Join(h.runDir, "agents") }
 
