@@ -139,7 +139,10 @@ func (a *applier) timersSettled(c *pb.TimersSettled) *Refused {
 }
 
 func (a *applier) setFrozen(c *pb.SetFrozen) *Refused {
-	verb := map[bool]string{true: "frozen", false: "unfrozen"}[c.GetFrozen()]
+	verb, ofGroup, ofNode := "unfrozen", "group.unfrozen", "node.unfrozen"
+	if c.GetFrozen() {
+		verb, ofGroup, ofNode = "frozen", "group.frozen", "node.frozen"
+	}
 	switch {
 	case c.GetGroup() != "":
 		g := a.s.Groups[c.GetGroup()]
@@ -150,7 +153,7 @@ func (a *applier) setFrozen(c *pb.SetFrozen) *Refused {
 			return nil
 		}
 		g.Frozen = c.GetFrozen()
-		a.event(&v1.Event{Severity: v1.Severity_SEVERITY_INFORMATION, Code: "group." + verb, Group: c.GetGroup(), Message: "group " + c.GetGroup() + " was " + verb})
+		a.event(&v1.Event{Severity: v1.Severity_SEVERITY_INFORMATION, Code: ofGroup, Group: c.GetGroup(), Message: "group " + c.GetGroup() + " was " + verb})
 	case c.GetNode() != "":
 		n := a.s.Nodes[c.GetNode()]
 		if n == nil {
@@ -160,7 +163,7 @@ func (a *applier) setFrozen(c *pb.SetFrozen) *Refused {
 			return nil
 		}
 		n.Frozen = c.GetFrozen()
-		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node."+verb, c.GetNode(), "node %s was %s", c.GetNode(), verb)
+		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, ofNode, c.GetNode(), "node %s was %s", c.GetNode(), verb)
 	default:
 		return refuse(CodeInvalid, "name a group or a node")
 	}
