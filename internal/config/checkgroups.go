@@ -213,6 +213,8 @@ func checkValue(kind v1.AttributeKind, value string) (problem, fix string) {
 		}
 	case v1.AttributeKind_ATTRIBUTE_KIND_COMMAND:
 		return checkCommand(value)
+	case v1.AttributeKind_ATTRIBUTE_KIND_LIST, v1.AttributeKind_ATTRIBUTE_KIND_MAP:
+		return checkWords(value, kind == v1.AttributeKind_ATTRIBUTE_KIND_MAP)
 	case v1.AttributeKind_ATTRIBUTE_KIND_PREFIX:
 		p, err := netip.ParsePrefix(value)
 		if err != nil {
@@ -227,6 +229,20 @@ func checkValue(kind v1.AttributeKind, value string) (problem, fix string) {
 		}
 		if p.Addr().IsUnspecified() || p.Addr().IsMulticast() {
 			return quoted + " is not the address of one machine", "write the service's own address"
+		}
+	}
+	return "", ""
+}
+
+// checkWords wants balanced quotes, and in a map a name before each value.
+func checkWords(value string, isMap bool) (problem, fix string) {
+	words, err := splitCommand(value)
+	if err != nil {
+		return err.Error(), "close the quote; a quote itself is written \\\" or in the other kind of quotes"
+	}
+	for _, w := range words {
+		if name, _, ok := strings.Cut(w, "="); isMap && (!ok || name == "") {
+			return fmt.Sprintf("%q is not of the form NAME=value", w), "write NAME=value, separated by blanks"
 		}
 	}
 	return "", ""

@@ -152,6 +152,10 @@ const (
 	AttributeKind_ATTRIBUTE_KIND_PATH AttributeKind = 6
 	// An IPv4 or IPv6 address with prefix length.
 	AttributeKind_ATTRIBUTE_KIND_PREFIX AttributeKind = 7
+	// Several values, separated by blanks as a shell does (with quotes): the field's vector or keylist.
+	AttributeKind_ATTRIBUTE_KIND_LIST AttributeKind = 8
+	// Several NAME=value, separated likewise: the field's association.
+	AttributeKind_ATTRIBUTE_KIND_MAP AttributeKind = 9
 )
 
 // Enum value maps for AttributeKind.
@@ -165,6 +169,8 @@ var (
 		5: "ATTRIBUTE_KIND_COMMAND",
 		6: "ATTRIBUTE_KIND_PATH",
 		7: "ATTRIBUTE_KIND_PREFIX",
+		8: "ATTRIBUTE_KIND_LIST",
+		9: "ATTRIBUTE_KIND_MAP",
 	}
 	AttributeKind_value = map[string]int32{
 		"ATTRIBUTE_KIND_UNSPECIFIED": 0,
@@ -175,6 +181,8 @@ var (
 		"ATTRIBUTE_KIND_COMMAND":     5,
 		"ATTRIBUTE_KIND_PATH":        6,
 		"ATTRIBUTE_KIND_PREFIX":      7,
+		"ATTRIBUTE_KIND_LIST":        8,
+		"ATTRIBUTE_KIND_MAP":         9,
 	}
 )
 
@@ -3193,7 +3201,7 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x16OPERATIONS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OPERATIONS_ON_OFF\x10\x01\x12\x16\n" +
 	"\x12OPERATIONS_ON_ONLY\x10\x02\x12\x13\n" +
-	"\x0fOPERATIONS_NONE\x10\x03*\xef\x01\n" +
+	"\x0fOPERATIONS_NONE\x10\x03*\xa0\x02\n" +
 	"\rAttributeKind\x12\x1e\n" +
 	"\x1aATTRIBUTE_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTRIBUTE_KIND_STRING\x10\x01\x12\x1a\n" +
@@ -3202,7 +3210,9 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x17ATTRIBUTE_KIND_DURATION\x10\x04\x12\x1a\n" +
 	"\x16ATTRIBUTE_KIND_COMMAND\x10\x05\x12\x17\n" +
 	"\x13ATTRIBUTE_KIND_PATH\x10\x06\x12\x19\n" +
-	"\x15ATTRIBUTE_KIND_PREFIX\x10\a*\\\n" +
+	"\x15ATTRIBUTE_KIND_PREFIX\x10\a\x12\x17\n" +
+	"\x13ATTRIBUTE_KIND_LIST\x10\b\x12\x16\n" +
+	"\x12ATTRIBUTE_KIND_MAP\x10\t*\\\n" +
 	"\fManageFaults\x12\x1d\n" +
 	"\x19MANAGE_FAULTS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11MANAGE_FAULTS_ALL\x10\x01\x12\x16\n" +

@@ -122,6 +122,12 @@ func checkValue(k v1.AttributeKind, v string) error {
 		if !filepath.IsAbs(v) || strings.ContainsRune(v, 0) {
 			return fmt.Errorf("%q is not an absolute path", v)
 		}
+	case v1.AttributeKind_ATTRIBUTE_KIND_LIST:
+		_, err := words(v)
+		return err
+	case v1.AttributeKind_ATTRIBUTE_KIND_MAP:
+		_, err := variables(v)
+		return err
 	case v1.AttributeKind_ATTRIBUTE_KIND_PREFIX:
 		if _, err := netip.ParsePrefix(v); err != nil {
 			return fmt.Errorf("%q is not an address with prefix length such as 10.0.0.9/24 or 2001:db8::9/64", v)
