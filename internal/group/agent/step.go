@@ -155,6 +155,8 @@ func (r *Runtime) begin(x *resource, e EntryPoint) {
 		Attributes: x.attributes, Timeout: x.limits.timeout(e),
 	}
 	switch e {
+	case Monitor:
+		c.Watch = true
 	case Online:
 		c.Starts = true
 		c.Takeover = x.g.Takeover && !x.restarting
