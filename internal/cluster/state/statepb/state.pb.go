@@ -1975,7 +1975,9 @@ type GroupStatus struct {
 	// An administrator, or a package's rule, has switched off that it starts and moves by itself. Empty: it does; else why not.
 	SwitchingOff string `protobuf:"bytes,16,opt,name=switching_off,json=switchingOff,proto3" json:"switching_off,omitempty"`
 	// Faults are ignored and nothing is done by itself, on this node (maintenance mode). Empty: no maintenance.
-	Maintenance   string `protobuf:"bytes,17,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
+	Maintenance string `protobuf:"bytes,17,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
+	// Nodes on which it may not run until it is enabled there, and why; also of nodes that are away. GroupOnNode.disabled repeats it.
+	Disabled      map[string]string `protobuf:"bytes,18,rep,name=disabled,proto3" json:"disabled,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2043,6 +2045,13 @@ func (x *GroupStatus) GetMaintenance() string {
 		return x.Maintenance
 	}
 	return ""
+}
+
+func (x *GroupStatus) GetDisabled() map[string]string {
+	if x != nil {
+		return x.Disabled
+	}
+	return nil
 }
 
 // Instance is the planner's notebook about one instance of a group.
@@ -3914,7 +3923,9 @@ type Join struct {
 	// is proven by this only if it is that one. 0: none.
 	EndedRaftId uint64 `protobuf:"varint,4,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
 	// Of the run of the engine that asked.
-	Nonce         uint64 `protobuf:"varint,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce uint64 `protobuf:"varint,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// What that incarnation left running when it was detached goes on: it is not proven to have stopped.
+	Detached      bool `protobuf:"varint,6,opt,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3982,6 +3993,13 @@ func (x *Join) GetNonce() uint64 {
 		return x.Nonce
 	}
 	return 0
+}
+
+func (x *Join) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
 }
 
 // Promote makes a learner that has caught up a member. In the context of a ConfChangeV2.
@@ -6917,20 +6935,24 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\aSilence\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x121\n" +
 	"\x06length\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\x04R\x06number\"\xd0\x03\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"\xd7\x04\n" +
 	"\vGroupStatus\x12?\n" +
 	"\x05nodes\x18\x01 \x03(\v2).holdfast.state.v1.GroupStatus.NodesEntryR\x05nodes\x12K\n" +
 	"\tinstances\x18\x0e \x03(\v2-.holdfast.state.v1.GroupStatus.InstancesEntryR\tinstances\x121\n" +
 	"\x06freeze\x18\x0f \x01(\v2\x19.holdfast.state.v1.FreezeR\x06freeze\x12#\n" +
 	"\rswitching_off\x18\x10 \x01(\tR\fswitchingOff\x12 \n" +
-	"\vmaintenance\x18\x11 \x01(\tR\vmaintenance\x1aX\n" +
+	"\vmaintenance\x18\x11 \x01(\tR\vmaintenance\x12H\n" +
+	"\bdisabled\x18\x12 \x03(\v2,.holdfast.state.v1.GroupStatus.DisabledEntryR\bdisabled\x1aX\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
 	"\x05value\x18\x02 \x01(\v2\x1e.holdfast.state.v1.GroupOnNodeR\x05value:\x028\x01\x1aY\n" +
 	"\x0eInstancesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
-	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xac\x05\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01\x1a;\n" +
+	"\rDisabledEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xac\x05\n" +
 	"\bInstance\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\tR\n" +
@@ -7095,13 +7117,14 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12(\n" +
-	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"\x9a\x01\n" +
+	"\x10resigned_raft_id\x18\x03 \x01(\x04R\x0eresignedRaftId\"\xb6\x01\n" +
 	"\x04Join\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x03 \x01(\x04R\x10guardIncarnation\x12\"\n" +
 	"\rended_raft_id\x18\x04 \x01(\x04R\vendedRaftId\x12\x14\n" +
-	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\"U\n" +
+	"\x05nonce\x18\x05 \x01(\x04R\x05nonce\x12\x1a\n" +
+	"\bdetached\x18\x06 \x01(\bR\bdetached\"U\n" +
 	"\aPromote\x12\x1d\n" +
 	"\n" +
 	"base_epoch\x18\x01 \x01(\x04R\tbaseEpoch\x12\x12\n" +
@@ -7344,7 +7367,7 @@ func file_internal_cluster_state_statepb_state_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_state_statepb_state_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
+var file_internal_cluster_state_statepb_state_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	(RotationPhase)(0),           // 0: holdfast.state.v1.RotationPhase
 	(NodePhase)(0),               // 1: holdfast.state.v1.NodePhase
@@ -7443,32 +7466,33 @@ var file_internal_cluster_state_statepb_state_proto_goTypes = []any{
 	nil,                          // 94: holdfast.state.v1.NodeStatus.DynamicLoadEntry
 	nil,                          // 95: holdfast.state.v1.GroupStatus.NodesEntry
 	nil,                          // 96: holdfast.state.v1.GroupStatus.InstancesEntry
-	nil,                          // 97: holdfast.state.v1.GroupOnNode.ResourcesEntry
-	nil,                          // 98: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	nil,                          // 99: holdfast.state.v1.GroupReport.ResourcesEntry
-	nil,                          // 100: holdfast.state.v1.Plan.ResetsEntry
-	nil,                          // 101: holdfast.state.v1.Order.ResourceWantsEntry
-	nil,                          // 102: holdfast.state.v1.SetLoad.LoadEntry
-	(*v1.Cluster)(nil),           // 103: holdfast.v1.Cluster
-	(*v1.Operation)(nil),         // 104: holdfast.v1.Operation
-	(*v1.Event)(nil),             // 105: holdfast.v1.Event
-	(*v1.Decision)(nil),          // 106: holdfast.v1.Decision
-	(*durationpb.Duration)(nil),  // 107: google.protobuf.Duration
-	(*v1.FenceOperation)(nil),    // 108: holdfast.v1.FenceOperation
-	(v1.SignalState)(0),          // 109: holdfast.v1.SignalState
-	(*v1.CoordinationPoint)(nil), // 110: holdfast.v1.CoordinationPoint
-	(*v1.Node)(nil),              // 111: holdfast.v1.Node
-	(v1.Want)(0),                 // 112: holdfast.v1.Want
-	(*v1.Configuration)(nil),     // 113: holdfast.v1.Configuration
-	(v1.OperationState)(0),       // 114: holdfast.v1.OperationState
-	(*v1.User)(nil),              // 115: holdfast.v1.User
-	(v1.FenceResult)(0),          // 116: holdfast.v1.FenceResult
-	(*v1.ResourceType)(nil),      // 117: holdfast.v1.ResourceType
-	(*v1.Group)(nil),             // 118: holdfast.v1.Group
-	(*v1.ResourceStatus)(nil),    // 119: holdfast.v1.ResourceStatus
+	nil,                          // 97: holdfast.state.v1.GroupStatus.DisabledEntry
+	nil,                          // 98: holdfast.state.v1.GroupOnNode.ResourcesEntry
+	nil,                          // 99: holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	nil,                          // 100: holdfast.state.v1.GroupReport.ResourcesEntry
+	nil,                          // 101: holdfast.state.v1.Plan.ResetsEntry
+	nil,                          // 102: holdfast.state.v1.Order.ResourceWantsEntry
+	nil,                          // 103: holdfast.state.v1.SetLoad.LoadEntry
+	(*v1.Cluster)(nil),           // 104: holdfast.v1.Cluster
+	(*v1.Operation)(nil),         // 105: holdfast.v1.Operation
+	(*v1.Event)(nil),             // 106: holdfast.v1.Event
+	(*v1.Decision)(nil),          // 107: holdfast.v1.Decision
+	(*durationpb.Duration)(nil),  // 108: google.protobuf.Duration
+	(*v1.FenceOperation)(nil),    // 109: holdfast.v1.FenceOperation
+	(v1.SignalState)(0),          // 110: holdfast.v1.SignalState
+	(*v1.CoordinationPoint)(nil), // 111: holdfast.v1.CoordinationPoint
+	(*v1.Node)(nil),              // 112: holdfast.v1.Node
+	(v1.Want)(0),                 // 113: holdfast.v1.Want
+	(*v1.Configuration)(nil),     // 114: holdfast.v1.Configuration
+	(v1.OperationState)(0),       // 115: holdfast.v1.OperationState
+	(*v1.User)(nil),              // 116: holdfast.v1.User
+	(v1.FenceResult)(0),          // 117: holdfast.v1.FenceResult
+	(*v1.ResourceType)(nil),      // 118: holdfast.v1.ResourceType
+	(*v1.Group)(nil),             // 119: holdfast.v1.Group
+	(*v1.ResourceStatus)(nil),    // 120: holdfast.v1.ResourceStatus
 }
 var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
-	103, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
+	104, // 0: holdfast.state.v1.State.cluster:type_name -> holdfast.v1.Cluster
 	79,  // 1: holdfast.state.v1.State.nodes:type_name -> holdfast.state.v1.State.NodesEntry
 	80,  // 2: holdfast.state.v1.State.types:type_name -> holdfast.state.v1.State.TypesEntry
 	81,  // 3: holdfast.state.v1.State.groups:type_name -> holdfast.state.v1.State.GroupsEntry
@@ -7476,10 +7500,10 @@ var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
 	82,  // 5: holdfast.state.v1.State.learners:type_name -> holdfast.state.v1.State.LearnersEntry
 	83,  // 6: holdfast.state.v1.State.node_status:type_name -> holdfast.state.v1.State.NodeStatusEntry
 	84,  // 7: holdfast.state.v1.State.group_status:type_name -> holdfast.state.v1.State.GroupStatusEntry
-	104, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
-	105, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
-	106, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
-	107, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
+	105, // 8: holdfast.state.v1.State.operations:type_name -> holdfast.v1.Operation
+	106, // 9: holdfast.state.v1.State.events:type_name -> holdfast.v1.Event
+	107, // 10: holdfast.state.v1.State.decisions:type_name -> holdfast.v1.Decision
+	108, // 11: holdfast.state.v1.State.longest_peerinact:type_name -> google.protobuf.Duration
 	17,  // 12: holdfast.state.v1.State.started_by:type_name -> holdfast.state.v1.Member
 	85,  // 13: holdfast.state.v1.State.requests:type_name -> holdfast.state.v1.State.RequestsEntry
 	9,   // 14: holdfast.state.v1.State.witness:type_name -> holdfast.state.v1.Witness
@@ -7489,145 +7513,146 @@ var file_internal_cluster_state_statepb_state_proto_depIdxs = []int32{
 	13,  // 18: holdfast.state.v1.State.heartbeat_key:type_name -> holdfast.state.v1.Rotation
 	13,  // 19: holdfast.state.v1.State.authority:type_name -> holdfast.state.v1.Rotation
 	89,  // 20: holdfast.state.v1.State.standings:type_name -> holdfast.state.v1.State.StandingsEntry
-	108, // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
+	109, // 21: holdfast.state.v1.State.fence_operations:type_name -> holdfast.v1.FenceOperation
 	7,   // 22: holdfast.state.v1.State.triggers:type_name -> holdfast.state.v1.TriggerRun
 	90,  // 23: holdfast.state.v1.State.notified:type_name -> holdfast.state.v1.State.NotifiedEntry
 	91,  // 24: holdfast.state.v1.State.signals:type_name -> holdfast.state.v1.State.SignalsEntry
 	92,  // 25: holdfast.state.v1.Signal.nodes:type_name -> holdfast.state.v1.Signal.NodesEntry
-	109, // 26: holdfast.state.v1.SignalValue.state:type_name -> holdfast.v1.SignalState
-	107, // 27: holdfast.state.v1.SignalValue.time_to_live:type_name -> google.protobuf.Duration
+	110, // 26: holdfast.state.v1.SignalValue.state:type_name -> holdfast.v1.SignalState
+	108, // 27: holdfast.state.v1.SignalValue.time_to_live:type_name -> google.protobuf.Duration
 	93,  // 28: holdfast.state.v1.TriggerRun.facts:type_name -> holdfast.state.v1.TriggerRun.FactsEntry
-	107, // 29: holdfast.state.v1.TriggerRun.timeout:type_name -> google.protobuf.Duration
-	110, // 30: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
+	108, // 29: holdfast.state.v1.TriggerRun.timeout:type_name -> google.protobuf.Duration
+	111, // 30: holdfast.state.v1.Witness.points:type_name -> holdfast.v1.CoordinationPoint
 	10,  // 31: holdfast.state.v1.Witness.wanted:type_name -> holdfast.state.v1.Points
-	110, // 32: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
-	111, // 33: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
+	111, // 32: holdfast.state.v1.Points.points:type_name -> holdfast.v1.CoordinationPoint
+	112, // 33: holdfast.state.v1.Invitation.node:type_name -> holdfast.v1.Node
 	0,   // 34: holdfast.state.v1.Rotation.phase:type_name -> holdfast.state.v1.RotationPhase
 	12,  // 35: holdfast.state.v1.Rotation.current:type_name -> holdfast.state.v1.Secret
 	12,  // 36: holdfast.state.v1.Rotation.next:type_name -> holdfast.state.v1.Secret
 	12,  // 37: holdfast.state.v1.Rotation.previous:type_name -> holdfast.state.v1.Secret
 	17,  // 38: holdfast.state.v1.View.members:type_name -> holdfast.state.v1.Member
-	107, // 39: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
+	108, // 39: holdfast.state.v1.Member.watchdog:type_name -> google.protobuf.Duration
 	1,   // 40: holdfast.state.v1.NodeStatus.phase:type_name -> holdfast.state.v1.NodePhase
 	19,  // 41: holdfast.state.v1.NodeStatus.fence:type_name -> holdfast.state.v1.Fence
 	20,  // 42: holdfast.state.v1.NodeStatus.silence:type_name -> holdfast.state.v1.Silence
 	94,  // 43: holdfast.state.v1.NodeStatus.dynamic_load:type_name -> holdfast.state.v1.NodeStatus.DynamicLoadEntry
 	8,   // 44: holdfast.state.v1.NodeStatus.freeze:type_name -> holdfast.state.v1.Freeze
-	107, // 45: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
+	108, // 45: holdfast.state.v1.Fence.wait:type_name -> google.protobuf.Duration
 	2,   // 46: holdfast.state.v1.Fence.proven:type_name -> holdfast.state.v1.Proof
-	107, // 47: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
+	108, // 47: holdfast.state.v1.Silence.length:type_name -> google.protobuf.Duration
 	95,  // 48: holdfast.state.v1.GroupStatus.nodes:type_name -> holdfast.state.v1.GroupStatus.NodesEntry
 	96,  // 49: holdfast.state.v1.GroupStatus.instances:type_name -> holdfast.state.v1.GroupStatus.InstancesEntry
 	8,   // 50: holdfast.state.v1.GroupStatus.freeze:type_name -> holdfast.state.v1.Freeze
-	112, // 51: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
-	97,  // 52: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
-	98,  // 53: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
-	28,  // 54: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
-	29,  // 55: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
-	31,  // 56: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
-	33,  // 57: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
-	34,  // 58: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
-	35,  // 59: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
-	36,  // 60: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
-	37,  // 61: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
-	38,  // 62: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
-	40,  // 63: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
-	47,  // 64: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
-	48,  // 65: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
-	58,  // 66: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
-	61,  // 67: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
-	62,  // 68: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
-	63,  // 69: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
-	65,  // 70: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
-	59,  // 71: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
-	60,  // 72: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
-	64,  // 73: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
-	27,  // 74: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
-	26,  // 75: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
-	25,  // 76: holdfast.state.v1.Command.steady:type_name -> holdfast.state.v1.Steady
-	67,  // 77: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
-	68,  // 78: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
-	69,  // 79: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
-	70,  // 80: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
-	71,  // 81: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
-	72,  // 82: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
-	73,  // 83: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
-	74,  // 84: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
-	75,  // 85: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
-	76,  // 86: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
-	77,  // 87: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
-	78,  // 88: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
-	49,  // 89: holdfast.state.v1.Command.trigger_done:type_name -> holdfast.state.v1.TriggerDone
-	50,  // 90: holdfast.state.v1.Command.notified:type_name -> holdfast.state.v1.Notified
-	51,  // 91: holdfast.state.v1.Command.set_signal:type_name -> holdfast.state.v1.SetSignal
-	52,  // 92: holdfast.state.v1.Command.set_load:type_name -> holdfast.state.v1.SetLoad
-	53,  // 93: holdfast.state.v1.Command.enable:type_name -> holdfast.state.v1.Enable
-	54,  // 94: holdfast.state.v1.Command.set_switching:type_name -> holdfast.state.v1.SetSwitching
-	55,  // 95: holdfast.state.v1.Command.clear_admin_wait:type_name -> holdfast.state.v1.ClearAdminWait
-	56,  // 96: holdfast.state.v1.Command.set_maintenance:type_name -> holdfast.state.v1.SetMaintenance
-	57,  // 97: holdfast.state.v1.Command.operation_done:type_name -> holdfast.state.v1.OperationDone
-	66,  // 98: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
-	110, // 99: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
-	113, // 100: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
-	107, // 101: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
-	107, // 102: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
-	32,  // 103: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
-	30,  // 104: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
-	107, // 105: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
-	107, // 106: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
-	2,   // 107: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
-	39,  // 108: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
-	99,  // 109: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
-	42,  // 110: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
-	43,  // 111: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
-	106, // 112: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
-	46,  // 113: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
-	105, // 114: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
-	7,   // 115: holdfast.state.v1.Plan.triggers:type_name -> holdfast.state.v1.TriggerRun
-	44,  // 116: holdfast.state.v1.Plan.places:type_name -> holdfast.state.v1.PlaceChange
-	45,  // 117: holdfast.state.v1.Plan.flags:type_name -> holdfast.state.v1.GroupFlags
-	100, // 118: holdfast.state.v1.Plan.resets:type_name -> holdfast.state.v1.Plan.ResetsEntry
-	58,  // 119: holdfast.state.v1.Plan.clears:type_name -> holdfast.state.v1.Clear
-	41,  // 120: holdfast.state.v1.Plan.loads:type_name -> holdfast.state.v1.LoadChange
-	112, // 121: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
-	101, // 122: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
-	22,  // 123: holdfast.state.v1.GroupChange.book:type_name -> holdfast.state.v1.Instance
-	114, // 124: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
-	104, // 125: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
-	8,   // 126: holdfast.state.v1.SetFrozen.temporary:type_name -> holdfast.state.v1.Freeze
-	6,   // 127: holdfast.state.v1.SetSignal.value:type_name -> holdfast.state.v1.SignalValue
-	102, // 128: holdfast.state.v1.SetLoad.load:type_name -> holdfast.state.v1.SetLoad.LoadEntry
-	107, // 129: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
-	105, // 130: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
-	11,  // 131: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
-	115, // 132: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
-	14,  // 133: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
-	3,   // 134: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
-	12,  // 135: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
-	116, // 136: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
-	111, // 137: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
-	117, // 138: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
-	118, // 139: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
-	17,  // 140: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
-	18,  // 141: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
-	21,  // 142: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
-	15,  // 143: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
-	11,  // 144: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
-	115, // 145: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
-	14,  // 146: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
-	5,   // 147: holdfast.state.v1.State.SignalsEntry.value:type_name -> holdfast.state.v1.Signal
-	6,   // 148: holdfast.state.v1.Signal.NodesEntry.value:type_name -> holdfast.state.v1.SignalValue
-	23,  // 149: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
-	22,  // 150: holdfast.state.v1.GroupStatus.InstancesEntry.value:type_name -> holdfast.state.v1.Instance
-	119, // 151: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	112, // 152: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	119, // 153: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
-	112, // 154: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
-	155, // [155:155] is the sub-list for method output_type
-	155, // [155:155] is the sub-list for method input_type
-	155, // [155:155] is the sub-list for extension type_name
-	155, // [155:155] is the sub-list for extension extendee
-	0,   // [0:155] is the sub-list for field type_name
+	97,  // 51: holdfast.state.v1.GroupStatus.disabled:type_name -> holdfast.state.v1.GroupStatus.DisabledEntry
+	113, // 52: holdfast.state.v1.GroupOnNode.want:type_name -> holdfast.v1.Want
+	98,  // 53: holdfast.state.v1.GroupOnNode.resources:type_name -> holdfast.state.v1.GroupOnNode.ResourcesEntry
+	99,  // 54: holdfast.state.v1.GroupOnNode.resource_wants:type_name -> holdfast.state.v1.GroupOnNode.ResourceWantsEntry
+	28,  // 55: holdfast.state.v1.Command.configure:type_name -> holdfast.state.v1.Configure
+	29,  // 56: holdfast.state.v1.Command.guard_started:type_name -> holdfast.state.v1.GuardStarted
+	31,  // 57: holdfast.state.v1.Command.evict:type_name -> holdfast.state.v1.Evict
+	33,  // 58: holdfast.state.v1.Command.stays:type_name -> holdfast.state.v1.Stays
+	34,  // 59: holdfast.state.v1.Command.leave:type_name -> holdfast.state.v1.Leave
+	35,  // 60: holdfast.state.v1.Command.join:type_name -> holdfast.state.v1.Join
+	36,  // 61: holdfast.state.v1.Command.promote:type_name -> holdfast.state.v1.Promote
+	37,  // 62: holdfast.state.v1.Command.proven:type_name -> holdfast.state.v1.Proven
+	38,  // 63: holdfast.state.v1.Command.report:type_name -> holdfast.state.v1.Report
+	40,  // 64: holdfast.state.v1.Command.plan:type_name -> holdfast.state.v1.Plan
+	47,  // 65: holdfast.state.v1.Command.operate:type_name -> holdfast.state.v1.Operate
+	48,  // 66: holdfast.state.v1.Command.set_frozen:type_name -> holdfast.state.v1.SetFrozen
+	58,  // 67: holdfast.state.v1.Command.clear:type_name -> holdfast.state.v1.Clear
+	61,  // 68: holdfast.state.v1.Command.announce_silence:type_name -> holdfast.state.v1.AnnounceSilence
+	62,  // 69: holdfast.state.v1.Command.silence_over:type_name -> holdfast.state.v1.SilenceOver
+	63,  // 70: holdfast.state.v1.Command.timers_settled:type_name -> holdfast.state.v1.TimersSettled
+	65,  // 71: holdfast.state.v1.Command.note:type_name -> holdfast.state.v1.Note
+	59,  // 72: holdfast.state.v1.Command.flush:type_name -> holdfast.state.v1.Flush
+	60,  // 73: holdfast.state.v1.Command.probe:type_name -> holdfast.state.v1.Probe
+	64,  // 74: holdfast.state.v1.Command.cluster_started:type_name -> holdfast.state.v1.ClusterStarted
+	27,  // 75: holdfast.state.v1.Command.set_points:type_name -> holdfast.state.v1.SetPoints
+	26,  // 76: holdfast.state.v1.Command.want_points:type_name -> holdfast.state.v1.WantPoints
+	25,  // 77: holdfast.state.v1.Command.steady:type_name -> holdfast.state.v1.Steady
+	67,  // 78: holdfast.state.v1.Command.invite:type_name -> holdfast.state.v1.Invite
+	68,  // 79: holdfast.state.v1.Command.enroll:type_name -> holdfast.state.v1.Enroll
+	69,  // 80: holdfast.state.v1.Command.withdraw:type_name -> holdfast.state.v1.Withdraw
+	70,  // 81: holdfast.state.v1.Command.remove_node:type_name -> holdfast.state.v1.RemoveNode
+	71,  // 82: holdfast.state.v1.Command.set_user:type_name -> holdfast.state.v1.SetUser
+	72,  // 83: holdfast.state.v1.Command.delete_user:type_name -> holdfast.state.v1.DeleteUser
+	73,  // 84: holdfast.state.v1.Command.stand:type_name -> holdfast.state.v1.Stand
+	74,  // 85: holdfast.state.v1.Command.rotate:type_name -> holdfast.state.v1.Rotate
+	75,  // 86: holdfast.state.v1.Command.destroy:type_name -> holdfast.state.v1.Destroy
+	76,  // 87: holdfast.state.v1.Command.fence_started:type_name -> holdfast.state.v1.FenceStarted
+	77,  // 88: holdfast.state.v1.Command.fence_done:type_name -> holdfast.state.v1.FenceDone
+	78,  // 89: holdfast.state.v1.Command.confirm_down:type_name -> holdfast.state.v1.ConfirmDown
+	49,  // 90: holdfast.state.v1.Command.trigger_done:type_name -> holdfast.state.v1.TriggerDone
+	50,  // 91: holdfast.state.v1.Command.notified:type_name -> holdfast.state.v1.Notified
+	51,  // 92: holdfast.state.v1.Command.set_signal:type_name -> holdfast.state.v1.SetSignal
+	52,  // 93: holdfast.state.v1.Command.set_load:type_name -> holdfast.state.v1.SetLoad
+	53,  // 94: holdfast.state.v1.Command.enable:type_name -> holdfast.state.v1.Enable
+	54,  // 95: holdfast.state.v1.Command.set_switching:type_name -> holdfast.state.v1.SetSwitching
+	55,  // 96: holdfast.state.v1.Command.clear_admin_wait:type_name -> holdfast.state.v1.ClearAdminWait
+	56,  // 97: holdfast.state.v1.Command.set_maintenance:type_name -> holdfast.state.v1.SetMaintenance
+	57,  // 98: holdfast.state.v1.Command.operation_done:type_name -> holdfast.state.v1.OperationDone
+	66,  // 99: holdfast.state.v1.Command.audit:type_name -> holdfast.state.v1.Audit
+	111, // 100: holdfast.state.v1.WantPoints.points:type_name -> holdfast.v1.CoordinationPoint
+	114, // 101: holdfast.state.v1.Configure.configuration:type_name -> holdfast.v1.Configuration
+	108, // 102: holdfast.state.v1.GuardStarted.watchdog:type_name -> google.protobuf.Duration
+	108, // 103: holdfast.state.v1.Statement.age:type_name -> google.protobuf.Duration
+	32,  // 104: holdfast.state.v1.Evict.evictees:type_name -> holdfast.state.v1.Evictee
+	30,  // 105: holdfast.state.v1.Evict.statements:type_name -> holdfast.state.v1.Statement
+	108, // 106: holdfast.state.v1.Evict.view_age:type_name -> google.protobuf.Duration
+	108, // 107: holdfast.state.v1.Evictee.silence_age:type_name -> google.protobuf.Duration
+	2,   // 108: holdfast.state.v1.Proven.proof:type_name -> holdfast.state.v1.Proof
+	39,  // 109: holdfast.state.v1.Report.groups:type_name -> holdfast.state.v1.GroupReport
+	100, // 110: holdfast.state.v1.GroupReport.resources:type_name -> holdfast.state.v1.GroupReport.ResourcesEntry
+	42,  // 111: holdfast.state.v1.Plan.orders:type_name -> holdfast.state.v1.Order
+	43,  // 112: holdfast.state.v1.Plan.group_changes:type_name -> holdfast.state.v1.GroupChange
+	107, // 113: holdfast.state.v1.Plan.decisions:type_name -> holdfast.v1.Decision
+	46,  // 114: holdfast.state.v1.Plan.operations:type_name -> holdfast.state.v1.OperationChange
+	106, // 115: holdfast.state.v1.Plan.events:type_name -> holdfast.v1.Event
+	7,   // 116: holdfast.state.v1.Plan.triggers:type_name -> holdfast.state.v1.TriggerRun
+	44,  // 117: holdfast.state.v1.Plan.places:type_name -> holdfast.state.v1.PlaceChange
+	45,  // 118: holdfast.state.v1.Plan.flags:type_name -> holdfast.state.v1.GroupFlags
+	101, // 119: holdfast.state.v1.Plan.resets:type_name -> holdfast.state.v1.Plan.ResetsEntry
+	58,  // 120: holdfast.state.v1.Plan.clears:type_name -> holdfast.state.v1.Clear
+	41,  // 121: holdfast.state.v1.Plan.loads:type_name -> holdfast.state.v1.LoadChange
+	113, // 122: holdfast.state.v1.Order.want:type_name -> holdfast.v1.Want
+	102, // 123: holdfast.state.v1.Order.resource_wants:type_name -> holdfast.state.v1.Order.ResourceWantsEntry
+	22,  // 124: holdfast.state.v1.GroupChange.book:type_name -> holdfast.state.v1.Instance
+	115, // 125: holdfast.state.v1.OperationChange.state:type_name -> holdfast.v1.OperationState
+	105, // 126: holdfast.state.v1.Operate.operation:type_name -> holdfast.v1.Operation
+	8,   // 127: holdfast.state.v1.SetFrozen.temporary:type_name -> holdfast.state.v1.Freeze
+	6,   // 128: holdfast.state.v1.SetSignal.value:type_name -> holdfast.state.v1.SignalValue
+	103, // 129: holdfast.state.v1.SetLoad.load:type_name -> holdfast.state.v1.SetLoad.LoadEntry
+	108, // 130: holdfast.state.v1.AnnounceSilence.length:type_name -> google.protobuf.Duration
+	106, // 131: holdfast.state.v1.Note.events:type_name -> holdfast.v1.Event
+	11,  // 132: holdfast.state.v1.Invite.invitation:type_name -> holdfast.state.v1.Invitation
+	116, // 133: holdfast.state.v1.SetUser.user:type_name -> holdfast.v1.User
+	14,  // 134: holdfast.state.v1.Stand.standing:type_name -> holdfast.state.v1.Standing
+	3,   // 135: holdfast.state.v1.Rotate.what:type_name -> holdfast.state.v1.Rotate.What
+	12,  // 136: holdfast.state.v1.Rotate.next:type_name -> holdfast.state.v1.Secret
+	117, // 137: holdfast.state.v1.FenceDone.result:type_name -> holdfast.v1.FenceResult
+	112, // 138: holdfast.state.v1.State.NodesEntry.value:type_name -> holdfast.v1.Node
+	118, // 139: holdfast.state.v1.State.TypesEntry.value:type_name -> holdfast.v1.ResourceType
+	119, // 140: holdfast.state.v1.State.GroupsEntry.value:type_name -> holdfast.v1.Group
+	17,  // 141: holdfast.state.v1.State.LearnersEntry.value:type_name -> holdfast.state.v1.Member
+	18,  // 142: holdfast.state.v1.State.NodeStatusEntry.value:type_name -> holdfast.state.v1.NodeStatus
+	21,  // 143: holdfast.state.v1.State.GroupStatusEntry.value:type_name -> holdfast.state.v1.GroupStatus
+	15,  // 144: holdfast.state.v1.State.RequestsEntry.value:type_name -> holdfast.state.v1.Requests
+	11,  // 145: holdfast.state.v1.State.InvitationsEntry.value:type_name -> holdfast.state.v1.Invitation
+	116, // 146: holdfast.state.v1.State.UsersEntry.value:type_name -> holdfast.v1.User
+	14,  // 147: holdfast.state.v1.State.StandingsEntry.value:type_name -> holdfast.state.v1.Standing
+	5,   // 148: holdfast.state.v1.State.SignalsEntry.value:type_name -> holdfast.state.v1.Signal
+	6,   // 149: holdfast.state.v1.Signal.NodesEntry.value:type_name -> holdfast.state.v1.SignalValue
+	23,  // 150: holdfast.state.v1.GroupStatus.NodesEntry.value:type_name -> holdfast.state.v1.GroupOnNode
+	22,  // 151: holdfast.state.v1.GroupStatus.InstancesEntry.value:type_name -> holdfast.state.v1.Instance
+	120, // 152: holdfast.state.v1.GroupOnNode.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	113, // 153: holdfast.state.v1.GroupOnNode.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	120, // 154: holdfast.state.v1.GroupReport.ResourcesEntry.value:type_name -> holdfast.v1.ResourceStatus
+	113, // 155: holdfast.state.v1.Order.ResourceWantsEntry.value:type_name -> holdfast.v1.Want
+	156, // [156:156] is the sub-list for method output_type
+	156, // [156:156] is the sub-list for method input_type
+	156, // [156:156] is the sub-list for extension type_name
+	156, // [156:156] is the sub-list for extension extendee
+	0,   // [0:156] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_state_statepb_state_proto_init() }
@@ -7687,7 +7712,7 @@ func file_internal_cluster_state_statepb_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_state_statepb_state_proto_rawDesc), len(file_internal_cluster_state_statepb_state_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   99,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
