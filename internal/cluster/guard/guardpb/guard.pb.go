@@ -102,6 +102,8 @@ type ToGuard struct {
 	//	*ToGuard_Quiet
 	//	*ToGuard_ReloadKeys
 	//	*ToGuard_WitnessAcked
+	//	*ToGuard_Reset_
+	//	*ToGuard_StopDetached
 	Body isToGuard_Body `protobuf_oneof:"body"`
 	// Not 0: guard answers with Done of this number once it has acted.
 	Call          uint64 `protobuf:"varint,15,opt,name=call,proto3" json:"call,omitempty"`
@@ -236,6 +238,24 @@ func (x *ToGuard) GetWitnessAcked() *WitnessAcked {
 	return nil
 }
 
+func (x *ToGuard) GetReset_() *Reset {
+	if x != nil {
+		if x, ok := x.Body.(*ToGuard_Reset_); ok {
+			return x.Reset_
+		}
+	}
+	return nil
+}
+
+func (x *ToGuard) GetStopDetached() *StopDetached {
+	if x != nil {
+		if x, ok := x.Body.(*ToGuard_StopDetached); ok {
+			return x.StopDetached
+		}
+	}
+	return nil
+}
+
 func (x *ToGuard) GetCall() uint64 {
 	if x != nil {
 		return x.Call
@@ -287,6 +307,14 @@ type ToGuard_WitnessAcked struct {
 	WitnessAcked *WitnessAcked `protobuf:"bytes,9,opt,name=witness_acked,json=witnessAcked,proto3,oneof"`
 }
 
+type ToGuard_Reset_ struct {
+	Reset_ *Reset `protobuf:"bytes,10,opt,name=reset,proto3,oneof"`
+}
+
+type ToGuard_StopDetached struct {
+	StopDetached *StopDetached `protobuf:"bytes,11,opt,name=stop_detached,json=stopDetached,proto3,oneof"`
+}
+
 func (*ToGuard_Configure) isToGuard_Body() {}
 
 func (*ToGuard_Tick) isToGuard_Body() {}
@@ -306,6 +334,10 @@ func (*ToGuard_Quiet) isToGuard_Body() {}
 func (*ToGuard_ReloadKeys) isToGuard_Body() {}
 
 func (*ToGuard_WitnessAcked) isToGuard_Body() {}
+
+func (*ToGuard_Reset_) isToGuard_Body() {}
+
+func (*ToGuard_StopDetached) isToGuard_Body() {}
 
 // FromGuard is a frame to the engine.
 type FromGuard struct {
@@ -497,7 +529,9 @@ type Welcome struct {
 	// Conditions for people: "heartbeats run without real-time priority: …".
 	Conditions []string `protobuf:"bytes,4,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// No guard was committed before this one since the machine started.
-	Rebooted      bool `protobuf:"varint,5,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
+	Rebooted bool `protobuf:"varint,5,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
+	// Groups that go on here without a lease since this node was detached: the cluster counts them as running here.
+	Detached      []*Protect `protobuf:"bytes,6,rep,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -565,6 +599,13 @@ func (x *Welcome) GetRebooted() bool {
 		return x.Rebooted
 	}
 	return false
+}
+
+func (x *Welcome) GetDetached() []*Protect {
+	if x != nil {
+		return x.Detached
+	}
+	return nil
 }
 
 // Configure says who the peers are and by which rules the lease runs.
@@ -1019,7 +1060,10 @@ func (x *Protect) GetGone() bool {
 type Leaving struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why, if not by an administrator's wish.
-	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The cluster has committed that what runs here goes on without it: nothing is stopped, and no goodbye is
+	// said. If the lease has ended before, everything is stopped all the same.
+	Detach        bool `protobuf:"varint,2,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1061,6 +1105,112 @@ func (x *Leaving) GetReason() string {
 	return ""
 }
 
+func (x *Leaving) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
+}
+
+// Reset: fail-fast. Everything is stopped at once, goodbye is said, and guard ends. Repeated until it has.
+type Reset struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The machine is restarted then, or after the time to stop if not everything has stopped. Only by a guard that may.
+	Restart       bool `protobuf:"varint,2,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reset) Reset() {
+	*x = Reset{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reset) ProtoMessage() {}
+
+func (x *Reset) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reset.ProtoReflect.Descriptor instead.
+func (*Reset) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Reset) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Reset) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+// StopDetached: the cluster does not count anything as running here since this node was detached. What does is stopped.
+type StopDetached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopDetached) Reset() {
+	*x = StopDetached{}
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopDetached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopDetached) ProtoMessage() {}
+
+func (x *StopDetached) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopDetached.ProtoReflect.Descriptor instead.
+func (*StopDetached) Descriptor() ([]byte, []int) {
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StopDetached) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Extend the lease of this node: a committed, announced silence.
 type Extend struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1074,7 +1224,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[9]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1236,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[9]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1249,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{9}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Extend) GetNumber() uint64 {
@@ -1142,7 +1292,7 @@ type WitnessWanted struct {
 
 func (x *WitnessWanted) Reset() {
 	*x = WitnessWanted{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1304,7 @@ func (x *WitnessWanted) String() string {
 func (*WitnessWanted) ProtoMessage() {}
 
 func (x *WitnessWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[10]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1317,7 @@ func (x *WitnessWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessWanted.ProtoReflect.Descriptor instead.
 func (*WitnessWanted) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{10}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WitnessWanted) GetNumber() uint64 {
@@ -1225,7 +1375,7 @@ type WitnessAcked struct {
 
 func (x *WitnessAcked) Reset() {
 	*x = WitnessAcked{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1387,7 @@ func (x *WitnessAcked) String() string {
 func (*WitnessAcked) ProtoMessage() {}
 
 func (x *WitnessAcked) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[11]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1400,7 @@ func (x *WitnessAcked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessAcked.ProtoReflect.Descriptor instead.
 func (*WitnessAcked) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{11}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WitnessAcked) GetNumber() uint64 {
@@ -1299,7 +1449,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1461,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[12]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1474,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{12}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Peers) GetPeers() []*PeerState {
@@ -1382,7 +1532,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1544,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[13]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1557,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{13}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PeerState) GetNode() string {
@@ -1496,7 +1646,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1658,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[14]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1671,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{14}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Lease) GetHeld() bool {
@@ -1564,7 +1714,7 @@ type Suspect struct {
 
 func (x *Suspect) Reset() {
 	*x = Suspect{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1726,7 @@ func (x *Suspect) String() string {
 func (*Suspect) ProtoMessage() {}
 
 func (x *Suspect) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[15]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1739,7 @@ func (x *Suspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspect.ProtoReflect.Descriptor instead.
 func (*Suspect) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{15}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Suspect) GetStatement() *statepb.Statement {
@@ -1617,7 +1767,7 @@ type HeardAgain struct {
 
 func (x *HeardAgain) Reset() {
 	*x = HeardAgain{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1779,7 @@ func (x *HeardAgain) String() string {
 func (*HeardAgain) ProtoMessage() {}
 
 func (x *HeardAgain) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[16]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1792,7 @@ func (x *HeardAgain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeardAgain.ProtoReflect.Descriptor instead.
 func (*HeardAgain) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{16}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HeardAgain) GetNode() string {
@@ -1669,7 +1819,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1831,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[17]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1844,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{17}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Done) GetCall() uint64 {
@@ -1722,7 +1872,7 @@ type Quiet struct {
 
 func (x *Quiet) Reset() {
 	*x = Quiet{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1884,7 @@ func (x *Quiet) String() string {
 func (*Quiet) ProtoMessage() {}
 
 func (x *Quiet) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[18]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1897,7 @@ func (x *Quiet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quiet.ProtoReflect.Descriptor instead.
 func (*Quiet) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{18}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
 }
 
 // ReloadKeys: the heartbeat keys in the state directory have changed. Answered
@@ -1760,7 +1910,7 @@ type ReloadKeys struct {
 
 func (x *ReloadKeys) Reset() {
 	*x = ReloadKeys{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1922,7 @@ func (x *ReloadKeys) String() string {
 func (*ReloadKeys) ProtoMessage() {}
 
 func (x *ReloadKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[19]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1935,7 @@ func (x *ReloadKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadKeys.ProtoReflect.Descriptor instead.
 func (*ReloadKeys) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{19}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
 }
 
 type StatsRequest struct {
@@ -1796,7 +1946,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1958,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[20]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1971,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{20}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{22}
 }
 
 // Stats of all links.
@@ -1836,7 +1986,7 @@ type Stats struct {
 
 func (x *Stats) Reset() {
 	*x = Stats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1998,7 @@ func (x *Stats) String() string {
 func (*Stats) ProtoMessage() {}
 
 func (x *Stats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[21]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2011,7 @@ func (x *Stats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stats.ProtoReflect.Descriptor instead.
 func (*Stats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{21}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Stats) GetLinks() []*LinkStats {
@@ -1908,7 +2058,7 @@ type LinkStats struct {
 
 func (x *LinkStats) Reset() {
 	*x = LinkStats{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2070,7 @@ func (x *LinkStats) String() string {
 func (*LinkStats) ProtoMessage() {}
 
 func (x *LinkStats) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[22]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2083,7 @@ func (x *LinkStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStats.ProtoReflect.Descriptor instead.
 func (*LinkStats) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{22}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LinkStats) GetNode() string {
@@ -2088,14 +2238,16 @@ type Saved struct {
 	// It ended by an orderly leave, with all stopped: the next guard starts as after a reboot.
 	Left bool `protobuf:"varint,10,opt,name=left,proto3" json:"left,omitempty"`
 	// The machine was restarted, and no guard has been committed since.
-	Rebooted      bool `protobuf:"varint,11,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
+	Rebooted bool `protobuf:"varint,11,opt,name=rebooted,proto3" json:"rebooted,omitempty"`
+	// Groups that go on without a lease since this node was detached.
+	Detached      []*Protect `protobuf:"bytes,15,rep,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Saved) Reset() {
 	*x = Saved{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2259,7 @@ func (x *Saved) String() string {
 func (*Saved) ProtoMessage() {}
 
 func (x *Saved) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[23]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2272,7 @@ func (x *Saved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Saved.ProtoReflect.Descriptor instead.
 func (*Saved) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{23}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Saved) GetIncarnation() uint64 {
@@ -2207,6 +2359,13 @@ func (x *Saved) GetRebooted() bool {
 	return false
 }
 
+func (x *Saved) GetDetached() []*Protect {
+	if x != nil {
+		return x.Detached
+	}
+	return nil
+}
+
 // Suspicion of a peer: it is not acknowledged until that has ended.
 type Suspicion struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -2225,7 +2384,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[24]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2396,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[24]
+	mi := &file_internal_cluster_guard_guardpb_guard_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2409,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{24}
+	return file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Suspicion) GetNode() string {
@@ -2313,7 +2472,7 @@ var File_internal_cluster_guard_guardpb_guard_proto protoreflect.FileDescriptor
 
 const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
-	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xf6\x04\n" +
+	"*internal/cluster/guard/guardpb/guard.proto\x12\x11holdfast.guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a*internal/cluster/state/statepb/state.proto\"\xf0\x05\n" +
 	"\aToGuard\x12<\n" +
 	"\tconfigure\x18\x01 \x01(\v2\x1c.holdfast.guard.v1.ConfigureH\x00R\tconfigure\x12-\n" +
 	"\x04tick\x18\x02 \x01(\v2\x17.holdfast.guard.v1.TickH\x00R\x04tick\x129\n" +
@@ -2325,7 +2484,10 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x05quiet\x18\b \x01(\v2\x18.holdfast.guard.v1.QuietH\x00R\x05quiet\x12@\n" +
 	"\vreload_keys\x18( \x01(\v2\x1d.holdfast.guard.v1.ReloadKeysH\x00R\n" +
 	"reloadKeys\x12F\n" +
-	"\rwitness_acked\x18\t \x01(\v2\x1f.holdfast.guard.v1.WitnessAckedH\x00R\fwitnessAcked\x12\x12\n" +
+	"\rwitness_acked\x18\t \x01(\v2\x1f.holdfast.guard.v1.WitnessAckedH\x00R\fwitnessAcked\x120\n" +
+	"\x05reset\x18\n" +
+	" \x01(\v2\x18.holdfast.guard.v1.ResetH\x00R\x05reset\x12F\n" +
+	"\rstop_detached\x18\v \x01(\v2\x1f.holdfast.guard.v1.StopDetachedH\x00R\fstopDetached\x12\x12\n" +
 	"\x04call\x18\x0f \x01(\x04R\x04callB\x06\n" +
 	"\x04body\"\xd5\x03\n" +
 	"\tFromGuard\x126\n" +
@@ -2338,7 +2500,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x04done\x18\x06 \x01(\v2\x17.holdfast.guard.v1.DoneH\x00R\x04done\x120\n" +
 	"\x05stats\x18\a \x01(\v2\x18.holdfast.guard.v1.StatsH\x00R\x05stats\x12I\n" +
 	"\x0ewitness_wanted\x18\b \x01(\v2 .holdfast.guard.v1.WitnessWantedH\x00R\rwitnessWantedB\x06\n" +
-	"\x04body\"\xea\x01\n" +
+	"\x04body\"\xa2\x02\n" +
 	"\aWelcome\x12+\n" +
 	"\x11guard_incarnation\x18\x01 \x01(\x04R\x10guardIncarnation\x128\n" +
 	"\tprotected\x18\x02 \x03(\v2\x1a.holdfast.guard.v1.ProtectR\tprotected\x12<\n" +
@@ -2348,7 +2510,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\x04 \x03(\tR\n" +
 	"conditions\x12\x1a\n" +
-	"\brebooted\x18\x05 \x01(\bR\brebooted\"\xe5\x04\n" +
+	"\brebooted\x18\x05 \x01(\bR\brebooted\x126\n" +
+	"\bdetached\x18\x06 \x03(\v2\x1a.holdfast.guard.v1.ProtectR\bdetached\"\xe5\x04\n" +
 	"\tConfigure\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12!\n" +
 	"\fcluster_uuid\x18\x02 \x01(\tR\vclusterUuid\x127\n" +
@@ -2387,8 +2550,14 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12%\n" +
 	"\x0eprocess_groups\x18\x03 \x03(\x05R\rprocessGroups\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"!\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"9\n" +
 	"\aLeaving\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detach\x18\x02 \x01(\bR\x06detach\"9\n" +
+	"\x05Reset\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\arestart\x18\x02 \x01(\bR\arestart\"&\n" +
+	"\fStopDetached\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x84\x01\n" +
 	"\x06Extend\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
@@ -2472,7 +2641,7 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x0earrival_counts\x18\x10 \x03(\x04R\rarrivalCounts\x12#\n" +
 	"\rlocal_address\x18\x11 \x01(\tR\flocalAddress\x12!\n" +
 	"\fpeer_address\x18\x12 \x01(\tR\vpeerAddress\x12\x18\n" +
-	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\xda\x03\n" +
+	"\aforeign\x18\x13 \x01(\x04R\aforeign\"\x92\x04\n" +
 	"\x05Saved\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12<\n" +
 	"\n" +
@@ -2490,7 +2659,8 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\bidentity\x18\x0e \x01(\x04R\bidentity\x12\x12\n" +
 	"\x04left\x18\n" +
 	" \x01(\bR\x04left\x12\x1a\n" +
-	"\brebooted\x18\v \x01(\bR\brebooted\"\xb2\x02\n" +
+	"\brebooted\x18\v \x01(\bR\brebooted\x126\n" +
+	"\bdetached\x18\x0f \x03(\v2\x1a.holdfast.guard.v1.ProtectR\bdetached\"\xb2\x02\n" +
 	"\tSuspicion\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\x04R\x06raftId\x12\x14\n" +
@@ -2522,7 +2692,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_cluster_guard_guardpb_guard_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_internal_cluster_guard_guardpb_guard_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(LinkState)(0),              // 0: holdfast.guard.v1.LinkState
 	(*ToGuard)(nil),             // 1: holdfast.guard.v1.ToGuard
@@ -2534,24 +2704,26 @@ var file_internal_cluster_guard_guardpb_guard_proto_goTypes = []any{
 	(*Appended)(nil),            // 7: holdfast.guard.v1.Appended
 	(*Protect)(nil),             // 8: holdfast.guard.v1.Protect
 	(*Leaving)(nil),             // 9: holdfast.guard.v1.Leaving
-	(*Extend)(nil),              // 10: holdfast.guard.v1.Extend
-	(*WitnessWanted)(nil),       // 11: holdfast.guard.v1.WitnessWanted
-	(*WitnessAcked)(nil),        // 12: holdfast.guard.v1.WitnessAcked
-	(*Peers)(nil),               // 13: holdfast.guard.v1.Peers
-	(*PeerState)(nil),           // 14: holdfast.guard.v1.PeerState
-	(*Lease)(nil),               // 15: holdfast.guard.v1.Lease
-	(*Suspect)(nil),             // 16: holdfast.guard.v1.Suspect
-	(*HeardAgain)(nil),          // 17: holdfast.guard.v1.HeardAgain
-	(*Done)(nil),                // 18: holdfast.guard.v1.Done
-	(*Quiet)(nil),               // 19: holdfast.guard.v1.Quiet
-	(*ReloadKeys)(nil),          // 20: holdfast.guard.v1.ReloadKeys
-	(*StatsRequest)(nil),        // 21: holdfast.guard.v1.StatsRequest
-	(*Stats)(nil),               // 22: holdfast.guard.v1.Stats
-	(*LinkStats)(nil),           // 23: holdfast.guard.v1.LinkStats
-	(*Saved)(nil),               // 24: holdfast.guard.v1.Saved
-	(*Suspicion)(nil),           // 25: holdfast.guard.v1.Suspicion
-	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
-	(*statepb.Statement)(nil),   // 27: holdfast.state.v1.Statement
+	(*Reset)(nil),               // 10: holdfast.guard.v1.Reset
+	(*StopDetached)(nil),        // 11: holdfast.guard.v1.StopDetached
+	(*Extend)(nil),              // 12: holdfast.guard.v1.Extend
+	(*WitnessWanted)(nil),       // 13: holdfast.guard.v1.WitnessWanted
+	(*WitnessAcked)(nil),        // 14: holdfast.guard.v1.WitnessAcked
+	(*Peers)(nil),               // 15: holdfast.guard.v1.Peers
+	(*PeerState)(nil),           // 16: holdfast.guard.v1.PeerState
+	(*Lease)(nil),               // 17: holdfast.guard.v1.Lease
+	(*Suspect)(nil),             // 18: holdfast.guard.v1.Suspect
+	(*HeardAgain)(nil),          // 19: holdfast.guard.v1.HeardAgain
+	(*Done)(nil),                // 20: holdfast.guard.v1.Done
+	(*Quiet)(nil),               // 21: holdfast.guard.v1.Quiet
+	(*ReloadKeys)(nil),          // 22: holdfast.guard.v1.ReloadKeys
+	(*StatsRequest)(nil),        // 23: holdfast.guard.v1.StatsRequest
+	(*Stats)(nil),               // 24: holdfast.guard.v1.Stats
+	(*LinkStats)(nil),           // 25: holdfast.guard.v1.LinkStats
+	(*Saved)(nil),               // 26: holdfast.guard.v1.Saved
+	(*Suspicion)(nil),           // 27: holdfast.guard.v1.Suspicion
+	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
+	(*statepb.Statement)(nil),   // 29: holdfast.state.v1.Statement
 }
 var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	4,  // 0: holdfast.guard.v1.ToGuard.configure:type_name -> holdfast.guard.v1.Configure
@@ -2559,52 +2731,56 @@ var file_internal_cluster_guard_guardpb_guard_proto_depIdxs = []int32{
 	7,  // 2: holdfast.guard.v1.ToGuard.appended:type_name -> holdfast.guard.v1.Appended
 	8,  // 3: holdfast.guard.v1.ToGuard.protect:type_name -> holdfast.guard.v1.Protect
 	9,  // 4: holdfast.guard.v1.ToGuard.leaving:type_name -> holdfast.guard.v1.Leaving
-	10, // 5: holdfast.guard.v1.ToGuard.extend:type_name -> holdfast.guard.v1.Extend
-	21, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
-	19, // 7: holdfast.guard.v1.ToGuard.quiet:type_name -> holdfast.guard.v1.Quiet
-	20, // 8: holdfast.guard.v1.ToGuard.reload_keys:type_name -> holdfast.guard.v1.ReloadKeys
-	12, // 9: holdfast.guard.v1.ToGuard.witness_acked:type_name -> holdfast.guard.v1.WitnessAcked
-	3,  // 10: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
-	13, // 11: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
-	15, // 12: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
-	16, // 13: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
-	17, // 14: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
-	18, // 15: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
-	22, // 16: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
-	11, // 17: holdfast.guard.v1.FromGuard.witness_wanted:type_name -> holdfast.guard.v1.WitnessWanted
-	8,  // 18: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
-	4,  // 19: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
-	26, // 20: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
-	26, // 21: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
-	26, // 22: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
-	26, // 23: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
-	5,  // 24: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
-	26, // 25: holdfast.guard.v1.Configure.watchdog:type_name -> google.protobuf.Duration
-	26, // 26: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
-	26, // 27: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
-	26, // 28: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
-	14, // 29: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
-	26, // 30: holdfast.guard.v1.Peers.watchdog:type_name -> google.protobuf.Duration
-	0,  // 31: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
-	0,  // 32: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
-	26, // 33: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
-	27, // 34: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
-	23, // 35: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
-	0,  // 36: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
-	26, // 37: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
-	26, // 38: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
-	26, // 39: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
-	26, // 40: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
-	4,  // 41: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
-	8,  // 42: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
-	25, // 43: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
-	26, // 44: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
-	26, // 45: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	12, // 5: holdfast.guard.v1.ToGuard.extend:type_name -> holdfast.guard.v1.Extend
+	23, // 6: holdfast.guard.v1.ToGuard.stats_request:type_name -> holdfast.guard.v1.StatsRequest
+	21, // 7: holdfast.guard.v1.ToGuard.quiet:type_name -> holdfast.guard.v1.Quiet
+	22, // 8: holdfast.guard.v1.ToGuard.reload_keys:type_name -> holdfast.guard.v1.ReloadKeys
+	14, // 9: holdfast.guard.v1.ToGuard.witness_acked:type_name -> holdfast.guard.v1.WitnessAcked
+	10, // 10: holdfast.guard.v1.ToGuard.reset:type_name -> holdfast.guard.v1.Reset
+	11, // 11: holdfast.guard.v1.ToGuard.stop_detached:type_name -> holdfast.guard.v1.StopDetached
+	3,  // 12: holdfast.guard.v1.FromGuard.welcome:type_name -> holdfast.guard.v1.Welcome
+	15, // 13: holdfast.guard.v1.FromGuard.peers:type_name -> holdfast.guard.v1.Peers
+	17, // 14: holdfast.guard.v1.FromGuard.lease:type_name -> holdfast.guard.v1.Lease
+	18, // 15: holdfast.guard.v1.FromGuard.suspect:type_name -> holdfast.guard.v1.Suspect
+	19, // 16: holdfast.guard.v1.FromGuard.heard_again:type_name -> holdfast.guard.v1.HeardAgain
+	20, // 17: holdfast.guard.v1.FromGuard.done:type_name -> holdfast.guard.v1.Done
+	24, // 18: holdfast.guard.v1.FromGuard.stats:type_name -> holdfast.guard.v1.Stats
+	13, // 19: holdfast.guard.v1.FromGuard.witness_wanted:type_name -> holdfast.guard.v1.WitnessWanted
+	8,  // 20: holdfast.guard.v1.Welcome.protected:type_name -> holdfast.guard.v1.Protect
+	4,  // 21: holdfast.guard.v1.Welcome.configured:type_name -> holdfast.guard.v1.Configure
+	8,  // 22: holdfast.guard.v1.Welcome.detached:type_name -> holdfast.guard.v1.Protect
+	28, // 23: holdfast.guard.v1.Configure.heartbeat:type_name -> google.protobuf.Duration
+	28, // 24: holdfast.guard.v1.Configure.peertrouble:type_name -> google.protobuf.Duration
+	28, // 25: holdfast.guard.v1.Configure.peerinact:type_name -> google.protobuf.Duration
+	28, // 26: holdfast.guard.v1.Configure.engine_down_limit:type_name -> google.protobuf.Duration
+	5,  // 27: holdfast.guard.v1.Configure.peers:type_name -> holdfast.guard.v1.Peer
+	28, // 28: holdfast.guard.v1.Configure.watchdog:type_name -> google.protobuf.Duration
+	28, // 29: holdfast.guard.v1.Peer.silence:type_name -> google.protobuf.Duration
+	28, // 30: holdfast.guard.v1.Extend.since:type_name -> google.protobuf.Duration
+	28, // 31: holdfast.guard.v1.Extend.length:type_name -> google.protobuf.Duration
+	16, // 32: holdfast.guard.v1.Peers.peers:type_name -> holdfast.guard.v1.PeerState
+	28, // 33: holdfast.guard.v1.Peers.watchdog:type_name -> google.protobuf.Duration
+	0,  // 34: holdfast.guard.v1.PeerState.state:type_name -> holdfast.guard.v1.LinkState
+	0,  // 35: holdfast.guard.v1.PeerState.links:type_name -> holdfast.guard.v1.LinkState
+	28, // 36: holdfast.guard.v1.Lease.until:type_name -> google.protobuf.Duration
+	29, // 37: holdfast.guard.v1.Suspect.statement:type_name -> holdfast.state.v1.Statement
+	25, // 38: holdfast.guard.v1.Stats.links:type_name -> holdfast.guard.v1.LinkStats
+	0,  // 39: holdfast.guard.v1.LinkStats.state:type_name -> holdfast.guard.v1.LinkState
+	28, // 40: holdfast.guard.v1.LinkStats.since_heard:type_name -> google.protobuf.Duration
+	28, // 41: holdfast.guard.v1.LinkStats.round_trip_p50:type_name -> google.protobuf.Duration
+	28, // 42: holdfast.guard.v1.LinkStats.round_trip_p99:type_name -> google.protobuf.Duration
+	28, // 43: holdfast.guard.v1.LinkStats.arrival_bounds:type_name -> google.protobuf.Duration
+	4,  // 44: holdfast.guard.v1.Saved.configured:type_name -> holdfast.guard.v1.Configure
+	8,  // 45: holdfast.guard.v1.Saved.protected:type_name -> holdfast.guard.v1.Protect
+	27, // 46: holdfast.guard.v1.Saved.suspicions:type_name -> holdfast.guard.v1.Suspicion
+	28, // 47: holdfast.guard.v1.Saved.extended_until:type_name -> google.protobuf.Duration
+	8,  // 48: holdfast.guard.v1.Saved.detached:type_name -> holdfast.guard.v1.Protect
+	28, // 49: holdfast.guard.v1.Suspicion.youngest_at:type_name -> google.protobuf.Duration
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_internal_cluster_guard_guardpb_guard_proto_init() }
@@ -2623,6 +2799,8 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 		(*ToGuard_Quiet)(nil),
 		(*ToGuard_ReloadKeys)(nil),
 		(*ToGuard_WitnessAcked)(nil),
+		(*ToGuard_Reset_)(nil),
+		(*ToGuard_StopDetached)(nil),
 	}
 	file_internal_cluster_guard_guardpb_guard_proto_msgTypes[1].OneofWrappers = []any{
 		(*FromGuard_Welcome)(nil),
@@ -2640,7 +2818,7 @@ func file_internal_cluster_guard_guardpb_guard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_cluster_guard_guardpb_guard_proto_rawDesc), len(file_internal_cluster_guard_guardpb_guard_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

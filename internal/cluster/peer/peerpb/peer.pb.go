@@ -1129,7 +1129,9 @@ type JoinRequest struct {
 	EndedRaftId uint64 `protobuf:"varint,3,opt,name=ended_raft_id,json=endedRaftId,proto3" json:"ended_raft_id,omitempty"`
 	// Differs between the runs of an engine: a node that has lost its log since it joined must not get
 	// the raft id of that log.
-	Nonce         uint64 `protobuf:"varint,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce uint64 `protobuf:"varint,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// What the incarnation that has ended left running when it was detached goes on.
+	Detached      bool `protobuf:"varint,5,opt,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1190,6 +1192,13 @@ func (x *JoinRequest) GetNonce() uint64 {
 		return x.Nonce
 	}
 	return 0
+}
+
+func (x *JoinRequest) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
 }
 
 // StillKnown asks a node that wants to join whether an incarnation that it did
@@ -1302,9 +1311,11 @@ func (x *JoinReply) GetNonce() uint64 {
 
 // NotMember tells a node that its incarnation has been removed by a committed view.
 type NotMember struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RaftId        uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	RaftId uint64                 `protobuf:"varint,1,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Epoch  uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// It has left, and what it runs is still counted as running there (live application detach).
+	Detached      bool `protobuf:"varint,3,opt,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1351,6 +1362,13 @@ func (x *NotMember) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *NotMember) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
 }
 
 // Applied tells the leader how far a node has applied the log.
@@ -1507,22 +1525,24 @@ const file_internal_cluster_peer_peerpb_peer_proto_rawDesc = "" +
 	"\arequest\x18\x02 \x01(\x04R\arequest\"@\n" +
 	"\x0eProposalResult\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"\x94\x01\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\xb0\x01\n" +
 	"\vJoinRequest\x12+\n" +
 	"\x11guard_incarnation\x18\x01 \x01(\x04R\x10guardIncarnation\x12\x1e\n" +
 	"\vold_raft_id\x18\x02 \x01(\x04R\toldRaftId\x12\"\n" +
 	"\rended_raft_id\x18\x03 \x01(\x04R\vendedRaftId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\x04R\x05nonce\"%\n" +
+	"\x05nonce\x18\x04 \x01(\x04R\x05nonce\x12\x1a\n" +
+	"\bdetached\x18\x05 \x01(\bR\bdetached\"%\n" +
 	"\n" +
 	"StillKnown\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\"g\n" +
 	"\tJoinReply\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12+\n" +
 	"\x11guard_incarnation\x18\x02 \x01(\x04R\x10guardIncarnation\x12\x14\n" +
-	"\x05nonce\x18\x03 \x01(\x04R\x05nonce\":\n" +
+	"\x05nonce\x18\x03 \x01(\x04R\x05nonce\"V\n" +
 	"\tNotMember\x12\x17\n" +
 	"\araft_id\x18\x01 \x01(\x04R\x06raftId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"^\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bdetached\x18\x03 \x01(\bR\bdetached\"^\n" +
 	"\aApplied\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12'\n" +
