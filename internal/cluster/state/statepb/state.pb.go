@@ -2100,6 +2100,10 @@ type Instance struct {
 	// How its part of the operation ended, while other instances still carry it out; empty: it has not. And: it failed.
 	Outcome       string `protobuf:"bytes,23,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	OutcomeFailed bool   `protobuf:"varint,24,opt,name=outcome_failed,json=outcomeFailed,proto3" json:"outcome_failed,omitempty"`
+	// It is to be taken offline where it is, and why, once the groups that depend on it have left; empty: it is not. And
+	// the reading of clock_ms when that was decided.
+	Parting       string `protobuf:"bytes,30,opt,name=parting,proto3" json:"parting,omitempty"`
+	PartingMs     int64  `protobuf:"varint,31,opt,name=parting_ms,json=partingMs,proto3" json:"parting_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2293,6 +2297,20 @@ func (x *Instance) GetOutcomeFailed() bool {
 		return x.OutcomeFailed
 	}
 	return false
+}
+
+func (x *Instance) GetParting() string {
+	if x != nil {
+		return x.Parting
+	}
+	return ""
+}
+
+func (x *Instance) GetPartingMs() int64 {
+	if x != nil {
+		return x.PartingMs
+	}
+	return 0
 }
 
 // GroupOnNode is a group on one node.
@@ -6952,7 +6970,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01\x1a;\n" +
 	"\rDisabledEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xac\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xe5\x05\n" +
 	"\bInstance\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\tR\n" +
@@ -6982,7 +7000,10 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x06clears\x18\x15 \x01(\rR\x06clears\x12\x12\n" +
 	"\x04site\x18\x16 \x01(\tR\x04site\x12\x18\n" +
 	"\aoutcome\x18\x17 \x01(\tR\aoutcome\x12%\n" +
-	"\x0eoutcome_failed\x18\x18 \x01(\bR\routcomeFailed\"\xbb\x05\n" +
+	"\x0eoutcome_failed\x18\x18 \x01(\bR\routcomeFailed\x12\x18\n" +
+	"\aparting\x18\x1e \x01(\tR\aparting\x12\x1d\n" +
+	"\n" +
+	"parting_ms\x18\x1f \x01(\x03R\tpartingMs\"\xbb\x05\n" +
 	"\vGroupOnNode\x12%\n" +
 	"\x04want\x18\x01 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x16\n" +
 	"\x06intent\x18\x02 \x01(\x04R\x06intent\x12'\n" +
