@@ -72,6 +72,7 @@ var permissions = map[string]permission{
 	"ClusterService/Seed":     {administrator, cluster},
 	"ClusterService/Destroy":  {administrator, cluster},
 	"ClusterService/Backup":   {administrator, cluster},
+	"ClusterService/Snapshot": {guest, cluster},
 
 	"UserService/List":        {administrator, cluster},
 	"UserService/Set":         {administrator, cluster},
@@ -84,6 +85,8 @@ var permissions = map[string]permission{
 	"NodeService/Freeze":          {operator, cluster},
 	"NodeService/Unfreeze":        {operator, cluster},
 	"NodeService/Stop":            {administrator, cluster},
+	"NodeService/Evacuate":        {operator, cluster},
+	"NodeService/SetLoad":         {operator, cluster},
 	"NodeService/Silence":         {operator, cluster},
 	"NodeService/Add":             {administrator, cluster},
 	"NodeService/Invite":          {administrator, cluster},
@@ -112,6 +115,15 @@ var permissions = map[string]permission{
 	"GroupService/Unfreeze": {operator, group},
 	"GroupService/Clear":    {operator, group},
 	"GroupService/Flush":    {operator, group},
+	"GroupService/Enable":   {operator, group},
+	"GroupService/Disable":  {operator, group},
+	// A wrong word here runs the group twice.
+	"GroupService/AutoEnable":     {administrator, group},
+	"GroupService/SetSwitching":   {operator, group},
+	"GroupService/SetMaintenance": {operator, group},
+	"GroupService/Forecast":       {guest, group},
+	"GroupService/Dependencies":   {guest, someone},
+	"GroupService/Drill":          {operator, group},
 
 	"ResourceService/List":    {guest, someone},
 	"ResourceService/Show":    {guest, group},
@@ -119,6 +131,13 @@ var permissions = map[string]permission{
 	"ResourceService/Offline": {operator, group},
 	"ResourceService/Probe":   {operator, group},
 	"ResourceService/Clear":   {operator, group},
+	"ResourceService/Action":  {operator, group},
+
+	"ResourceService/ClearAdminWait": {operator, group},
+
+	"SignalService/List":  {guest, someone},
+	"SignalService/Set":   {operator, cluster},
+	"SignalService/Clear": {operator, cluster},
 
 	"TypeService/List": {guest, someone},
 	"TypeService/Show": {guest, someone},
@@ -132,6 +151,9 @@ var permissions = map[string]permission{
 	"EventService/Follow": {guest, someone},
 
 	"ExplainService/Group":     {guest, group},
+	"ExplainService/Resource":  {guest, group},
+	"ExplainService/Node":      {guest, someone},
+	"ExplainService/Event":     {guest, someone},
 	"SimulateService/Simulate": {guest, someone},
 	"OperationService/Get":     {guest, someone},
 	"OperationService/Watch":   {guest, someone},
@@ -248,7 +270,7 @@ func groupsOf(st *statepb.State, request any) (groups []string, ok bool) {
 		return groups, true
 	}
 	if r, named := request.(interface{ GetGroup() string }); named && r.GetGroup() != "" {
-		return []string{r.GetGroup()}, true
+		return append([]string{r.GetGroup()}, alsoActed(st, request)...), true
 	}
 	r, named := request.(interface{ GetResource() string })
 	if !named {
@@ -262,6 +284,25 @@ func groupsOf(st *statepb.State, request any) (groups []string, ok bool) {
 		}
 	}
 	return groups, true
+}
+
+// alsoActed are the further groups that an operation with propagate acts on.
+func alsoActed(st *statepb.State, request any) []string {
+	switch r := request.(type) {
+	case *v1.OnlineGroupRequest:
+		if r.GetPropagate() {
+			return relatives(st.GetGroups(), r.GetGroup(), true, false)
+		}
+	case *v1.OfflineGroupRequest:
+		if r.GetPropagate() {
+			return relatives(st.GetGroups(), r.GetGroup(), false, true)
+		}
+	case *v1.SwitchGroupRequest:
+		if r.GetPropagate() {
+			return relatives(st.GetGroups(), r.GetGroup(), true, true)
+		}
+	}
+	return nil
 }
 
 // objectOf a request, for the log of events.

@@ -57,6 +57,8 @@ type Local struct {
 	FenceFaults []string
 	// AppliedIndex of the log.
 	AppliedIndex uint64
+	// ClockMs is the cluster's clock as this node reckons it: State.clock_ms and what has passed since that was applied here.
+	ClockMs int64
 	// Authority that signs certificates here: SHA-256 of its public key, and when it ends.
 	Authority     []byte
 	AuthorityEnds time.Time

@@ -14,7 +14,10 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/config"
 )
 
-type clusterServer struct{ *server }
+type clusterServer struct {
+	*server
+	v1.UnimplementedClusterServiceHandler
+}
 
 func (s *clusterServer) Status(ctx context.Context, _ *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
 	l, err := s.look(ctx)

@@ -12,7 +12,10 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/config"
 )
 
-type groupServer struct{ *server }
+type groupServer struct {
+	*server
+	v1.UnimplementedGroupServiceHandler
+}
 
 func (s *groupServer) List(ctx context.Context, _ *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error) {
 	l, err := s.look(ctx)
@@ -39,22 +42,26 @@ func (s *groupServer) Show(ctx context.Context, req *connect.Request[v1.ShowGrou
 }
 
 // begin checks the names of an operation on a group and starts it.
-func (s *server) begin(ctx context.Context, kind v1.OperationKind, group, node string) (*v1.Operation, error) {
+func (s *server) begin(ctx context.Context, op *v1.Operation) (*v1.Operation, error) {
 	l, err := s.look(ctx)
 	if err != nil {
 		return nil, err
 	}
-	g, err := l.group(group)
+	g, err := l.group(op.GetGroup())
 	if err != nil {
 		return nil, err
 	}
-	if err := l.anyNode(node); err != nil {
+	if err := l.anyNode(op.GetNode()); err != nil {
 		return nil, err
 	}
-	if err := l.inSystemList(g, node); err != nil && kind != v1.OperationKind_OPERATION_KIND_GROUP_OFFLINE {
+	if err := l.inSystemList(g, op.GetNode()); err != nil && op.GetKind() != v1.OperationKind_OPERATION_KIND_GROUP_OFFLINE {
 		return nil, err
 	}
-	return s.operate(ctx, &v1.Operation{Kind: kind, Group: group, Node: node})
+	if op.GetKind() == v1.OperationKind_OPERATION_KIND_GROUP_SWITCH && g.GetParallel() && !g.GetHybrid() {
+		return nil, fail(CodeConflict, "take one instance offline and another online: holdfast group offline "+g.GetName()+" --node NODE",
+			"group %s is parallel: it runs on all of its nodes, so that there is nowhere to move it", g.GetName())
+	}
+	return s.operate(ctx, op)
 }
 
 func (l *look) inSystemList(g *v1.Group, node string) error {
@@ -66,7 +73,8 @@ func (l *look) inSystemList(g *v1.Group, node string) error {
 }
 
 func (s *groupServer) Online(ctx context.Context, req *connect.Request[v1.OnlineGroupRequest]) (*connect.Response[v1.OnlineGroupResponse], error) {
-	op, err := s.begin(ctx, v1.OperationKind_OPERATION_KIND_GROUP_ONLINE, req.Msg.GetGroup(), req.Msg.GetNode())
+	m := req.Msg
+	op, err := s.begin(ctx, &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_GROUP_ONLINE, Group: m.GetGroup(), Node: m.GetNode(), Propagate: m.GetPropagate()})
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +82,9 @@ func (s *groupServer) Online(ctx context.Context, req *connect.Request[v1.Online
 }
 
 func (s *groupServer) Offline(ctx context.Context, req *connect.Request[v1.OfflineGroupRequest]) (*connect.Response[v1.OfflineGroupResponse], error) {
-	op, err := s.begin(ctx, v1.OperationKind_OPERATION_KIND_GROUP_OFFLINE, req.Msg.GetGroup(), req.Msg.GetNode())
+	m := req.Msg
+	op, err := s.begin(ctx, &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_GROUP_OFFLINE, Group: m.GetGroup(), Node: m.GetNode(),
+		Propagate: m.GetPropagate(), Force: m.GetForce()})
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +92,8 @@ func (s *groupServer) Offline(ctx context.Context, req *connect.Request[v1.Offli
 }
 
 func (s *groupServer) Switch(ctx context.Context, req *connect.Request[v1.SwitchGroupRequest]) (*connect.Response[v1.SwitchGroupResponse], error) {
-	op, err := s.begin(ctx, v1.OperationKind_OPERATION_KIND_GROUP_SWITCH, req.Msg.GetGroup(), req.Msg.GetNode())
+	m := req.Msg
+	op, err := s.begin(ctx, &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_GROUP_SWITCH, Group: m.GetGroup(), Node: m.GetNode(), Propagate: m.GetPropagate()})
 	if err != nil {
 		return nil, err
 	}
@@ -90,24 +101,24 @@ func (s *groupServer) Switch(ctx context.Context, req *connect.Request[v1.Switch
 }
 
 func (s *groupServer) Freeze(ctx context.Context, req *connect.Request[v1.FreezeGroupRequest]) (*connect.Response[v1.FreezeGroupResponse], error) {
-	if err := s.freezeGroup(ctx, req.Msg.GetGroup(), true); err != nil {
+	m := req.Msg
+	if m.GetGroup() == "" {
+		return nil, fail(CodeBadRequest, "", "name a group")
+	}
+	if err := s.freeze(ctx, &statepb.SetFrozen{Group: m.GetGroup()}, m); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&v1.FreezeGroupResponse{}), nil
 }
 
 func (s *groupServer) Unfreeze(ctx context.Context, req *connect.Request[v1.UnfreezeGroupRequest]) (*connect.Response[v1.UnfreezeGroupResponse], error) {
-	if err := s.freezeGroup(ctx, req.Msg.GetGroup(), false); err != nil {
+	if req.Msg.GetGroup() == "" {
+		return nil, fail(CodeBadRequest, "", "name a group")
+	}
+	if err := s.unfreeze(ctx, &statepb.SetFrozen{Group: req.Msg.GetGroup()}); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&v1.UnfreezeGroupResponse{}), nil
-}
-
-func (s *groupServer) freezeGroup(ctx context.Context, group string, frozen bool) error {
-	if group == "" {
-		return fail(CodeBadRequest, "", "name a group")
-	}
-	return s.freeze(ctx, &statepb.SetFrozen{Group: group, Frozen: frozen})
 }
 
 func (s *groupServer) Clear(ctx context.Context, req *connect.Request[v1.ClearGroupRequest]) (*connect.Response[v1.ClearGroupResponse], error) {
@@ -121,6 +132,9 @@ func (s *groupServer) Clear(ctx context.Context, req *connect.Request[v1.ClearGr
 
 func (s *groupServer) Flush(ctx context.Context, req *connect.Request[v1.FlushGroupRequest]) (*connect.Response[v1.FlushGroupResponse], error) {
 	m := req.Msg
+	if err := s.mayFlush(ctx, m); err != nil {
+		return nil, err
+	}
 	if err := s.onGroup(ctx, m.GetGroup(), m.GetNode(), &statepb.Command{
 		Change: &statepb.Command_Flush{Flush: &statepb.Flush{Group: m.GetGroup(), Node: m.GetNode()}}}); err != nil {
 		return nil, err
@@ -143,7 +157,10 @@ func (s *server) onGroup(ctx context.Context, group, node string, c *statepb.Com
 	return s.submit(ctx, c)
 }
 
-type resourceServer struct{ *server }
+type resourceServer struct {
+	*server
+	v1.UnimplementedResourceServiceHandler
+}
 
 func (s *resourceServer) List(ctx context.Context, req *connect.Request[v1.ListResourcesRequest]) (*connect.Response[v1.ListResourcesResponse], error) {
 	l, err := s.look(ctx)

@@ -26,18 +26,19 @@ func NewHandler(b Backend, who func(*http.Request) Caller) http.Handler {
 	s := &server{b: b, now: time.Now}
 	mux := http.NewServeMux()
 	opts := []connect.HandlerOption{connect.WithReadMaxBytes(MaxRequest), connect.WithRecover(recovered), connect.WithInterceptors(&access{s: s})}
-	mux.Handle(v1.NewClusterServiceHandler(&clusterServer{s}, opts...))
+	mux.Handle(v1.NewClusterServiceHandler(&clusterServer{server: s}, opts...))
 	mux.Handle(v1.NewUserServiceHandler(&userServer{s}, opts...))
 	mux.Handle(v1.NewNodeServiceHandler(&nodeServer{s}, opts...))
 	mux.Handle(v1.NewLinkServiceHandler(&linkServer{s}, opts...))
 	mux.Handle(v1.NewQuorumServiceHandler(&quorumServer{s}, opts...))
 	mux.Handle(v1.NewFenceServiceHandler(&fenceServer{s}, opts...))
-	mux.Handle(v1.NewGroupServiceHandler(&groupServer{s}, opts...))
-	mux.Handle(v1.NewResourceServiceHandler(&resourceServer{s}, opts...))
+	mux.Handle(v1.NewGroupServiceHandler(&groupServer{server: s}, opts...))
+	mux.Handle(v1.NewResourceServiceHandler(&resourceServer{server: s}, opts...))
+	mux.Handle(v1.NewSignalServiceHandler(&signalServer{s}, opts...))
 	mux.Handle(v1.NewTypeServiceHandler(&typeServer{s}, opts...))
 	mux.Handle(v1.NewConfigServiceHandler(&configServer{s}, opts...))
 	mux.Handle(v1.NewEventServiceHandler(&eventServer{s}, opts...))
-	mux.Handle(v1.NewExplainServiceHandler(&explainServer{s}, opts...))
+	mux.Handle(v1.NewExplainServiceHandler(&explainServer{server: s}, opts...))
 	mux.Handle(v1.NewSimulateServiceHandler(&simulateServer{s}, opts...))
 	mux.Handle(v1.NewOperationServiceHandler(&operationServer{s}, opts...))
 	return withCaller(who, mux)
@@ -56,6 +57,8 @@ type server struct {
 type look struct {
 	*statepb.State
 	local *Local
+	// now, by the clock of this node.
+	now time.Time
 }
 
 func (s *server) look(ctx context.Context) (*look, error) {
@@ -67,7 +70,7 @@ func (s *server) look(ctx context.Context) (*look, error) {
 	if err != nil {
 		return nil, answered(err)
 	}
-	return &look{State: st, local: local}, nil
+	return &look{State: st, local: local, now: s.now()}, nil
 }
 
 // quorum says whether what this node has applied is how things are (S3).

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -55,34 +56,141 @@ func (s *nodeServer) Show(ctx context.Context, req *connect.Request[v1.ShowNodeR
 }
 
 func (s *nodeServer) Freeze(ctx context.Context, req *connect.Request[v1.FreezeNodeRequest]) (*connect.Response[v1.FreezeNodeResponse], error) {
-	if err := s.freeze(ctx, &statepb.SetFrozen{Node: req.Msg.GetNode(), Frozen: true}); err != nil {
+	m := req.Msg
+	if err := s.freeze(ctx, &statepb.SetFrozen{Node: m.GetNode(), Evacuate: m.GetEvacuate()}, m); err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&v1.FreezeNodeResponse{}), nil
+	resp := &v1.FreezeNodeResponse{}
+	if m.GetEvacuate() {
+		op, err := s.newest(ctx, v1.OperationKind_OPERATION_KIND_NODE_EVACUATE, m.GetNode())
+		if err != nil {
+			return nil, err
+		}
+		resp.Operation = op
+	}
+	return connect.NewResponse(resp), nil
 }
 
 func (s *nodeServer) Unfreeze(ctx context.Context, req *connect.Request[v1.UnfreezeNodeRequest]) (*connect.Response[v1.UnfreezeNodeResponse], error) {
-	if err := s.freeze(ctx, &statepb.SetFrozen{Node: req.Msg.GetNode()}); err != nil {
+	if err := s.unfreeze(ctx, &statepb.SetFrozen{Node: req.Msg.GetNode()}); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&v1.UnfreezeNodeResponse{}), nil
 }
 
-// freeze or unfreeze a node, else a group.
-func (s *server) freeze(ctx context.Context, c *statepb.SetFrozen) error {
-	l, err := s.look(ctx)
+// Bounds of a temporary freeze that ends by itself.
+const (
+	MinFreeze = time.Second
+	MaxFreeze = 30 * 24 * time.Hour
+)
+
+// freezing is a request to freeze something.
+type freezing interface {
+	GetTemporary() bool
+	GetReason() string
+	GetLength() *durationpb.Duration
+}
+
+// freeze a group, else a node, with what the request says of it.
+func (s *server) freeze(ctx context.Context, c *statepb.SetFrozen, how freezing) error {
+	l, err := s.frozenOne(ctx, c)
 	if err != nil {
 		return err
+	}
+	why, err := s.stamp(ctx, how.GetReason())
+	if err != nil {
+		return err
+	}
+	c.Frozen, c.Reason = true, why
+	length := how.GetLength().AsDuration()
+	switch {
+	case how.GetLength() != nil && !how.GetTemporary():
+		return fail(CodeBadRequest, "ask for a temporary freeze", "a freeze that is part of the configuration does not end by itself")
+	case how.GetLength() != nil && (length < MinFreeze || length > MaxFreeze):
+		return fail(CodeBadRequest, "", "a freeze lasts %s to %s, not %s", MinFreeze, MaxFreeze, length)
+	case how.GetTemporary():
+		c.Reason = ""
+		c.Temporary = &statepb.Freeze{By: callerOf(ctx).Who, Reason: how.GetReason(), SinceMs: s.now().UnixMilli()}
+		if length > 0 {
+			c.Temporary.UntilClockMs = l.clockMs() + length.Milliseconds()
+		}
+	}
+	return s.submit(ctx, &statepb.Command{Change: &statepb.Command_SetFrozen{SetFrozen: c}})
+}
+
+func (s *server) unfreeze(ctx context.Context, c *statepb.SetFrozen) error {
+	if _, err := s.frozenOne(ctx, c); err != nil {
+		return err
+	}
+	return s.submit(ctx, &statepb.Command{Change: &statepb.Command_SetFrozen{SetFrozen: c}})
+}
+
+func (s *server) frozenOne(ctx context.Context, c *statepb.SetFrozen) (*look, error) {
+	l, err := s.look(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if c.GetGroup() != "" {
 		_, err = l.group(c.GetGroup())
 	} else {
 		_, err = l.node(c.GetNode())
 	}
+	return l, err
+}
+
+// newest operation of that kind on a node.
+func (s *server) newest(ctx context.Context, kind v1.OperationKind, node string) (*v1.Operation, error) {
+	l, err := s.look(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.submit(ctx, &statepb.Command{Change: &statepb.Command_SetFrozen{SetFrozen: c}})
+	for _, op := range slices.Backward(l.GetOperations()) {
+		if op.GetKind() == kind && op.GetNode() == node {
+			return op, nil
+		}
+	}
+	return nil, fail(CodeInternal, "holdfast status shows whether it runs", "the operation was committed, but is not in the log of operations")
+}
+
+// maxLoads is how many dimensions a node may be measured in.
+const maxLoads = 64
+
+func (s *nodeServer) SetLoad(ctx context.Context, req *connect.Request[v1.SetNodeLoadRequest]) (*connect.Response[v1.SetNodeLoadResponse], error) {
+	l, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := req.Msg
+	if _, err := l.node(m.GetNode()); err != nil {
+		return nil, err
+	}
+	if len(m.GetLoad()) > maxLoads {
+		return nil, fail(CodeBadRequest, "", "a node is measured in at most %d dimensions", maxLoads)
+	}
+	for _, dim := range state.SortedKeys(m.GetLoad()) {
+		if dim == "" || m.GetLoad()[dim] < 0 {
+			return nil, fail(CodeBadRequest, "", "a load has a name, and is 0 or more")
+		}
+	}
+	if err := s.submit(ctx, &statepb.Command{Change: &statepb.Command_SetLoad{SetLoad: &statepb.SetLoad{Node: m.GetNode(), Load: m.GetLoad()}}}); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&v1.SetNodeLoadResponse{}), nil
+}
+
+func (s *nodeServer) Evacuate(ctx context.Context, req *connect.Request[v1.EvacuateNodeRequest]) (*connect.Response[v1.EvacuateNodeResponse], error) {
+	l, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.node(req.Msg.GetNode()); err != nil {
+		return nil, err
+	}
+	op, err := s.operate(ctx, &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_EVACUATE, Node: req.Msg.GetNode()})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&v1.EvacuateNodeResponse{Operation: op}), nil
 }
 
 func (s *nodeServer) Stop(ctx context.Context, req *connect.Request[v1.StopNodeRequest]) (*connect.Response[v1.StopNodeResponse], error) {
@@ -93,7 +201,11 @@ func (s *nodeServer) Stop(ctx context.Context, req *connect.Request[v1.StopNodeR
 	if _, err := l.node(req.Msg.GetNode()); err != nil {
 		return nil, err
 	}
-	op, err := s.operate(ctx, &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: req.Msg.GetNode(), Evacuate: req.Msg.GetEvacuate()})
+	if req.Msg.GetEvacuate() && req.Msg.GetDetach() {
+		return nil, fail(CodeBadRequest, "choose one of them", "what is detached goes on where it is: it can't move away, too")
+	}
+	op, err := s.operate(ctx, &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: req.Msg.GetNode(),
+		Evacuate: req.Msg.GetEvacuate(), Detach: req.Msg.GetDetach()})
 	if err != nil {
 		return nil, err
 	}

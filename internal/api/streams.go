@@ -138,7 +138,10 @@ func (s *operationServer) Watch(ctx context.Context, req *connect.Request[v1.Wat
 	})
 }
 
-type explainServer struct{ *server }
+type explainServer struct {
+	*server
+	v1.UnimplementedExplainServiceHandler
+}
 
 // env is what the planner knows beyond the state.
 func (s *server) env(l *look) planner.Env {

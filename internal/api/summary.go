@@ -40,8 +40,9 @@ func (l *look) nodeInfo(n *v1.Node) *v1.NodeInfo {
 	name := n.GetName()
 	st := l.GetNodeStatus()[name]
 	info := &v1.NodeInfo{
-		Name: name, Phase: v1.NodePhase(st.GetPhase()), Leader: l.local.Leader == name, Frozen: n.GetFrozen(),
+		Name: name, Phase: v1.NodePhase(st.GetPhase()), Leader: l.local.Leader == name, Frozen: n.GetFrozen() || st.GetFreeze() != nil,
 		Silence: st.GetSilence() != nil, Links: n.GetLinks(), Self: l.local.Node == name,
+		Holds: l.nodeHolds(n), Load: l.loadOf(n), Site: n.GetSite(), Detaching: st.GetDetach(), Reset_: st.GetReset_(),
 	}
 	if m := state.MemberOf(l.State, name); m != nil {
 		info.RaftId, info.GuardIncarnation = m.GetRaftId(), m.GetGuardIncarnation()
@@ -73,7 +74,7 @@ func (l *look) nodeInfo(n *v1.Node) *v1.NodeInfo {
 		}
 	}
 	for _, g := range sortedValues(l.GetGroups()) {
-		if on := l.GetGroupStatus()[g.GetName()].GetNodes()[name]; on != nil && active(l.groupOnNode(g, name).GetState()) {
+		if on := l.GetGroupStatus()[g.GetName()].GetNodes()[name]; on != nil && (active(l.stateOn(g, name)) || on.GetDetached()) {
 			info.Groups = append(info.Groups, g.GetName())
 		}
 	}
@@ -123,8 +124,22 @@ func wantOf(on *statepb.GroupOnNode, name string) v1.Want {
 }
 
 func (l *look) groupOnNode(g *v1.Group, node string) *v1.GroupOnNodeInfo {
+	info := l.countOn(g, node)
+	info.Holds = l.holdsOn(g, node)
+	info.PackageState = l.packageOn(g, node, info)
+	if z, ok := g.GetSystemZones()[node]; ok {
+		info.Zone = &z
+	}
+	return info
+}
+
+// stateOn is the state of a group on a node.
+func (l *look) stateOn(g *v1.Group, node string) v1.GroupState { return l.countOn(g, node).GetState() }
+
+// countOn is a group on a node by the states of its resources.
+func (l *look) countOn(g *v1.Group, node string) *v1.GroupOnNodeInfo {
 	on := l.GetGroupStatus()[g.GetName()].GetNodes()[node]
-	info := &v1.GroupOnNodeInfo{Node: node, Want: on.GetWant(), Faulted: on.GetFaulted(), Probed: on.GetProbed()}
+	info := &v1.GroupOnNodeInfo{Node: node, Want: on.GetWant(), Faulted: on.GetFaulted(), Probed: on.GetProbed(), Detached: on.GetDetached()}
 	var missing, problems []string
 	for _, r := range g.GetResources() {
 		st := on.GetResources()[r.GetName()]
@@ -138,12 +153,21 @@ func (l *look) groupOnNode(g *v1.Group, node string) *v1.GroupOnNodeInfo {
 		switch {
 		case online(st):
 			info.Online++
+			if c := st.GetConfidence(); c > 0 && (info.Confidence == 0 || c < info.Confidence) {
+				info.Confidence = c
+			}
 		case wantOf(on, r.GetName()) == v1.Want_WANT_ONLINE:
 			missing = append(missing, r.GetName())
 		}
 	}
 	info.Message = strings.Join(problems, "; ")
 	switch phase := l.GetNodeStatus()[node].GetPhase(); {
+	case on.GetDetached():
+		info.State, info.Message = v1.GroupState_GROUP_STATE_UNKNOWN, "it goes on without the cluster since "+node+" left"
+		return info
+	case on.GetAutoDisabled() != "":
+		info.State, info.Message = v1.GroupState_GROUP_STATE_UNKNOWN, on.GetAutoDisabled()
+		return info
 	case l.GetNodeStatus()[node].GetFence() != nil && (on != nil || l.GetNodeStatus()[node].GetFence().GetProven() == statepb.Proof_PROOF_UNSPECIFIED):
 		info.State = v1.GroupState_GROUP_STATE_UNKNOWN
 		info.Message = "it is not proven yet that " + node + " has stopped"
@@ -183,6 +207,8 @@ func problemOf(st *v1.ResourceStatus) string {
 		why = ": " + st.GetMessage()
 	}
 	switch {
+	case st.GetAdminWait() != 0:
+		return adminWait(st.GetAdminWait()) + ", and waits for an administrator" + why
 	case st.GetUnableToOffline():
 		return "can't be taken offline" + why
 	case st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED:
@@ -202,36 +228,6 @@ func (l *look) placesOf(g *v1.Group) []string {
 		}
 	}
 	return places
-}
-
-func (l *look) groupInfo(g *v1.Group) *v1.GroupInfo {
-	gs := l.GetGroupStatus()[g.GetName()]
-	b := state.Book(gs, "")
-	info := &v1.GroupInfo{
-		Name: g.GetName(), Frozen: g.GetFrozen(), HeldOffline: state.HeldOffline(gs), LastOnline: b.GetLastOnline(),
-		State: v1.GroupState_GROUP_STATE_OFFLINE, Operation: b.GetOperation(), Message: b.GetWaiting(),
-	}
-	for _, n := range l.placesOf(g) {
-		on := l.groupOnNode(g, n)
-		info.Nodes = append(info.Nodes, on)
-		// The node that matters most: where it runs, else where it failed, else where it is not known.
-		if rank(on.GetState()) > rank(info.State) || rank(on.GetState()) == rank(info.State) && n == b.GetActive() {
-			info.State, info.Node = on.GetState(), n
-			if !active(on.GetState()) {
-				info.Node = ""
-			}
-		}
-		if info.Message == "" && on.GetMessage() != "" && !(active(info.State) && on.GetFaulted()) {
-			info.Message = on.GetMessage() + " (on " + n + ")"
-		}
-	}
-	if held := l.held(g.GetName(), info.GetNode()); info.Message == "" && info.State == v1.GroupState_GROUP_STATE_PARTIAL && held != "" {
-		info.Message = "an administrator took " + held + " offline"
-	}
-	if info.Message == "" && !active(info.State) && b.GetIntentOnline() {
-		info.Message = "it should be online"
-	}
-	return info
 }
 
 // held names the resources of a group that an administrator keeps offline on the node where the group runs; "": none.
