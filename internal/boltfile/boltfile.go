@@ -7,6 +7,7 @@
 package boltfile
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
@@ -91,7 +92,7 @@ func CheckBytes(file []byte) error {
 		return damaged("the file has %d bytes, but %d pages of %d bytes are in use", len(file), m.highWater, m.pageSize)
 	}
 	w := &boltWalk{file: file, meta: m, seen: make([]bool, m.highWater)}
-	return w.page(m.root, 0)
+	return w.page(m.root, 0, keys{})
 }
 
 func readMeta(file []byte, offset uint64) (boltMetaPage, error) {
@@ -123,8 +124,16 @@ type boltWalk struct {
 	seen []bool
 }
 
+// keys that may be on a page: from least, and below end where there is one.
+// bbolt looks at this too, but only to panic while another goroutine still reads.
+type keys struct{ least, end []byte }
+
+func (k keys) have(key []byte) bool {
+	return bytes.Compare(key, k.least) >= 0 && (k.end == nil || bytes.Compare(key, k.end) < 0)
+}
+
 // page checks a page and everything below it.
-func (w *boltWalk) page(id uint64, depth int) error {
+func (w *boltWalk) page(id uint64, depth int, in keys) error {
 	if id < 2 || id >= w.meta.highWater {
 		return damaged("a reference to page %d of %d", id, w.meta.highWater)
 	}
@@ -145,11 +154,11 @@ func (w *boltWalk) page(id uint64, depth int) error {
 		}
 		w.seen[i] = true
 	}
-	return w.content(w.file[start:start+(overflow+1)*w.meta.pageSize], id, depth, false)
+	return w.content(w.file[start:start+(overflow+1)*w.meta.pageSize], id, depth, in, false)
 }
 
 // content of a page, or of a small bucket that is kept inside its parent's page.
-func (w *boltWalk) content(p []byte, id uint64, depth int, inline bool) error {
+func (w *boltWalk) content(p []byte, id uint64, depth int, in keys, inline bool) error {
 	flags, count := binary.LittleEndian.Uint16(p[8:]), uint64(binary.LittleEndian.Uint16(p[10:]))
 	if boltHeader+count*boltElement > uint64(len(p)) {
 		return damaged("page %d has %d elements", id, count)
@@ -158,25 +167,30 @@ func (w *boltWalk) content(p []byte, id uint64, depth int, inline bool) error {
 		return damaged("page %d has flags %#x and %d elements", id, flags, count)
 	}
 	var before []byte
+	var last uint64 // child of a branch page that is checked once the key after it is known
 	for i := range count {
 		at := boltHeader + i*boltElement
 		key, value, child, err := w.element(p, at, flags == boltLeaf)
 		if err != nil {
 			return damaged("page %d, element %d: %v", id, i, err)
 		}
-		if i > 0 && string(before) >= string(key) {
+		if i > 0 && bytes.Compare(before, key) >= 0 || !in.have(key) {
 			return damaged("page %d: keys are not in order", id)
 		}
-		before = key
 		switch {
+		case flags == boltBranch && i > 0:
+			err = w.page(last, depth+1, keys{before, key})
 		case flags == boltBranch:
-			err = w.page(child, depth+1)
 		case binary.LittleEndian.Uint32(p[at:])&boltBucketFlag != 0:
 			err = w.bucket(value, id, depth)
 		}
 		if err != nil {
 			return err
 		}
+		before, last = key, child
+	}
+	if flags == boltBranch {
+		return w.page(last, depth+1, keys{before, in.end})
 	}
 	return nil
 }
@@ -186,7 +200,7 @@ func (w *boltWalk) bucket(value []byte, id uint64, depth int) error {
 		return damaged("page %d has a table of %d bytes", id, len(value))
 	}
 	if root := binary.LittleEndian.Uint64(value); root != 0 {
-		return w.page(root, depth+1)
+		return w.page(root, depth+1, keys{})
 	}
 	if len(value) < 16+boltHeader {
 		return damaged("page %d has a small table of %d bytes", id, len(value))
@@ -194,7 +208,7 @@ func (w *boltWalk) bucket(value []byte, id uint64, depth int) error {
 	if depth > boltDepthMax {
 		return damaged("page %d has tables within tables", id)
 	}
-	return w.content(value[16:], id, depth+1, true)
+	return w.content(value[16:], id, depth+1, keys{}, true)
 }
 
 // element of a page; positions count from the element itself.
