@@ -10530,7 +10530,7 @@ func (x *SimulatedStep) GetMoves() []*SimulatedGroup {
 type SimulatedGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	// Empty: nowhere. Of several instances: all nodes, separated by blanks.
+	// Empty: nowhere. Of several instances: all nodes, separated by ", ".
 	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
 	After  string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	// Why it is nowhere, if it is.

@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,9 +16,20 @@ import (
 // its end, agents succeed at everything, and lost nodes are proven to have
 // stopped. Source is left to the caller.
 func Simulate(s *statepb.State, env Env, req *v1.SimulateRequest) *v1.SimulateResponse {
+	return SimulateWith(s, env, req, func(_, _ *v1.Configuration, _ bool) (*v1.Configuration, error) {
+		return nil, errors.New("this simulation does not know how documents are checked")
+	})
+}
+
+// A Merge makes the configuration that comes of applying documents to one, with
+// prune without what they do not name, and checks it.
+type Merge func(have, documents *v1.Configuration, prune bool) (*v1.Configuration, error)
+
+// SimulateWith is Simulate, with steps that apply documents.
+func SimulateWith(s *statepb.State, env Env, req *v1.SimulateRequest, merge Merge) *v1.SimulateResponse {
 	c := copyState(s)
 	settle(c, env)
-	sim := &simulation{s: c, env: env, first: places(c)}
+	sim := &simulation{s: c, env: env, merge: merge, first: places(c)}
 	resp := &v1.SimulateResponse{}
 	for _, st := range req.GetSteps() {
 		resp.Steps = append(resp.Steps, sim.step(st))
@@ -59,6 +71,7 @@ func copyState(s *statepb.State) *statepb.State {
 type simulation struct {
 	s     *statepb.State
 	env   Env
+	merge Merge
 	first map[string]string
 	// Why nothing runs any more, empty: it does.
 	over string
@@ -137,7 +150,7 @@ func title(st *v1.SimulateStep) (string, string) {
 	case *v1.SimulateStep_Clear:
 		return "clear " + x.Clear.GetGroup() + at(x.Clear.GetNode()), x.Clear.GetNode()
 	}
-	return "nothing", ""
+	return titleOfChange(st)
 }
 
 // happen makes the event of a step happen; it says why it cannot.
@@ -150,11 +163,11 @@ func (m *simulation) happen(st *v1.SimulateStep, node string) string {
 	case *v1.SimulateStep_Fault:
 		return m.fault(x.Fault)
 	case *v1.SimulateStep_Online:
-		return m.ask(&v1.Operation{Kind: opOnline, Group: x.Online.GetGroup(), Node: node})
+		return m.ask(&v1.Operation{Kind: opOnline, Group: x.Online.GetGroup(), Node: node, Propagate: x.Online.GetPropagate()})
 	case *v1.SimulateStep_Offline:
-		return m.ask(&v1.Operation{Kind: opOffline, Group: x.Offline.GetGroup(), Node: node})
+		return m.ask(&v1.Operation{Kind: opOffline, Group: x.Offline.GetGroup(), Node: node, Propagate: x.Offline.GetPropagate()})
 	case *v1.SimulateStep_Switch:
-		return m.ask(&v1.Operation{Kind: opSwitch, Group: x.Switch.GetGroup(), Node: node})
+		return m.ask(&v1.Operation{Kind: opSwitch, Group: x.Switch.GetGroup(), Node: node, Propagate: x.Switch.GetPropagate()})
 	case *v1.SimulateStep_StopNode:
 		return m.ask(&v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: node, Evacuate: x.StopNode.GetEvacuate()})
 	case *v1.SimulateStep_Freeze:
@@ -163,7 +176,7 @@ func (m *simulation) happen(st *v1.SimulateStep, node string) string {
 	case *v1.SimulateStep_Clear:
 		return m.apply(&statepb.Command{Change: &statepb.Command_Clear{Clear: &statepb.Clear{Group: x.Clear.GetGroup(), Node: node}}})
 	}
-	return "this version does not know the step"
+	return m.change(st)
 }
 
 func (m *simulation) apply(c *statepb.Command) string {
@@ -194,8 +207,8 @@ func (m *simulation) fail(nodes []string) string {
 		}
 	}
 	left := members - len(lost)
-	if left < state.Majority(members) {
-		m.over = fmt.Sprintf("%d of %d nodes would be left, which is no majority: what runs there stops within its lease, and nothing starts", left, members)
+	if why := m.noMajority(left, members); why != "" {
+		m.over = why
 		return m.over
 	}
 	m.remove(lost, statepb.NodePhase_NODE_PHASE_FAULTED)
