@@ -2100,6 +2100,16 @@ type Instance struct {
 	// How its part of the operation ended, while other instances still carry it out; empty: it has not. And: it failed.
 	Outcome       string `protobuf:"bytes,23,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	OutcomeFailed bool   `protobuf:"varint,24,opt,name=outcome_failed,json=outcomeFailed,proto3" json:"outcome_failed,omitempty"`
+	// Node that it goes to before any other, if it can: another attempt after a fault, home again, or as a switch has chosen.
+	BoundFor string `protobuf:"bytes,25,opt,name=bound_for,json=boundFor,proto3" json:"bound_for,omitempty"`
+	// It was frozen when the planner last looked (kept for groups with online_at_unfreeze only).
+	WasFrozen bool `protobuf:"varint,26,opt,name=was_frozen,json=wasFrozen,proto3" json:"was_frozen,omitempty"`
+	// Nodes on which it is going offline, and where postoffline is run when it has.
+	GoingOff []string `protobuf:"bytes,27,rep,name=going_off,json=goingOff,proto3" json:"going_off,omitempty"`
+	// Nodes on which a persistent resource was down when no node could take it (auto_restart 2).
+	PersistentDown []string `protobuf:"bytes,28,rep,name=persistent_down,json=persistentDown,proto3" json:"persistent_down,omitempty"`
+	// Reading of clock_ms since which it waits for the nodes of its auto_start_list.
+	WaitsSinceMs int64 `protobuf:"varint,29,opt,name=waits_since_ms,json=waitsSinceMs,proto3" json:"waits_since_ms,omitempty"`
 	// It is to be taken offline where it is, and why, once the groups that depend on it have left; empty: it is not. And
 	// the reading of clock_ms when that was decided.
 	Parting       string `protobuf:"bytes,30,opt,name=parting,proto3" json:"parting,omitempty"`
@@ -2297,6 +2307,41 @@ func (x *Instance) GetOutcomeFailed() bool {
 		return x.OutcomeFailed
 	}
 	return false
+}
+
+func (x *Instance) GetBoundFor() string {
+	if x != nil {
+		return x.BoundFor
+	}
+	return ""
+}
+
+func (x *Instance) GetWasFrozen() bool {
+	if x != nil {
+		return x.WasFrozen
+	}
+	return false
+}
+
+func (x *Instance) GetGoingOff() []string {
+	if x != nil {
+		return x.GoingOff
+	}
+	return nil
+}
+
+func (x *Instance) GetPersistentDown() []string {
+	if x != nil {
+		return x.PersistentDown
+	}
+	return nil
+}
+
+func (x *Instance) GetWaitsSinceMs() int64 {
+	if x != nil {
+		return x.WaitsSinceMs
+	}
+	return 0
 }
 
 func (x *Instance) GetParting() string {
@@ -6970,7 +7015,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.state.v1.InstanceR\x05value:\x028\x01\x1a;\n" +
 	"\rDisabledEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\xe5\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x02\x10\x0e\"\x8d\a\n" +
 	"\bInstance\x12\x14\n" +
 	"\x05tried\x18\x02 \x03(\tR\x05tried\x12\x1f\n" +
 	"\vlast_online\x18\x03 \x01(\tR\n" +
@@ -7000,7 +7045,13 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x06clears\x18\x15 \x01(\rR\x06clears\x12\x12\n" +
 	"\x04site\x18\x16 \x01(\tR\x04site\x12\x18\n" +
 	"\aoutcome\x18\x17 \x01(\tR\aoutcome\x12%\n" +
-	"\x0eoutcome_failed\x18\x18 \x01(\bR\routcomeFailed\x12\x18\n" +
+	"\x0eoutcome_failed\x18\x18 \x01(\bR\routcomeFailed\x12\x1b\n" +
+	"\tbound_for\x18\x19 \x01(\tR\bboundFor\x12\x1d\n" +
+	"\n" +
+	"was_frozen\x18\x1a \x01(\bR\twasFrozen\x12\x1b\n" +
+	"\tgoing_off\x18\x1b \x03(\tR\bgoingOff\x12'\n" +
+	"\x0fpersistent_down\x18\x1c \x03(\tR\x0epersistentDown\x12$\n" +
+	"\x0ewaits_since_ms\x18\x1d \x01(\x03R\fwaitsSinceMs\x12\x18\n" +
 	"\aparting\x18\x1e \x01(\tR\aparting\x12\x1d\n" +
 	"\n" +
 	"parting_ms\x18\x1f \x01(\x03R\tpartingMs\"\xbb\x05\n" +
