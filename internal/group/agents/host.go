@@ -35,7 +35,10 @@ type Options struct {
 	// Changed is called when the answer of Protect for a group has changed: without control groups the processes of a
 	// group are known only once they run. May be nil. It must not call the Host.
 	Changed func(group string)
-	Log     *slog.Logger
+	// Look returns the state of any resource that the cluster has recorded, for proxies. May be nil: then there are none.
+	// It may wait.
+	Look func(context.Context, Target) (v1.ResourceState, error)
+	Log  *slog.Logger
 }
 
 // Host carries out calls on this machine. It is safe for concurrent use.
@@ -46,6 +49,11 @@ type Host struct {
 	onChange     func(string)
 	watcher      *watcher
 	net          *netWatch
+	files        *fileWatch
+	mounts       *mountWatch
+	signals      *signalBoard
+	proxies      *proxies
+	look         func(context.Context, Target) (v1.ResourceState, error)
 	announcer    *announcer
 	notices      *mailbox
 	monitors     chan struct{}
@@ -76,7 +84,7 @@ func NewHost(o Options) (*Host, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Host{
-		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, notices: newMailbox(),
+		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, look: o.Look, notices: newMailbox(),
 		monitors: make(chan struct{}, monitorsAtOnce), actions: make(chan struct{}, actionsAtOnce),
 		calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, kindOf: kindOf, giveUpAfter: stuckTime,
 	}
@@ -94,6 +102,8 @@ func NewHost(o Options) (*Host, error) {
 		return nil, fmt.Errorf("agents: %w", err)
 	}
 	h.net = newNetWatch(h.notice, h.log)
+	h.files, h.mounts = newFileWatch(h.notice, h.log), newMountWatch(h.notice, h.log)
+	h.signals, h.proxies = newSignalBoard(h.notice), newProxies(h.notice)
 	h.announcer = newAnnouncer(h.log)
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.undo()
@@ -313,6 +323,9 @@ func (h *Host) Close() {
 	h.running.Wait()
 	h.announcer.close()
 	h.net.close()
+	h.files.close()
+	h.mounts.close()
+	h.signals.close()
 	h.watcher.close()
 	h.notices.close()
 }

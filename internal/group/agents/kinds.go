@@ -29,7 +29,8 @@ type kind struct {
 }
 
 var kinds = []kind{
-	applicationKind, fileOnOffKind, ipKind, nicKind, packageScriptKind, packageServiceKind, processKind, subnetKind,
+	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, nicKind, packageScriptKind,
+	packageServiceKind, persistentGenericResourceKind, phantomKind, processKind, proxyKind, subnetKind,
 }
 
 func kindOf(name string) *kind {
@@ -148,6 +149,9 @@ func sortedKeys[V any](m map[string]V) []string {
 // Short forms for the tables of attributes and limits.
 const (
 	text     = v1.AttributeKind_ATTRIBUTE_KIND_STRING
+	whole    = v1.AttributeKind_ATTRIBUTE_KIND_INTEGER
+	list     = v1.AttributeKind_ATTRIBUTE_KIND_LIST
+	table    = v1.AttributeKind_ATTRIBUTE_KIND_MAP
 	flag     = v1.AttributeKind_ATTRIBUTE_KIND_BOOLEAN
 	span     = v1.AttributeKind_ATTRIBUTE_KIND_DURATION
 	program  = v1.AttributeKind_ATTRIBUTE_KIND_COMMAND

@@ -19,7 +19,7 @@ var nicKind = kind{
 		Attributes: []*v1.Attribute{
 			{Name: "Device", Kind: text, Required: required, Description: "Name of the network card: eth0, bond0."},
 			{Name: "CheckCarrier", Kind: flag, Default: "true", Description: "Whether it must have a carrier, or only be up."},
-			{Name: "NetworkHosts", Kind: text, Description: "Addresses, separated by blanks, that are asked by ICMP echo through the card. It is offline if none answers. Without any its link decides."},
+			{Name: "NetworkHosts", Kind: list, Description: "Addresses, separated by blanks, that are asked by ICMP echo through the card. It is offline if none answers. Without any its link decides."},
 			{Name: "NetworkTimeout", Kind: span, Default: "1s", Description: "Time within which one of them must answer; each is asked three times."},
 		},
 		Limits: &v1.Limits{MonitorInterval: seconds(10), OfflineMonitorInterval: seconds(10), MonitorTimeout: seconds(30)},

@@ -18,7 +18,7 @@ var packageScriptKind = kind{
 			"It is online from a start that succeeded to a stop that succeeded; nothing else is looked at.",
 		Attributes: []*v1.Attribute{
 			{Name: "Script", Kind: path, Required: required, Description: "The script (external_script, external_pre_script). What its start leaves running belongs to the resource, and is killed when it goes offline."},
-			{Name: "Environment", Kind: text, Description: "Variables, NAME=value, separated by blanks: PEV_ and what else it needs. SG_PACKAGE and SG_NODE are added."},
+			{Name: "Environment", Kind: table, Description: "Variables, NAME=value, separated by blanks: PEV_ and what else it needs. SG_PACKAGE and SG_NODE are added."},
 			{Name: "NodeFailFast", Kind: flag, Default: "false", Description: "The node is reset when start ends with status 2 or has no end, or when stop has none (node_fail_fast_enabled)."},
 			{Name: "AbortHalt", Kind: flag, Default: "true", Description: "A stop that fails stops the halt of the package there until it succeeds (halt_aborted). If false the halt goes on, as that of a legacy package, and the package is not run elsewhere by itself."},
 		},
@@ -30,12 +30,6 @@ var packageScriptKind = kind{
 	notes: "Status 0 of start is success; 2, a signal, and a script that can't be started mean that this node can't run the package but others may; " +
 		"any other status, and no end within OnlineTimeout, that none can. After a start that failed what it left running is killed, and stop is not called. A start that " +
 		"was cut off because the cluster's daemon died is undone by stop. run_script_timeout is OnlineTimeout, halt_script_timeout OfflineTimeout.",
-	check: func(a map[string]string) []error {
-		if _, err := variables(a["Environment"]); err != nil {
-			return []error{faultOf("Environment", "%w", err)}
-		}
-		return nil
-	},
 	run: runPackageScript,
 }
 

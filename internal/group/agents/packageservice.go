@@ -21,7 +21,7 @@ var packageServiceKind = kind{
 			{Name: "Command", Kind: program, Required: required, Description: "The command (service_cmd), an absolute path with arguments; no shell is run. It must not go into the background."},
 			{Name: "HaltTimeout", Kind: span, Default: "0s", Description: "Time between SIGTERM and SIGKILL when it is halted (service_halt_timeout); with 0s the kill follows at once."},
 			{Name: "ServiceFailFast", Kind: flag, Default: "false", Description: "The node is reset when the service has failed for good (service_fail_fast_enabled)."},
-			{Name: "Environment", Kind: text, Description: "Variables, NAME=value, separated by blanks. HOLDFAST_RESTARTS, the number of restarts in place so far, is added."},
+			{Name: "Environment", Kind: table, Description: "Variables, NAME=value, separated by blanks. HOLDFAST_RESTARTS, the number of restarts in place so far, is added."},
 			{Name: "User", Kind: text, Description: "User to run it as; the user of the cluster's daemons if not given."},
 		},
 		Limits: &v1.Limits{
@@ -31,12 +31,6 @@ var packageServiceKind = kind{
 	},
 	notes: "service_restart is the resource's RestartLimit; a service that ends before its first monitor counts against OnlineRetryLimit, " +
 		"so set both. Restarts are counted within ConfInterval.",
-	check: func(a map[string]string) []error {
-		if _, err := variables(a["Environment"]); err != nil {
-			return []error{faultOf("Environment", "%w", err)}
-		}
-		return nil
-	},
 	run: runPackageService,
 }
 

@@ -18,10 +18,14 @@ import (
 // maxHosts bounds how many hosts one resource asks.
 const maxHosts = 32
 
-// hosts splits a list of addresses, separated by blanks or commas.
+// hosts reads a list of addresses.
 func hosts(s string) ([]netip.Addr, error) {
+	all, err := words(s)
+	if err != nil {
+		return nil, err
+	}
 	var out []netip.Addr
-	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
+	for _, f := range all {
 		a, err := netip.ParseAddr(f)
 		switch {
 		case err != nil:

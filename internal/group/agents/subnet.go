@@ -18,9 +18,9 @@ var subnetKind = kind{
 		Description: "Subnets that a package needs where it runs. One is up while a network card with an address in it has a link, and, if hosts are given, one of them answers. " +
 			"Changes of links and addresses are noticed at once.",
 		Attributes: []*v1.Attribute{
-			{Name: "Subnets", Kind: text, Required: required, Description: "Subnets, separated by blanks: 10.1.2.0/24 2001:db8:7::/64 (monitored_subnet)."},
+			{Name: "Subnets", Kind: list, Required: required, Description: "Subnets, separated by blanks: 10.1.2.0/24 2001:db8:7::/64 (monitored_subnet)."},
 			{Name: "Access", Kind: text, Default: "FULL", Words: []string{"FULL", "PARTIAL"}, Description: "FULL: all of them must be up. PARTIAL: a node may lack some of them; those that it has must be up, and it must have one (monitored_subnet_access)."},
-			{Name: "NetworkHosts", Kind: text, Description: "Addresses in these subnets, separated by blanks, that are asked by ICMP echo (POLLING_TARGET). A subnet of which none answers is down; one without is judged by its link."},
+			{Name: "NetworkHosts", Kind: list, Description: "Addresses in these subnets, separated by blanks, that are asked by ICMP echo (POLLING_TARGET). A subnet of which none answers is down; one without is judged by its link."},
 			{Name: "NetworkTimeout", Kind: span, Default: "1s", Description: "Time within which one of them must answer; each is asked three times."},
 			{Name: "NodeFailFast", Kind: flag, Default: "false", Description: "The node is reset when the package loses its subnet (node_fail_fast_enabled)."},
 		},
@@ -53,8 +53,12 @@ var subnetKind = kind{
 
 // subnets splits a list of them.
 func subnets(s string) ([]netip.Prefix, error) {
+	all, err := words(s)
+	if err != nil {
+		return nil, err
+	}
 	var out []netip.Prefix
-	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }) {
+	for _, f := range all {
 		p, err := netip.ParsePrefix(f)
 		switch {
 		case err != nil:
