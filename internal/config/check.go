@@ -3,16 +3,18 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
-	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
+	"github.com/holdfast-ha/holdfast/internal/schema"
 )
 
 const (
@@ -20,9 +22,10 @@ const (
 	MaxNodes = 64
 	// MaxLinks of a node.
 	MaxLinks = 8
-	// MaxGroups and MaxResources of a cluster: ten times what the planner is measured with.
-	MaxGroups    = 10_000
-	MaxResources = 200_000
+	// MaxGroups of a cluster: ten times what the planner is measured with.
+	MaxGroups = 10_000
+	// MaxTypes that administrators define.
+	MaxTypes = 1000
 
 	maxName = 63
 )
@@ -35,8 +38,13 @@ type Judge func(*v1.Resource) []error
 type checker struct {
 	cfg    *v1.Configuration
 	judges []Judge
+	// types that resources can have; those in given have an agent that the judges know.
 	types  map[string]*v1.ResourceType
+	given  map[string]bool
 	faults []Fault
+	// nodes by name, and known names of objects by kind.
+	nodes map[string]*v1.Node
+	known map[string][]string
 	// taken addresses: what has them.
 	taken map[netip.Addr]string
 	// unique attribute values by type, attribute and value: what has them.
@@ -45,22 +53,24 @@ type checker struct {
 	resources map[string]string
 }
 
-// Check returns all faults of a whole configuration. types are those that have
-// an agent; types of the configuration with the same name don't count.
+// Check returns all faults of a whole configuration. types are those of bundled
+// agents; types of the configuration with the same name don't count.
 func Check(cfg *v1.Configuration, types []*v1.ResourceType, judges ...Judge) []Fault {
 	c := &checker{
 		cfg: cfg, judges: judges, types: map[string]*v1.ResourceType{}, taken: map[netip.Addr]string{},
-		unique: map[[3]string]string{}, resources: map[string]string{},
+		unique: map[[3]string]string{}, resources: map[string]string{}, given: map[string]bool{}, known: map[string][]string{}, nodes: map[string]*v1.Node{},
+	}
+	for _, n := range cfg.GetNodes() {
+		c.nodes[n.GetName()] = n
 	}
 	for _, t := range types {
-		c.types[t.GetName()] = t
+		c.types[t.GetName()], c.given[t.GetName()] = t, true
 	}
 	c.cluster()
-	c.nodes()
-	for i, t := range cfg.GetTypes() {
-		c.ownType(nameless(cfg.Types[:i]), t)
-	}
+	c.allNodes()
+	c.ownTypes()
 	c.groups()
+	c.dependencies()
 	return c.faults
 }
 
@@ -116,29 +126,37 @@ func (c *checker) cluster() {
 		c.fault(p.Field("seedNodes"), fmt.Sprintf("is %d, more than all nodes (%d): groups would never start", cl.GetSeedNodes(), n),
 			fmt.Sprintf("write at most %d, or remove the line (a majority, %d)", n, n/2+1))
 	}
-	c.span(p.Field("engineDownLimit"), cl.GetEngineDownLimit(), timers.MinEngineDownLimit, timers.MaxEngineDownLimit, false)
+	c.rules(p, cl.ProtoReflect())
+	c.path(p.Field("triggerPath"), cl.GetTriggerPath())
 	c.preferred(p, cl)
 	c.fenceDevices(p, cl)
+	c.notifiers(p, cl)
 }
 
-// span checks a duration that may be unset, and with zero allowed also 0.
-func (c *checker) span(p protoyaml.Path, d *durationpb.Duration, least, most time.Duration, zero bool) bool {
-	if d == nil || zero && d.AsDuration() == 0 && d.IsValid() {
-		return true
+// path checks an absolute path, if there is one.
+func (c *checker) path(at protoyaml.Path, name string) {
+	switch {
+	case name == "":
+	case !path.IsAbs(name):
+		c.fault(at, fmt.Sprintf("%q is not an absolute path", name), "begin it with /")
+	case path.Clean(name) != name:
+		c.fault(at, fmt.Sprintf("%q is not a plain path", name), "write "+path.Clean(name))
 	}
-	if v := d.AsDuration(); !d.IsValid() || v < least || v > most {
-		what := fmt.Sprintf("write %s to %s", protoyaml.Duration(least), protoyaml.Duration(most))
-		if zero {
-			what += ", or 0s"
-		}
-		c.fault(p, "is "+protoyaml.Duration(v), what)
-		return false
+}
+
+// inRange says whether the schema's rule for a field holds; if not, that was said.
+func inRange(m proto.Message, field protoreflect.Name) bool {
+	r := m.ProtoReflect()
+	f := r.Descriptor().Fields().ByName(field)
+	problem := ""
+	if r.Has(f) {
+		problem, _ = schema.Problem(f, r.Get(f))
 	}
-	return true
+	return problem == ""
 }
 
 func (c *checker) timers(p protoyaml.Path, t *v1.Timers) {
-	if !c.span(p.Field("peerinact"), t.GetPeerinact(), timers.MinPeerinact, timers.MaxPeerinact, false) {
+	if t == nil || !inRange(t, "peerinact") {
 		return // the others are judged by it
 	}
 	hb, trouble, inact := timers.Effective(t)
@@ -147,14 +165,14 @@ func (c *checker) timers(p protoyaml.Path, t *v1.Timers) {
 		because = " (its default)"
 	}
 	most := inact / timers.HeartbeatDivisor
-	ok := c.span(p.Field("heartbeat"), t.GetHeartbeat(), timers.MinHeartbeat, timers.MaxPeerinact, false)
+	ok := inRange(t, "heartbeat")
 	if ok && hb > most {
 		c.fault(p.Field("heartbeat"), fmt.Sprintf("is %s, more than an eighth of peerinact %s%s: a few lost heartbeats would look like a lost node",
 			protoyaml.Duration(hb), protoyaml.Duration(inact), because),
 			fmt.Sprintf("write at most %s, or raise peerinact to %s, or remove the line (%s)",
 				protoyaml.Duration(most), protoyaml.Duration(hb*timers.HeartbeatDivisor), protoyaml.Duration(inact/10)))
 	}
-	if t.GetPeertrouble() == nil || !c.span(p.Field("peertrouble"), t.GetPeertrouble(), timers.MinHeartbeat, timers.MaxPeerinact, false) {
+	if t.GetPeertrouble() == nil || !inRange(t, "peertrouble") {
 		return
 	}
 	if trouble >= inact {
@@ -169,7 +187,7 @@ func (c *checker) timers(p protoyaml.Path, t *v1.Timers) {
 	}
 }
 
-func (c *checker) nodes() {
+func (c *checker) allNodes() {
 	if n := len(c.cfg.GetNodes()); n == 0 || n > MaxNodes {
 		c.fault(protoyaml.Path{}, fmt.Sprintf("the configuration has %d nodes", n), fmt.Sprintf("write 1 to %d documents with kind: Node", MaxNodes))
 		return
@@ -188,8 +206,10 @@ func (c *checker) nodes() {
 			c.fault(p.Field("links"), fmt.Sprintf("has %d links", len(n.GetLinks())),
 				fmt.Sprintf("write 1 to %d, each with a name and an address; two survive the failure of one", MaxLinks))
 		}
+		c.rules(p, n.ProtoReflect())
 		c.links(p, n, endpoints)
 		c.fencing(p, n)
+		c.capacity(p, n)
 		if n != first {
 			c.sameLinks(p, first, n)
 		}
@@ -251,21 +271,6 @@ func (c *checker) sameLinks(p protoyaml.Path, first, n *v1.Node) {
 				fmt.Sprintf("%s and %s of node %s are of different families", b.Addr(), a.Addr(), first.GetName()),
 				"use IPv4 or IPv6 addresses for one link on all nodes")
 		}
-	}
-}
-
-// ownType is a type that the administrator wrote.
-func (c *checker) ownType(i int, t *v1.ResourceType) {
-	p := objectPath(KindType, t.GetName(), i)
-	switch known := c.types[t.GetName()]; {
-	case known != nil && t.GetBundled():
-		return // from an earlier Complete
-	case known != nil:
-		c.fault(p, "is part of Holdfast and can't be changed", "remove the document; limits can be set on resources")
-	case t.GetName() == "":
-		c.name(p, "")
-	default:
-		c.fault(p, "has no agent in this version", protoyaml.DidYouMean(t.GetName(), c.typeNames(), "types"))
 	}
 }
 

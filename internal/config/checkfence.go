@@ -6,30 +6,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
-const (
-	// MaxWeight of a node, and MaxPriority of a group: sums of them stay far from any limit.
-	MaxWeight   = 10_000
-	MaxPriority = 10_000
-	// MaxPreferredFencingDelay is how long the side that should lose may hold back.
-	MaxPreferredFencingDelay = time.Minute
-	// MaxFenceDevices of a cluster, MaxFenceLevels of a node, and MaxFenceTries of a device.
-	MaxFenceDevices = 256
-	MaxFenceLevels  = 8
-	MaxFenceTries   = 10
-
-	minFenceTimeout = time.Second
-	maxFenceTimeout = 10 * time.Minute
-)
-
 // preferred checks which side of a split should win.
 func (c *checker) preferred(p protoyaml.Path, cl *v1.Cluster) {
-	c.span(p.Field("preferredFencingDelay"), cl.GetPreferredFencingDelay(), 0, MaxPreferredFencingDelay, false)
 	var sites []string
 	for _, n := range c.cfg.GetNodes() {
 		if s := n.GetSite(); s != "" && !slices.Contains(sites, s) {
@@ -70,10 +53,6 @@ var (
 )
 
 func (c *checker) fenceDevices(p protoyaml.Path, cl *v1.Cluster) {
-	if n := len(cl.GetFenceDevices()); n > MaxFenceDevices {
-		c.fault(p.Field("fenceDevices"), fmt.Sprintf("has %d devices", n), fmt.Sprintf("write at most %d", MaxFenceDevices))
-		return
-	}
 	names := map[string]bool{}
 	for i, d := range cl.GetFenceDevices() {
 		name := d.GetName()
@@ -116,13 +95,6 @@ func (c *checker) fenceDevice(p protoyaml.Path, d *v1.FenceDevice) {
 		c.oneLine(at.Field(k), d.GetParameters()[k])
 	}
 	c.plugs(p.Field("plugs"), d)
-	c.span(p.Field("timeout"), d.GetTimeout(), minFenceTimeout, maxFenceTimeout, false)
-	if n := d.GetTries(); n > MaxFenceTries {
-		c.fault(p.Field("tries"), fmt.Sprintf("is %d", n), fmt.Sprintf("write 1 to %d, or remove the line (2)", MaxFenceTries))
-	}
-	if a := d.GetAction(); a != "" && a != "off" && a != "reboot" {
-		c.fault(p.Field("action"), fmt.Sprintf("is %q", a), "write off or reboot, or remove the line (off): only these prove that a machine has stopped")
-	}
 }
 
 // oneLine refuses what would become another parameter on the agent's standard input.
@@ -142,8 +114,7 @@ func (c *checker) plugs(p protoyaml.Path, d *v1.FenceDevice) {
 		at, plug := p.Field(n), d.GetPlugs()[n]
 		c.oneLine(at, plug)
 		if !slices.Contains(nodes, n) {
-			c.add(Fault{Path: at.String(), OnKey: true, Problem: fmt.Sprintf("there is no node %q", n), Fix: protoyaml.DidYouMean(n, nodes, "nodes")})
-			continue
+			continue // said already
 		}
 		switch other := taken[plug]; {
 		case plug == "":
@@ -163,16 +134,10 @@ func (c *checker) nodeNames() (names []string) {
 	return names
 }
 
-// fencing of one node: weight, site, and how it can be switched off.
+// fencing of one node: site, and how it can be switched off.
 func (c *checker) fencing(p protoyaml.Path, n *v1.Node) {
-	if w := n.GetWeight(); w > MaxWeight {
-		c.fault(p.Field("weight"), fmt.Sprintf("is %d", w), fmt.Sprintf("write 0 to %d, or remove the line (1)", MaxWeight))
-	}
 	if s := n.GetSite(); s != "" {
 		c.word(p.Field("site"), s)
-	}
-	if k := len(n.GetFenceLevels()); k > MaxFenceLevels {
-		c.fault(p.Field("fenceLevels"), fmt.Sprintf("has %d levels", k), fmt.Sprintf("write at most %d", MaxFenceLevels))
 	}
 	devices := map[string]*v1.FenceDevice{}
 	var names []string
@@ -207,13 +172,6 @@ func (c *checker) fencing(p protoyaml.Path, n *v1.Node) {
 func hasKey[V any](m map[string]V, k string) bool {
 	_, ok := m[k]
 	return ok
-}
-
-// priority checks what preferred fencing and takeover need of a group.
-func (c *checker) priority(p protoyaml.Path, g *v1.Group) {
-	if n := g.GetPriority(); n > MaxPriority {
-		c.fault(p.Field("priority"), fmt.Sprintf("is %d", n), fmt.Sprintf("write 0 to %d, or remove the line (1)", MaxPriority))
-	}
 }
 
 func lintFencing(cfg *v1.Configuration, note func(p protoyaml.Path, problem, fix string)) {

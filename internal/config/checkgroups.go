@@ -10,68 +10,111 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
+	"github.com/holdfast-ha/holdfast/internal/schema"
 )
 
 func (c *checker) groups() {
 	names := map[string]bool{}
 	count := 0
 	for i, g := range c.cfg.GetGroups() {
-		p := objectPath(KindGroup, g.GetName(), nameless(c.cfg.Groups[:i]))
+		p := groupPath(c.cfg.Groups, i)
 		c.name(p, g.GetName())
 		if names[g.GetName()] {
 			c.fault(p.Field("name"), "is the name of two groups", "rename one")
 		}
 		names[g.GetName()] = true
-		c.systemLists(p, g)
-		c.priority(p, g)
-		all := map[string]bool{}
-		for _, r := range g.GetResources() {
-			all[r.GetName()] = true
-		}
-		for i, r := range g.GetResources() {
-			c.resource(p, g, i, r, all)
-		}
-		c.cycles(p, g)
+		c.group(p, g)
 		count += len(g.GetResources())
 	}
 	if n := len(names); n > MaxGroups {
 		c.fault(protoyaml.Path{}, fmt.Sprintf("the configuration has %d groups", n), fmt.Sprintf("write at most %d", MaxGroups))
 	}
-	if count > MaxResources {
-		c.fault(protoyaml.Path{}, fmt.Sprintf("the configuration has %d resources", count), fmt.Sprintf("write at most %d", MaxResources))
+	limit := ResourceLimit(c.cfg.GetCluster())
+	if count > limit {
+		c.fault(objectPath(KindCluster, "", 0).Field("resourceLimit"), fmt.Sprintf("the configuration has %d resources, more than %d", count, limit), "raise it, or remove resources")
 	}
 }
 
-func (c *checker) systemLists(p protoyaml.Path, g *v1.Group) {
-	nodes := c.nodeNames()
-	at := p.Field("systemList")
-	if len(g.GetSystemList()) == 0 {
-		c.fault(at, "is empty: the group could run nowhere", "list the nodes that may run it, most wanted first")
+// ResourceLimit is how many resources a cluster may have.
+func ResourceLimit(cl *v1.Cluster) int {
+	if cl != nil && cl.ResourceLimit != nil {
+		return int(cl.GetResourceLimit())
 	}
-	for i, n := range g.GetSystemList() {
-		if !slices.Contains(nodes, n) {
-			c.fault(at.Index(i), fmt.Sprintf("there is no node %q", n), protoyaml.DidYouMean(n, nodes, "nodes"))
-		} else if slices.Index(g.GetSystemList(), n) < i {
-			c.fault(at.Index(i), fmt.Sprintf("node %s is listed twice", n), "remove one")
+	v, _ := schema.Default((&v1.Cluster{}).ProtoReflect().Descriptor().Fields().ByName("resource_limit"))
+	return int(v.Uint())
+}
+
+// group checks what can be said of it without the others.
+func (c *checker) group(p protoyaml.Path, g *v1.Group) {
+	c.rules(p, g.ProtoReflect())
+	c.systemLists(p, g)
+	c.zones(p, g)
+	c.path(p.Field("triggerPath"), g.GetTriggerPath())
+	if strings.ContainsAny(g.GetOwner(), "\r\n\x00") {
+		c.fault(p.Field("owner"), "has more than one line", "write it in one line")
+	}
+	all := map[string]bool{}
+	for _, r := range g.GetResources() {
+		all[r.GetName()] = true
+	}
+	for i, r := range g.GetResources() {
+		c.resource(p, g, i, r, all)
+	}
+	c.cycles(p, g)
+}
+
+func (c *checker) systemLists(p protoyaml.Path, g *v1.Group) {
+	if len(g.GetSystemList()) == 0 {
+		c.fault(p.Field("systemList"), "is empty: the group could run nowhere", "list the nodes that may run it, most wanted first")
+	}
+	among := func(at protoyaml.Path, list []string) {
+		for i, n := range list {
+			if !slices.Contains(g.GetSystemList(), n) && c.nodes[n] != nil {
+				c.fault(at.Index(i), fmt.Sprintf("node %s is not in systemList", n), "add it there, or remove it here")
+			}
 		}
 	}
-	at = p.Field("autoStartList")
-	for i, n := range g.GetAutoStartList() {
-		switch {
-		case slices.Index(g.GetAutoStartList(), n) < i:
-			c.fault(at.Index(i), fmt.Sprintf("node %s is listed twice", n), "remove one")
-		case slices.Contains(g.GetSystemList(), n):
-		case !slices.Contains(nodes, n):
-			c.fault(at.Index(i), fmt.Sprintf("there is no node %q", n), protoyaml.DidYouMean(n, nodes, "nodes"))
-		default:
-			c.fault(at.Index(i), fmt.Sprintf("node %s is not in systemList", n), "add it there, or remove it here")
+	among(p.Field("autoStartList"), g.GetAutoStartList())
+	among(p.Field("disabledNodes"), g.GetDisabledNodes())
+}
+
+// zones, and what instances a group has.
+func (c *checker) zones(p protoyaml.Path, g *v1.Group) {
+	at := p.Field("systemZones")
+	zones := g.GetSystemZones()
+	for _, n := range sortedKeys(zones) {
+		if !slices.Contains(g.GetSystemList(), n) && c.nodes[n] != nil {
+			c.add(Fault{Path: at.Field(n).String(), OnKey: true, Problem: fmt.Sprintf("node %s is not in systemList", n), Fix: "add it there, or remove it here"})
+		}
+	}
+	if len(zones) > 0 {
+		for _, n := range g.GetSystemList() {
+			if !hasKey(zones, n) && c.nodes[n] != nil {
+				c.fault(at, fmt.Sprintf("has no zone for node %s", n), "write a zone for each node of systemList, or for none")
+			}
+		}
+	}
+	if g.GetHybrid() && g.GetParallel() {
+		c.fault(p.Field("hybrid"), "can't stand beside parallel", "write parallel: true for an instance on each node, hybrid: true for one in each zone")
+	} else if g.GetHybrid() && len(zones) == 0 {
+		c.fault(p.Field("hybrid"), "needs systemZones: it has one instance in each zone", "write systemZones: {n1: 0, n2: 1} with the zone of each node")
+	}
+	if g.GetAutoFailOver() == 2 && len(zones) == 0 {
+		for _, n := range g.GetSystemList() {
+			if c.nodes[n] != nil && c.site(n) == "" {
+				c.fault(p.Field("autoFailOver"), fmt.Sprintf("is 2, within the zone or site, but there are no systemZones and node %s has no site", n),
+					"write systemZones, or site: in the documents of the nodes, or autoFailOver: 1")
+				return
+			}
 		}
 	}
 }
+
+func (c *checker) site(node string) string { return c.nodes[node].GetSite() }
 
 func (c *checker) resource(group protoyaml.Path, g *v1.Group, i int, r *v1.Resource, all map[string]bool) {
 	name := r.GetName()
@@ -100,26 +143,51 @@ func (c *checker) resource(group protoyaml.Path, g *v1.Group, i int, r *v1.Resou
 	}
 	before := len(c.faults)
 	if t != nil {
-		c.attributes(p, r, t)
+		c.attributes(p, g, r, t)
 	}
-	if len(c.faults) == before && t != nil {
-		c.judge(p.Field("attributes"), r)
+	if len(c.faults) == before && t != nil && c.given[t.GetName()] {
+		c.judge(p, g, r)
 	}
 	c.requires(p, g, r, all)
-	c.limits(p.Field("limits"), r.GetLimits())
 }
 
-func (c *checker) attributes(p protoyaml.Path, r *v1.Resource, t *v1.ResourceType) {
+func (c *checker) attributes(p protoyaml.Path, g *v1.Group, r *v1.Resource, t *v1.ResourceType) {
 	at := p.Field("attributes")
+	meant := map[string]bool{} // given, under a wrong name
+	c.values(at, p, r.GetAttributes(), t, meant)
+	local := p.Field("nodeAttributes")
+	for _, node := range sortedKeys(r.GetNodeAttributes()) {
+		if !slices.Contains(g.GetSystemList(), node) && c.nodes[node] != nil {
+			c.add(Fault{Path: local.Field(node).String(), OnKey: true, Problem: fmt.Sprintf("node %s is not in systemList", node), Fix: "add it there, or remove it here"})
+		}
+		c.values(local.Field(node), p, r.GetNodeAttributes()[node].GetValues(), t, meant)
+	}
+	for _, a := range t.GetAttributes() {
+		if !a.GetRequired() || a.GetDefault() != "" || hasKey(r.GetAttributes(), a.GetName()) || meant[a.GetName()] {
+			continue
+		}
+		lacking := slices.DeleteFunc(slices.Clone(g.GetSystemList()), func(n string) bool {
+			return r.GetNodeAttributes()[n].GetValues()[a.GetName()] != ""
+		})
+		switch {
+		case len(lacking) > 0 && len(lacking) < len(g.GetSystemList()):
+			c.fault(local, fmt.Sprintf("has no %s for node %s: type %s requires it", a.GetName(), lacking[0], t.GetName()), describe(a)+", or for each node")
+		case len(lacking) > 0 || len(g.GetSystemList()) == 0:
+			c.fault(at.Field(a.GetName()), fmt.Sprintf("is missing: type %s requires it", t.GetName()), describe(a))
+		}
+	}
+}
+
+// values checks given attributes; those that were meant are noted.
+func (c *checker) values(at, p protoyaml.Path, values map[string]string, t *v1.ResourceType, meant map[string]bool) {
 	declared := map[string]*v1.Attribute{}
 	var names []string
 	for _, a := range t.GetAttributes() {
 		declared[a.GetName()] = a
 		names = append(names, a.GetName())
 	}
-	meant := map[string]bool{} // given, under a wrong name
-	for _, name := range sortedKeys(r.GetAttributes()) {
-		value := r.GetAttributes()[name]
+	for _, name := range sortedKeys(values) {
+		value := values[name]
 		a := declared[name]
 		if a == nil {
 			c.add(Fault{Path: at.Field(name).String(), OnKey: true,
@@ -127,7 +195,7 @@ func (c *checker) attributes(p protoyaml.Path, r *v1.Resource, t *v1.ResourceTyp
 			meant[protoyaml.Suggest(name, names)] = true
 			continue
 		}
-		problem, fix := checkValue(a.GetKind(), value)
+		problem, fix := checkAttribute(a, value)
 		switch {
 		case value == "" && a.GetRequired():
 			c.fault(at.Field(name), "is empty, but required", describe(a))
@@ -138,24 +206,45 @@ func (c *checker) attributes(p protoyaml.Path, r *v1.Resource, t *v1.ResourceTyp
 			c.uniqueValue(at.Field(name), p, t, a, value)
 		}
 	}
-	for _, a := range t.GetAttributes() {
-		if _, given := r.GetAttributes()[a.GetName()]; a.GetRequired() && a.GetDefault() == "" && !given && !meant[a.GetName()] {
-			c.fault(at.Field(a.GetName()), fmt.Sprintf("is missing: type %s requires it", t.GetName()), describe(a))
-		}
-	}
 }
 
-// judge asks those who know more.
-func (c *checker) judge(at protoyaml.Path, r *v1.Resource) {
-	for _, j := range c.judges {
-		for _, err := range j(r) {
-			name, problem, ok := strings.Cut(err.Error(), ": ")
-			if _, given := r.GetAttributes()[name]; ok && given {
-				c.fault(at.Field(name), problem, "")
-			} else {
-				c.fault(at, err.Error(), "")
+// judge asks those who know more: about the resource as it is where nothing is
+// said of a node, and as it is on each node of which something is said.
+func (c *checker) judge(p protoyaml.Path, g *v1.Group, r *v1.Resource) {
+	said := map[string]bool{}
+	ask := func(r *v1.Resource, node string) {
+		local := r.GetNodeAttributes()[node].GetValues()
+		if len(local) > 0 {
+			r = proto.CloneOf(r)
+			if r.Attributes == nil {
+				r.Attributes = map[string]string{}
+			}
+			maps.Copy(r.Attributes, local)
+		}
+		for _, j := range c.judges {
+			for _, err := range j(r) {
+				at, problem := p.Field("attributes"), err.Error()
+				name, rest, ok := strings.Cut(problem, ": ")
+				if ok && hasKey(local, name) {
+					at, problem = p.Field("nodeAttributes").Field(node).Field(name), rest
+				} else if ok && hasKey(r.GetAttributes(), name) {
+					at, problem = at.Field(name), rest
+				}
+				if !said[at.String()+problem] {
+					c.fault(at, problem, "")
+				}
+				said[at.String()+problem] = true
 			}
 		}
+	}
+	for _, node := range g.GetSystemList() {
+		ask(r, node)
+		if len(r.GetNodeAttributes()) == 0 {
+			return // the same everywhere
+		}
+	}
+	if len(g.GetSystemList()) == 0 {
+		ask(r, "")
 	}
 }
 
@@ -181,7 +270,9 @@ func (c *checker) uniqueValue(at, p protoyaml.Path, t *v1.ResourceType, a *v1.At
 		return
 	}
 	id := [3]string{t.GetName(), a.GetName(), key}
-	if who, taken := c.unique[id]; taken {
+	if who, taken := c.unique[id]; taken && who == p.String() {
+		return // on another node
+	} else if taken {
 		c.fault(at, fmt.Sprintf("%s is also the %s of %s", key, a.GetName(), who), "give each its own")
 		return
 	}
@@ -274,6 +365,29 @@ func (c *checker) requires(p protoyaml.Path, g *v1.Group, r *v1.Resource, all ma
 			c.fault(at.Index(i), fmt.Sprintf("group %s has no resource %q", g.GetName(), n), protoyaml.DidYouMean(n, sortedKeys(all), "resources of the group"))
 		}
 	}
+	for i, l := range r.GetRequiresAtLeast() {
+		at := p.Object("requiresAtLeast", protoyaml.ElementName("", i))
+		for j, n := range l.GetOf() {
+			switch {
+			case n == r.GetName():
+				c.fault(at.Field("of").Index(j), "it requires itself", "remove it")
+			case slices.Index(l.GetOf(), n) < j:
+				c.fault(at.Field("of").Index(j), fmt.Sprintf("%s is listed twice", n), "remove one")
+			case !all[n]:
+				c.fault(at.Field("of").Index(j), fmt.Sprintf("group %s has no resource %q", g.GetName(), n), protoyaml.DidYouMean(n, sortedKeys(all), "resources of the group"))
+			case slices.Contains(r.GetRequires(), n):
+				c.fault(at.Field("of").Index(j), n+" is required in any case by requires", "list it in one of the two")
+			}
+		}
+		switch n := len(l.GetOf()); {
+		case n == 0:
+			c.fault(at.Field("of"), "is empty", "list the resources of which some must be online")
+		case l.GetCount() == 0:
+			c.fault(at.Field("count"), "is missing", fmt.Sprintf("write how many of them must be online, 1 to %d", n))
+		case int(l.GetCount()) > n:
+			c.fault(at.Field("count"), fmt.Sprintf("is %d of %d: it could never be online", l.GetCount(), n), fmt.Sprintf("write 1 to %d", n))
+		}
+	}
 }
 
 // cycles reports each knot of resources that require each other once, by one
@@ -281,7 +395,10 @@ func (c *checker) requires(p protoyaml.Path, g *v1.Group, r *v1.Resource, all ma
 func (c *checker) cycles(p protoyaml.Path, g *v1.Group) {
 	requires := map[string][]string{}
 	for _, r := range g.GetResources() {
-		requires[r.GetName()] = r.GetRequires()
+		requires[r.GetName()] = slices.Clone(r.GetRequires())
+		for _, l := range r.GetRequiresAtLeast() {
+			requires[r.GetName()] = append(requires[r.GetName()], l.GetOf()...)
+		}
 	}
 	const unseen, open, done = 0, 1, 2
 	mark := map[string]int{}
@@ -310,26 +427,6 @@ func (c *checker) cycles(p protoyaml.Path, g *v1.Group) {
 	for _, r := range g.GetResources() {
 		if mark[r.GetName()] == unseen {
 			visit(r.GetName())
-		}
-	}
-}
-
-// limits checks ranges; only offlineMonitorInterval may be 0 (never).
-func (c *checker) limits(p protoyaml.Path, l *v1.Limits) {
-	const least, most, mostCount = 50 * time.Millisecond, 24 * time.Hour, 1000
-	m := l.ProtoReflect()
-	fields := m.Descriptor().Fields()
-	for i := range fields.Len() {
-		f := fields.Get(i)
-		if !m.Has(f) {
-			continue
-		}
-		at := p.Field(f.JSONName())
-		if f.Message() != nil {
-			d := m.Get(f).Message().Interface().(*durationpb.Duration)
-			c.span(at, d, least, most, f.JSONName() == "offlineMonitorInterval")
-		} else if n := m.Get(f).Uint(); n > mostCount {
-			c.fault(at, fmt.Sprintf("is %d", n), fmt.Sprintf("write 0 to %d", mostCount))
 		}
 	}
 }

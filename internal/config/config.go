@@ -45,6 +45,7 @@ const (
 	KindNode    = "Node"
 	KindType    = "ResourceType"
 	KindGroup   = "Group"
+	KindPackage = "Package"
 )
 
 var kinds = []string{KindCluster, KindNode, KindType, KindGroup}
@@ -110,7 +111,10 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 		d.dec.Add(f)
 		return
 	}
-	d.dec.Decode(doc, m, path, "kind")
+	if doc.Has("package") && kind == KindGroup {
+		d.dec.Add(doc.Fault("package", Fault{Path: path.Field("package").String(), Problem: "is no key of a group", Fix: "write a document of kind: Package: it becomes a group"}))
+	}
+	d.dec.Decode(doc, m, path, except(kind)...)
 	at := doc.Fault("name", Fault{})
 	seen[path.String()] = fmt.Sprintf("%s:%d", at.File, at.Line)
 	switch m := m.(type) {
@@ -123,6 +127,14 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 	case *v1.Group:
 		d.cfg.Groups = append(d.cfg.Groups, m)
 	}
+}
+
+// except are keys that are not read into the object.
+func except(kind string) []string {
+	if kind == KindGroup {
+		return []string{"kind", "package"}
+	}
+	return []string{"kind"}
 }
 
 // Configuration returns what the documents say, as far as it could be read.

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 // someTypes stand for the bundled ones, with an attribute of every kind.
@@ -96,11 +97,11 @@ func drawMessage(t *rapid.T, m protoreflect.Message) {
 	for i := range fields.Len() {
 		f := fields.Get(i)
 		label := string(f.FullName())
-		if f.Name() == "name" {
+		if f == protoyaml.NameField(m.Descriptor()) {
 			m.Set(f, protoreflect.ValueOfString(names.Draw(t, label)))
 			continue
 		}
-		if f.Name() == "bundled" || rapid.IntRange(0, 2).Draw(t, label+"?") == 0 {
+		if f.Name() == "bundled" || f.FullName() == "holdfast.v1.Group.package" || rapid.IntRange(0, 2).Draw(t, label+"?") == 0 {
 			continue
 		}
 		switch {
@@ -120,7 +121,7 @@ func drawMessage(t *rapid.T, m protoreflect.Message) {
 			for range rapid.IntRange(0, 3).Draw(t, label) {
 				e := m.Mutable(f).List().NewElement()
 				drawMessage(t, e.Message())
-				named := f.Message().Fields().ByName("name")
+				named := protoyaml.NameField(f.Message())
 				name := ""
 				if named != nil {
 					name = e.Message().Get(named).String()

@@ -100,6 +100,10 @@ func unionKeys[V any](a, b map[string]V) []string {
 func yamlOf(m proto.Message) string { return string(protoyaml.Options{}.YAML(m)) }
 
 func (d *differ) message(p protoyaml.Path, a, b protoreflect.Message) {
+	if f := protoyaml.BareMap(a.Descriptor()); f != nil {
+		d.mapping(p, f, a.Get(f).Map(), b.Get(f).Map())
+		return
+	}
 	fields := a.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
@@ -177,7 +181,7 @@ func (d *differ) mapping(p protoyaml.Path, f protoreflect.FieldDescriptor, a, b 
 
 // list compares entries by name, then their order; entries without names by their place.
 func (d *differ) list(parent, p protoyaml.Path, f protoreflect.FieldDescriptor, a, b protoreflect.List) {
-	name := f.Message().Fields().ByName("name")
+	name := protoyaml.NameField(f.Message())
 	if name == nil {
 		d.places(parent, f, a, b)
 		return
@@ -193,7 +197,7 @@ func (d *differ) list(parent, p protoyaml.Path, f protoreflect.FieldDescriptor, 
 	}
 	oldNames, x := index(a)
 	newNames, y := index(b)
-	kind := strings.TrimSuffix(f.JSONName(), "s")
+	kind := protoyaml.Singular(f)
 	for _, n := range unionKeys(x, y) {
 		at := parent.Object(kind, n)
 		switch {
@@ -213,7 +217,7 @@ func (d *differ) list(parent, p protoyaml.Path, f protoreflect.FieldDescriptor, 
 
 // places compares two lists whose entries have no names.
 func (d *differ) places(parent protoyaml.Path, f protoreflect.FieldDescriptor, a, b protoreflect.List) {
-	kind := strings.TrimSuffix(f.JSONName(), "s")
+	kind := protoyaml.Singular(f)
 	for i := range max(a.Len(), b.Len()) {
 		at := parent.Object(kind, fmt.Sprintf("number %d", i+1))
 		switch {

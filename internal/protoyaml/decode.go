@@ -184,6 +184,12 @@ func (doc Document) Field(name string) string {
 	return ""
 }
 
+// Has says whether the document has a top-level key.
+func (doc Document) Has(name string) bool {
+	key, _ := find(doc.root, name)
+	return key != nil
+}
+
 // Fault about a top-level key of the document, or about the document.
 func (doc Document) Fault(key string, f Fault) Fault {
 	n := doc.root
@@ -239,7 +245,7 @@ func (d *Decoder) message(n *yaml.Node, m protoreflect.Message, p Path, except [
 	if !ok {
 		return
 	}
-	if f := bareMap(m.Descriptor()); f != nil {
+	if f := BareMap(m.Descriptor()); f != nil {
 		d.mapping(n, m.Mutable(f).Map(), f, p)
 		return
 	}
@@ -406,9 +412,9 @@ func (d *Decoder) list(n *yaml.Node, m protoreflect.Message, f protoreflect.Fiel
 			}
 			continue
 		}
-		at := parent.Object(singular(f), elementName(entry, i))
+		at := parent.Object(Singular(f), elementName(f, entry, list.Len()))
 		if before := first[at.String()]; before != nil {
-			d.at(entry, at.Field("name"), fmt.Sprintf("is defined twice, first in line %d", before.Line), "remove one, or give it another name")
+			d.at(entry, at.Field(NameField(f.Message()).JSONName()), fmt.Sprintf("is defined twice, first in line %d", before.Line), "remove one, or give it another name")
 			continue
 		}
 		first[at.String()] = entry
@@ -419,18 +425,42 @@ func (d *Decoder) list(n *yaml.Node, m protoreflect.Message, f protoreflect.Fiel
 	}
 }
 
+// NameField is the field by which entries of a list are told from each other:
+// their name, else the group that they are about; nil if there is none.
+func NameField(m protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
+	if f := m.Fields().ByName("name"); f != nil {
+		return f
+	}
+	return m.Fields().ByName("group")
+}
+
 // elementName is the name of an entry of a list, else its number from 1.
-func elementName(n *yaml.Node, i int) string {
+func elementName(f protoreflect.FieldDescriptor, n *yaml.Node, i int) string {
 	if n.Kind == yaml.AliasNode && n.Alias != nil {
 		n = n.Alias
 	}
-	if _, v := find(n, "name"); v != nil && v.Kind == yaml.ScalarNode && v.Value != "" {
-		return v.Value
+	if name := NameField(f.Message()); name != nil {
+		if _, v := find(n, name.JSONName()); v != nil && v.Kind == yaml.ScalarNode {
+			return ElementName(v.Value, i)
+		}
 	}
-	return fmt.Sprintf("number %d", i+1)
+	return ElementName("", i)
 }
 
-func singular(f protoreflect.FieldDescriptor) string {
+// ElementName is how an entry of a list is called in a path: by its name, else
+// by its number, given from 0.
+func ElementName(name string, i int) string {
+	if name == "" {
+		return fmt.Sprintf("number %d", i+1)
+	}
+	return name
+}
+
+// Singular is what one entry of a list of blocks is called.
+func Singular(f protoreflect.FieldDescriptor) string {
+	if s, ok := strings.CutSuffix(f.JSONName(), "ies"); ok {
+		return s + "y"
+	}
 	return strings.TrimSuffix(f.JSONName(), "s")
 }
 

@@ -71,7 +71,7 @@ func (o Options) node(m proto.Message) *yaml.Node {
 }
 
 func (o Options) message(m protoreflect.Message) *yaml.Node {
-	if f := bareMap(m.Descriptor()); f != nil {
+	if f := BareMap(m.Descriptor()); f != nil {
 		return o.value(f, m.Get(f))
 	}
 	n := &yaml.Node{Kind: yaml.MappingNode}

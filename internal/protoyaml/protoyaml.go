@@ -20,8 +20,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// bareMap is the only field of a message that stands for its map, else nil.
-func bareMap(m protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
+// BareMap is the only field of a message that stands for its map, else nil.
+func BareMap(m protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
 	if m.Fields().Len() != 1 {
 		return nil
 	}
