@@ -16,14 +16,6 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
 )
 
-const (
-	// So many monitors run at the same time, and so many other calls; the others are never kept waiting by monitors.
-	monitorsAtOnce = 32
-	actionsAtOnce  = 64
-	// stuckTime is how long after its time limit a call that does not return is given up.
-	stuckTime = 2 * killTime
-)
-
 // Options of a Host.
 type Options struct {
 	// Node is the name of this node.
@@ -45,22 +37,25 @@ type Options struct {
 type Host struct {
 	node, runDir string
 	cgroup       string
-	log          *slog.Logger
-	onChange     func(string)
-	watcher      *watcher
-	net          *netWatch
-	files        *fileWatch
-	mounts       *mountWatch
-	signals      *signalBoard
-	proxies      *proxies
-	look         func(context.Context, Target) (v1.ResourceState, error)
-	announcer    *announcer
-	notices      *mailbox
-	monitors     chan struct{}
-	actions      chan struct{}
-	ctx          context.Context
-	stop         context.CancelFunc
-	running      sync.WaitGroup
+	// direct: programs can be born in their control group; fresh are those in which they can.
+	direct bool
+	fresh  freshDirs
+	// ordinary: this process has the scheduling and the protection from the out-of-memory killer that programs shall have.
+	ordinary  bool
+	log       *slog.Logger
+	onChange  func(string)
+	watcher   *watcher
+	net       *netWatch
+	files     *fileWatch
+	mounts    *mountWatch
+	signals   *signalBoard
+	proxies   *proxies
+	look      func(context.Context, Target) (v1.ResourceState, error)
+	announcer *announcer
+	notices   *mailbox
+	ctx       context.Context
+	stop      context.CancelFunc
+	running   sync.WaitGroup
 	// kindOf finds an agent, and giveUpAfter is stuckTime, except in tests.
 	kindOf      func(string) *kind
 	giveUpAfter time.Duration
@@ -69,6 +64,7 @@ type Host struct {
 	dirs sync.RWMutex
 
 	mu     sync.Mutex
+	pool   *pool
 	calls  map[uint64]context.CancelFunc
 	stuck  map[key]bool
 	closed bool
@@ -85,8 +81,7 @@ func NewHost(o Options) (*Host, error) {
 	}
 	h := &Host{
 		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, look: o.Look, notices: newMailbox(),
-		monitors: make(chan struct{}, monitorsAtOnce), actions: make(chan struct{}, actionsAtOnce),
-		calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, kindOf: kindOf, giveUpAfter: stuckTime,
+		pool: newPool(cpus()), calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, kindOf: kindOf, giveUpAfter: stuckTime,
 	}
 	for _, dir := range []string{"agents", "log"} {
 		if err := os.MkdirAll(filepath.Join(h.runDir, dir), 0o700); err != nil {
@@ -97,6 +92,9 @@ func NewHost(o Options) (*Host, error) {
 	if h.cgroup, why = findCgroup(o.Node, o.CgroupRoot); h.cgroup == "" {
 		h.log.Warn("services run without control groups: what leaves its session and clears its environment can't be found", "reason", why)
 	}
+	h.fresh.dirs = map[string]bool{}
+	h.direct = h.cgroup != "" && bornInside(h.cgroup)
+	h.ordinary = isOrdinary()
 	var err error
 	if h.watcher, err = newWatcher(h.notice); err != nil {
 		return nil, fmt.Errorf("agents: %w", err)
@@ -150,102 +148,6 @@ func (h *Host) undo() {
 		if err := errors.Join(p.kill(ctx), p.forgetRecord()); err != nil {
 			h.log.Error("an unfinished online can't be undone", "group", p.group, "resource", p.resource, "error", err)
 		}
-	}
-}
-
-// Run carries out a call and calls done once, from another goroutine. Monitors wait for each other, but never keep
-// other calls waiting.
-func (h *Host) Run(c agent.Call, done func(agent.Result)) {
-	slots := h.actions
-	if c.Entry == agent.Monitor {
-		slots = h.monitors
-	}
-	ctx, cancel := context.WithCancel(h.ctx)
-	k := key{c.Group, c.Resource}
-	h.mu.Lock()
-	switch {
-	case h.closed:
-		h.mu.Unlock()
-		cancel()
-		go done(agent.Result{Err: "the engine is stopping"})
-		return
-	case c.Entry == agent.Monitor && h.stuck[k]:
-		h.mu.Unlock()
-		cancel()
-		// As slow as a call that hangs, or the runtime would ask again at once.
-		time.AfterFunc(c.Timeout, func() {
-			done(agent.Result{TimedOut: true, Err: "an earlier call still hangs in the kernel"})
-		})
-		return
-	}
-	h.calls[c.Token] = cancel
-	h.running.Add(1)
-	h.mu.Unlock()
-	go func() {
-		defer h.running.Done()
-		var r agent.Result
-		select {
-		case slots <- struct{}{}:
-			r = h.carryOut(ctx, c)
-			<-slots
-		case <-ctx.Done():
-			r = agent.Result{Err: "cancelled before it began"}
-		}
-		h.mu.Lock()
-		delete(h.calls, c.Token)
-		h.mu.Unlock()
-		cancel()
-		done(r)
-	}()
-}
-
-// carryOut is H5: it returns even if the agent does not.
-func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
-	kind := h.kindOf(c.Type)
-	if kind == nil {
-		return agent.Result{Err: fmt.Sprintf("there is no agent for type %q", c.Type)}
-	}
-	if errs := kind.faults(c.Attributes); len(errs) > 0 && (c.Entry == agent.Monitor || c.Entry == agent.Online) {
-		return failed(errors.Join(errs...))
-	}
-	timed, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	result := make(chan agent.Result, 1)
-	k := key{c.Group, c.Resource}
-	go func() {
-		r := kind.run(timed, h, c)
-		result <- r
-		h.mu.Lock()
-		delete(h.stuck, k)
-		h.mu.Unlock()
-	}()
-	giveUp := time.NewTimer(c.Timeout + h.giveUpAfter)
-	defer giveUp.Stop()
-	select {
-	case r := <-result:
-		switch {
-		case r.Err == "":
-		case errors.Is(timed.Err(), context.DeadlineExceeded):
-			r.TimedOut = true
-		case timed.Err() != nil:
-			r.Err = "cancelled"
-		}
-		return r
-	case <-giveUp.C:
-		h.mu.Lock()
-		h.stuck[k] = true
-		h.mu.Unlock()
-		return agent.Result{TimedOut: true, Err: "the call hangs in the kernel"}
-	}
-}
-
-// Cancel ends a call early, with everything that it has started. It still gets its answer.
-func (h *Host) Cancel(token uint64) {
-	h.mu.Lock()
-	cancel := h.calls[token]
-	h.mu.Unlock()
-	if cancel != nil {
-		cancel()
 	}
 }
 
@@ -306,6 +208,7 @@ func (h *Host) Release(group string) {
 	}
 	for _, f := range below {
 		_ = os.Remove(filepath.Dir(f)) // refused while something runs there, which is right
+		h.fresh.forget(filepath.Dir(f))
 	}
 	_ = os.Remove(dir)
 }
@@ -318,8 +221,10 @@ func (h *Host) Close() {
 		return
 	}
 	h.closed = true
+	waiting := h.pool.withdrawAll()
 	h.mu.Unlock()
 	h.stop()
+	h.refuse(waiting, "the engine is stopping")
 	h.running.Wait()
 	h.announcer.close()
 	h.net.close()

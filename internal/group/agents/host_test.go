@@ -279,7 +279,7 @@ func TestMonitorsDoNotBlockActions(t *testing.T) {
 		}}
 	}
 	var hung []<-chan agent.Result
-	for i := range 3 * monitorsAtOnce {
+	for i := range 3 * r.h.pool.lanes[0].places {
 		hung = append(hung, r.begin(agent.Call{Type: "Slow", Resource: fmt.Sprint(i), Entry: agent.Monitor, Timeout: time.Hour}))
 	}
 	if res := r.call(agent.Call{Type: "Slow", Entry: agent.Offline}); res.Err != "" {

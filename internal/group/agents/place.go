@@ -116,7 +116,7 @@ func roots(members []procStat) []process {
 // kill ends all processes of the service at once and returns when none is left, or with an error when ctx ends.
 func (p place) kill(ctx context.Context) error {
 	if p.h.cgroup != "" {
-		return killCgroup(ctx, p.serviceDir())
+		return p.h.killDir(ctx, p.serviceDir())
 	}
 	return p.killMarked(ctx, serviceVariable, p.record().Session)
 }
@@ -124,9 +124,34 @@ func (p place) kill(ctx context.Context) error {
 // killCall ends what is left of a call.
 func (p place) killCall(ctx context.Context, session int) error {
 	if p.h.cgroup != "" {
-		return killCgroup(ctx, p.callDir())
+		return p.h.killDir(ctx, p.callDir())
 	}
 	return p.killMarked(ctx, callVariable, session)
+}
+
+// killDir ends what is in a control group. One that is empty already is not touched, so that programs can go on to be
+// born in it (see startInside).
+func (h *Host) killDir(ctx context.Context, dir string) error {
+	if !populated(dir) {
+		return nil
+	}
+	h.fresh.forget(dir)
+	return killCgroup(ctx, dir)
+}
+
+// populated: there are live processes in a control group or below it; also if that can't be told.
+func populated(dir string) bool {
+	fd, err := unix.Open(filepath.Join(dir, "cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return !errors.Is(err, unix.ENOENT)
+	}
+	defer unix.Close(fd)
+	var b [256]byte
+	n, err := unix.Pread(fd, b[:], 0)
+	if err != nil {
+		return !errors.Is(err, unix.ENODEV)
+	}
+	return !bytes.Contains(b[:n], []byte("populated 0"))
 }
 
 func (p place) killMarked(ctx context.Context, variable string, session int) error {

@@ -110,7 +110,7 @@ func (d daemon) begin(ctx context.Context) error {
 	if err := d.save(record{Starting: true}); err != nil {
 		return err
 	}
-	cmd, err := d.start(launch{argv: d.argv, dir: d.a["WorkDir"], user: d.a["User"], env: d.env, service: true}, nil)
+	cmd, _, err := d.start(launch{argv: d.argv, dir: d.a["WorkDir"], user: d.a["User"], env: d.env, service: true}, nil, false)
 	if err != nil {
 		_ = d.forgetRecord()
 		return err

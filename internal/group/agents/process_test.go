@@ -186,11 +186,11 @@ func TestUnfinishedOnline(t *testing.T) {
 		if err := p.save(record{Starting: true}); err != nil {
 			t.Fatal(err)
 		}
-		service, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}, service: true}, nil)
+		service, _, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}, service: true}, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		call, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}}, nil)
+		call, _, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}}, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
