@@ -64,6 +64,7 @@ func Apply(s *pb.State, c *pb.Command) Outcome {
 		a.advance()
 		a.settleFences()
 		fitGroupStatus(s)
+		a.fitTriggers()
 	}
 	a.out.Refused = refused
 	return a.out
@@ -93,6 +94,8 @@ type applier struct {
 	s   *pb.State
 	c   *pb.Command
 	out Outcome
+	// What was said is what was known: nothing that anybody would look for in the log of events.
+	same bool
 }
 
 func (a *applier) change() *Refused {
@@ -147,6 +150,24 @@ func (a *applier) change() *Refused {
 		return a.fenceDone(c.FenceDone)
 	case *pb.Command_ConfirmDown:
 		return a.confirmDown(c.ConfirmDown)
+	case *pb.Command_TriggerDone:
+		return a.triggerDone(c.TriggerDone)
+	case *pb.Command_Notified:
+		return a.notified(c.Notified)
+	case *pb.Command_SetSignal:
+		return a.setSignal(c.SetSignal)
+	case *pb.Command_SetLoad:
+		return a.setLoad(c.SetLoad)
+	case *pb.Command_Enable:
+		return a.enable(c.Enable)
+	case *pb.Command_SetSwitching:
+		return a.setSwitching(c.SetSwitching)
+	case *pb.Command_ClearAdminWait:
+		return a.clearAdminWait(c.ClearAdminWait)
+	case *pb.Command_SetMaintenance:
+		return a.setMaintenance(c.SetMaintenance)
+	case *pb.Command_OperationDone:
+		return a.operationDone(c.OperationDone)
 	case *pb.Command_Note:
 		for _, e := range c.Note.GetEvents() {
 			a.event(e)
@@ -188,7 +209,7 @@ func fitGroupStatus(s *pb.State) {
 	for _, name := range SortedKeys(s.Groups) { // sorted, since new places are numbered
 		g, gs := s.Groups[name], s.GroupStatus[name]
 		if gs == nil {
-			gs = &pb.GroupStatus{}
+			gs = &pb.GroupStatus{SwitchingOff: initialSwitching(g)}
 			s.GroupStatus[name] = gs
 		}
 		if gs.Nodes == nil {
@@ -211,9 +232,26 @@ func fitGroupStatus(s *pb.State) {
 				delete(gs.Nodes, node)
 				continue
 			}
+			on.Disabled = disabledOn(g, gs, node)
 			fitResources(g, on)
 		}
+		for node := range gs.Disabled {
+			if !contains(g.GetSystemList(), node) {
+				delete(gs.Disabled, node)
+			}
+		}
 	}
+}
+
+// disabledOn: why a group may not run on a node; empty: it may.
+func disabledOn(g *v1.Group, gs *pb.GroupStatus, node string) string {
+	if why := gs.GetDisabled()[node]; why != "" {
+		return why
+	}
+	if contains(g.GetDisabledNodes(), node) {
+		return byConfiguration
+	}
+	return ""
 }
 
 func newGroupOnNode(s *pb.State) *pb.GroupOnNode {
@@ -242,7 +280,7 @@ func fitResources(g *v1.Group, on *pb.GroupOnNode) {
 			delete(on.ResourceWants, name)
 		}
 	}
-	on.Probed = on.Probed || probed
+	on.Probed = (on.Probed || probed) && !on.Detached // what was left running has to be looked at again
 }
 
 func maxDuration(a *durationpb.Duration, b time.Duration) *durationpb.Duration {

@@ -22,7 +22,7 @@ var ErrBackup = errors.New("this is no backup of a cluster")
 // Backup of what a cluster is: configuration, intents, users.
 func Backup(s *pb.State) []byte {
 	b := proto.CloneOf(s)
-	b.Invitations, b.Requests, b.Standings, b.Events, b.Decisions, b.Operations = nil, nil, nil, nil, nil, nil
+	b.Invitations, b.Requests, b.Standings, b.Events, b.Decisions, b.Operations, b.Triggers = nil, nil, nil, nil, nil, nil, nil
 	raw := Marshal(b)
 	sum := sha256.Sum256(raw)
 	return append(append([]byte(backupHeader), sum[:]...), raw...)
@@ -54,7 +54,8 @@ func Anew(s *pb.State, node, lineage string) (*pb.State, error) {
 	n.View = &pb.View{Epoch: n.View.GetEpoch() + 1<<20, Members: []*pb.Member{{Node: node, RaftId: n.NextRaftId}}}
 	n.NextRaftId++
 	n.Learners, n.Standings, n.Requests, n.Invitations, n.StartedBy = map[string]*pb.Member{}, nil, map[string]*pb.Requests{}, nil, nil
-	n.Witness = nil // its register belongs to the old lineage
+	n.Witness = nil  // its register belongs to the old lineage
+	n.Triggers = nil // nobody is left who waits for them
 	for _, name := range SortedKeys(n.Nodes) {
 		number := n.NodeStatus[name].GetNumber()
 		n.NodeStatus[name] = &pb.NodeStatus{Phase: pb.NodePhase_NODE_PHASE_DOWN, Number: number}
@@ -65,7 +66,7 @@ func Anew(s *pb.State, node, lineage string) (*pb.State, error) {
 	n.NodeStatus[node].Phase = pb.NodePhase_NODE_PHASE_RUNNING
 	for _, name := range SortedKeys(n.Groups) {
 		old := n.GroupStatus[name]
-		n.GroupStatus[name] = &pb.GroupStatus{SwitchingOff: old.GetSwitchingOff(), Freeze: old.GetFreeze(), Instances: map[string]*pb.Instance{}}
+		n.GroupStatus[name] = &pb.GroupStatus{SwitchingOff: old.GetSwitchingOff(), Freeze: old.GetFreeze(), Disabled: old.GetDisabled(), Instances: map[string]*pb.Instance{}}
 		for key, b := range old.GetInstances() {
 			n.GroupStatus[name].Instances[key] = &pb.Instance{
 				HeldOffline: b.GetHeldOffline(), AutoStarted: b.GetHeldOffline(), LastOnline: b.GetLastOnline(),

@@ -32,6 +32,9 @@ func (a *applier) configure(c *pb.Configure) *Refused {
 	if err := a.mayReplace(nodes, types, groups); err != nil {
 		return err
 	}
+	if err := a.maintained(groups); err != nil {
+		return err
+	}
 	cluster := proto.CloneOf(cfg.GetCluster())
 	if cluster == nil {
 		cluster = &v1.Cluster{}
@@ -48,6 +51,8 @@ func (a *applier) configure(c *pb.Configure) *Refused {
 		a.status(name)
 	}
 	numberNodes(s)
+	fitNotified(s)
+	a.fitSignals()
 	s.LongestPeerinact = maxDuration(maxDuration(s.GetLongestPeerinact(), before), Peerinact(s))
 	a.configChanged()
 	a.out.ViewChanged = true // addresses or timers may have changed
@@ -135,38 +140,5 @@ func (a *applier) timersSettled(c *pb.TimersSettled) *Refused {
 		return refuse(CodeStale, "the configuration has changed again")
 	}
 	a.s.LongestPeerinact = durationpb.New(Peerinact(a.s))
-	return nil
-}
-
-func (a *applier) setFrozen(c *pb.SetFrozen) *Refused {
-	verb, ofGroup, ofNode := "unfrozen", "group.unfrozen", "node.unfrozen"
-	if c.GetFrozen() {
-		verb, ofGroup, ofNode = "frozen", "group.frozen", "node.frozen"
-	}
-	switch {
-	case c.GetGroup() != "":
-		g := a.s.Groups[c.GetGroup()]
-		if g == nil {
-			return refuse(CodeNotFound, "there is no group %s: holdfast group list shows all", c.GetGroup())
-		}
-		if g.Frozen == c.GetFrozen() {
-			return nil
-		}
-		g.Frozen = c.GetFrozen()
-		a.event(&v1.Event{Severity: v1.Severity_SEVERITY_INFORMATION, Code: ofGroup, Group: c.GetGroup(), Message: "group " + c.GetGroup() + " was " + verb})
-	case c.GetNode() != "":
-		n := a.s.Nodes[c.GetNode()]
-		if n == nil {
-			return refuse(CodeNotFound, "there is no node %s: holdfast node list shows all", c.GetNode())
-		}
-		if n.Frozen == c.GetFrozen() {
-			return nil
-		}
-		n.Frozen = c.GetFrozen()
-		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, ofNode, c.GetNode(), "node %s was %s", c.GetNode(), verb)
-	default:
-		return refuse(CodeInvalid, "name a group or a node")
-	}
-	a.configChanged()
 	return nil
 }

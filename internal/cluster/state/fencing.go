@@ -50,12 +50,21 @@ func Unproven(s *pb.State, node string) (groups []string) {
 	}
 	for _, name := range SortedKeys(s.GetGroupStatus()) {
 		g, on := s.GetGroups()[name], s.GroupStatus[name].GetNodes()[node]
-		if on == nil || g == nil || Settled(s, g, on) || Suffices(Requirement(g), pb.Proof_PROOF_TIME) || Suffices(Requirement(g), f.GetProven()) {
+		if on == nil || g == nil || Settled(s, g, on) || lifts(g, on, pb.Proof_PROOF_TIME) || lifts(g, on, f.GetProven()) {
 			continue
 		}
 		groups = append(groups, name)
 	}
 	return groups
+}
+
+// lifts: the proof is enough for what is known of the group there. No time and no fenced storage ends
+// what goes on without a lease.
+func lifts(g *v1.Group, on *pb.GroupOnNode, p pb.Proof) bool {
+	if on.GetDetached() {
+		return Suffices(v1.Takeover_TAKEOVER_POWER, p)
+	}
+	return Suffices(Requirement(g), p)
 }
 
 // FenceOf returns the newest attempt to switch off an incarnation of a node, and
@@ -73,9 +82,9 @@ func FenceOf(s *pb.State, node string, raftID uint64) (op *v1.FenceOperation, be
 }
 
 // PowerWanted says whether an evicted node should be switched off now: some group
-// waits for that, it can be done, and nobody is at it.
+// waits for that, it can be done, and nobody is at it. Never one that an administrator has detached.
 func PowerWanted(s *pb.State, node string) bool {
-	if len(s.GetNodes()[node].GetFenceLevels()) == 0 || len(Unproven(s, node)) == 0 {
+	if len(s.GetNodes()[node].GetFenceLevels()) == 0 || len(Unproven(s, node)) == 0 || s.GetNodeStatus()[node].GetDetach() {
 		return false
 	}
 	op, _ := FenceOf(s, node, s.GetNodeStatus()[node].GetFence().GetRaftId())
@@ -98,6 +107,11 @@ func (a *applier) stopped(node string, p pb.Proof) {
 		pb.Proof_PROOF_POWER:     "it was powered off",
 		pb.Proof_PROOF_CONFIRMED: "an administrator said that it is down",
 	}[p]
+	if left := DetachedOn(a.s, node); len(left) > 0 {
+		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "node.unproven", node, "%s may still go on with %s, which it was detached with and had not taken up again; of other groups it runs nothing any more: %s",
+			node, strings.Join(left, ", "), how)
+		return
+	}
 	if wait := Unproven(a.s, node); len(wait) > 0 {
 		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "node.unproven", node, "%s is not proven to be off, which %s; of other groups it runs nothing any more: %s", node, requiredBy(a.s, wait), how)
 		return
@@ -131,7 +145,7 @@ func (a *applier) settleFence(node string) {
 		}
 	}
 	if len(wait) == 0 {
-		st.Fence = nil
+		st.Fence, st.Detach = nil, false
 		a.planChanged()
 	}
 }
@@ -204,6 +218,8 @@ func (a *applier) confirmDown(c *pb.ConfirmDown) *Refused {
 		return refuse(CodeNotFound, "there is no node %s", c.GetNode())
 	case MemberOf(a.s, c.GetNode()) != nil:
 		return refuse(CodeConflict, "node %s is a member: nothing waits for the proof that it is down", c.GetNode())
+	case a.s.NodeStatus[c.GetNode()].GetDetach() && a.s.Learners[c.GetNode()] != nil:
+		return refuse(CodeConflict, "node %s is just coming back with what it was left running: it is not down", c.GetNode())
 	case f == nil:
 		return refuse(CodeConflict, "nothing waits for the proof that node %s is down", c.GetNode())
 	case f.GetRaftId() != c.GetRaftId():

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,8 +75,20 @@ func TestGoldenBytes(t *testing.T) {
 		{Change: &pb.Command_SetMaintenance{SetMaintenance: &pb.SetMaintenance{Group: "web", Node: "n1"}}},
 		{Change: &pb.Command_OperationDone{OperationDone: &pb.OperationDone{Id: 1, Node: "n1", RaftId: 2, Failed: true, Message: "m"}}},
 	}
+	// Fields that came later: commands without them are stored as before.
+	more := []*pb.Command{
+		{Change: &pb.Command_Plan{Plan: &pb.Plan{BasePlanRevision: 9, ClockMs: 5000, Triggers: []*pb.TriggerRun{{Trigger: "preonline", Node: "n1", Group: "web", Facts: map[string]string{"why": "auto"},
+			Program: "/p", Timeout: durationpb.New(time.Minute), Blocking: true, ClockMs: 4000}}, TriggersSeen: []uint64{3, 4},
+			GroupChanges: []*pb.GroupChange{{Group: "web", Instance: "n1", Book: &pb.Instance{Active: "n1"}, Nodes: []string{"n1"}, Faulted: []string{"n1"}, NewTrigger: 1}},
+			Places:       []*pb.PlaceChange{{Group: "web", Node: "n1", Disabled: "d", AutoDisabled: "a"}}, Flags: []*pb.GroupFlags{{Group: "web", SwitchingOff: "s", Unfreeze: true}},
+			Resets: map[string]string{"n1": "r"}, Clears: []*pb.Clear{{Group: "web"}}, Loads: []*pb.LoadChange{{Node: "n1", SinceMs: 6, Warned: true}}, NodesUnfrozen: []string{"n2"}}}},
+		{Change: &pb.Command_Join{Join: &pb.Join{Node: "n1", RaftId: 4, GuardIncarnation: 2, EndedRaftId: 1, Nonce: 9, Detached: true}}},
+		{Change: &pb.Command_SetFrozen{SetFrozen: &pb.SetFrozen{Node: "n1", Frozen: true, Temporary: &pb.Freeze{By: "b", Reason: "r", SinceMs: 1, UntilClockMs: 2}, Evacuate: true, Reason: "c"}}},
+		{Change: &pb.Command_Operate{Operate: &pb.Operate{Operation: &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_RESOURCE_ACTION, Group: "web", Resource: "file", Node: "n2",
+			Action: "a", Arguments: []string{"x", "y"}, Detach: true, Force: true, Propagate: true}}}},
+	}
 	var out strings.Builder
-	for _, c := range commands {
+	for _, c := range append(slices.Clone(commands), more...) {
 		c.Format, c.Proposer, c.Request, c.TimeMs = 1, "n1", 7, 1000
 		fmt.Fprintf(&out, "%T %x\n", c.Change, Marshal(c))
 	}

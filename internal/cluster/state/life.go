@@ -52,7 +52,7 @@ func (a *applier) life() *Refused {
 
 // audited makes an event of who has asked for a command that was applied.
 func (a *applier) audited() {
-	if by := a.c.GetAudit(); by != nil {
+	if by := a.c.GetAudit(); by != nil && !a.same {
 		a.event(AuditEvent(by, ""))
 	}
 }

@@ -71,6 +71,7 @@ func Initial(cfg *v1.Configuration) (*pb.State, error) {
 	s.NextRaftId++
 	numberNodes(s)
 	s.LongestPeerinact = durationpb.New(Peerinact(s))
+	fitNotified(s)
 	fitGroupStatus(s)
 	return s, nil
 }

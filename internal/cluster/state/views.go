@@ -75,11 +75,21 @@ func (a *applier) guardStarted(c *pb.GuardStarted) *Refused {
 	a.out.ViewChanged = true // what guards count acknowledgements by has changed
 	if st := a.status(c.GetNode()); st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING {
 		// Whoever starts a guard wants the node in; so does the last node to leave, whose leave no view has recorded.
-		st.Phase, st.Evacuate = pb.NodePhase_NODE_PHASE_RUNNING, false
+		detach := st.GetDetach()
+		st.Phase, st.Evacuate, st.Detach = pb.NodePhase_NODE_PHASE_RUNNING, false, false
+		if detach && !c.GetRebooted() {
+			a.lookAgain(c.GetNode())
+		}
 		a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_FAILED, c.GetNode()+" was started again before it had left: stop it once more")
 	}
 	if c.GetRebooted() {
 		a.forgetGroups(c.GetNode())
+		a.endMaintenances(c.GetNode(), "the node was started again")
+		a.endActions(c.GetNode())
+		a.status(c.GetNode()).Reset_ = ""
+		if a.status(c.GetNode()).Fence != nil { // it was joining with what it had left running
+			a.stopped(c.GetNode(), pb.Proof_PROOF_GOODBYE)
+		}
 		a.planChanged()
 		a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.started", c.GetNode(), "%s has started", c.GetNode())
 	} else {
@@ -131,13 +141,29 @@ func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
 		gs := a.s.GroupStatus[name]
 		if !active(gs) {
 			for key, b := range gs.GetInstances() { // nothing is remembered but by whom it was taken offline
-				gs.Instances[key] = &pb.Instance{HeldOffline: b.GetHeldOffline(), LastOnline: b.GetLastOnline(), Operation: b.GetOperation()}
+				gs.Instances[key] = &pb.Instance{HeldOffline: b.GetHeldOffline(), LastOnline: b.GetLastOnline(), Operation: b.GetOperation(), Site: b.GetSite()}
 			}
 		}
+		a.endsWithTheCluster(name)
+	}
+	for node := range values(a.s.NodeStatus) {
+		node.Freeze = nil
 	}
 	a.planChanged()
 	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "cluster.started", "", "the cluster has started: enough nodes have seen each other")
 	return nil
+}
+
+// endsWithTheCluster: what holds a group until the last node has ended.
+func (a *applier) endsWithTheCluster(group string) {
+	gs := a.s.GroupStatus[group]
+	gs.Freeze = nil
+	if gs.GetMaintenance() != "" {
+		a.endMaintenance(group, "the cluster was started again")
+	}
+	if a.s.Groups[group].GetPackage() != nil {
+		gs.SwitchingOff = initialSwitching(a.s.Groups[group])
+	}
 }
 
 // active: it is wanted or known to run somewhere.
@@ -170,8 +196,7 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 		st := a.status(v.Node)
 		st.Phase = pb.NodePhase_NODE_PHASE_FAULTED
 		st.Evictions++
-		st.Silence = nil
-		st.Evacuate = false
+		a.over(v.Node)
 		a.endNodeStops(v.Node, v1.OperationState_OPERATION_STATE_DONE, v.Node+" was lost while it was being stopped")
 		id := memberIn(old, v.Node).GetRaftId()
 		st.Fence = &pb.Fence{RaftId: id, Epoch: a.s.View.GetEpoch(), Wait: durationpb.New(v.Wait)}
@@ -181,6 +206,14 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 		}
 	}
 	return nil
+}
+
+// over: what was said of an incarnation that has left the view is void.
+func (a *applier) over(node string) {
+	st := a.status(node)
+	st.Silence, st.Evacuate, st.Detach, st.Reset_ = nil, false, false, ""
+	a.endMaintenances(node, "the node has left the cluster")
+	a.endActions(node)
 }
 
 // Over says whether an incarnation of node has ended by state s. One that s does
@@ -222,17 +255,23 @@ func (a *applier) leave(c *pb.Leave) *Refused {
 		if m == nil || st.GetPhase() != pb.NodePhase_NODE_PHASE_LEAVING {
 			return refuse(CodeStale, "node %s is not leaving", c.GetNode())
 		}
-		if busy := BusyGroups(a.s, c.GetNode()); len(busy) > 0 {
-			return refuse(CodeConflict, "node %s still runs %s", c.GetNode(), strings.Join(busy, ", "))
+		if why := MayLeave(a.s, c.GetNode()); why != "" {
+			return refuse(CodeConflict, "node %s can't leave: %s", c.GetNode(), why)
 		}
 	}
 	if len(a.s.View.GetMembers()) == 1 {
 		return refuse(CodeConflict, "%s is the last node: its guard ends without a view change", c.GetNode())
 	}
 	a.nextView([]string{c.GetNode()}, nil)
-	st.Phase, st.Evacuate, st.Silence = pb.NodePhase_NODE_PHASE_DOWN, false, nil
-	for _, gs := range a.s.GroupStatus {
-		delete(gs.Nodes, c.GetNode())
+	detach := st.GetDetach() && c.GetResignedRaftId() == 0
+	a.over(c.GetNode())
+	st.Phase, st.Detach = pb.NodePhase_NODE_PHASE_DOWN, detach
+	if detach {
+		a.detach(c.GetNode(), m.GetRaftId())
+	} else {
+		for _, gs := range a.s.GroupStatus {
+			delete(gs.Nodes, c.GetNode())
+		}
 	}
 	a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_DONE, c.GetNode()+" has left the cluster")
 	if c.GetResignedRaftId() != 0 {
@@ -267,7 +306,10 @@ func BusyGroups(s *pb.State, node string) []string {
 // newest order was seen, and no resource that can be stopped is anything but
 // offline or faulted.
 func Settled(s *pb.State, g *v1.Group, on *pb.GroupOnNode) bool {
-	if on.GetWant() == v1.Want_WANT_ONLINE || on.GetReportedIntent() != on.GetIntent() {
+	if on == nil {
+		return true
+	}
+	if on.GetDetached() || on.GetWant() == v1.Want_WANT_ONLINE || on.GetReportedIntent() != on.GetIntent() {
 		return false
 	}
 	for _, r := range g.GetResources() {
@@ -278,9 +320,8 @@ func Settled(s *pb.State, g *v1.Group, on *pb.GroupOnNode) bool {
 		if s.GetTypes()[r.GetType()].GetOperations() == v1.Operations_OPERATIONS_ON_ONLY && st.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE {
 			continue
 		}
-		quiet := st.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE || st.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_UNSPECIFIED
 		off := st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE || st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED
-		if !off || !quiet || st.GetUnableToOffline() {
+		if !off || !quiet(st) || st.GetUnableToOffline() {
 			return false
 		}
 	}
@@ -300,10 +341,13 @@ func (a *applier) join(c *pb.Join) *Refused {
 	if f := a.s.NodeStatus[c.GetNode()].GetFence(); f != nil && f.GetRaftId() != c.GetEndedRaftId() {
 		return refuse(CodeConflict, "node %s has not said that its evicted raft id %d has ended", c.GetNode(), f.GetRaftId())
 	}
+	if c.GetDetached() && len(DetachedOn(a.s, c.GetNode())) == 0 {
+		return refuse(CodeConflict, "nothing is counted as running on node %s: what it was left with has to be stopped before it joins", c.GetNode())
+	}
 	a.s.NextRaftId++
 	a.s.Learners[c.GetNode()] = &pb.Member{Node: c.GetNode(), RaftId: c.GetRaftId(), GuardIncarnation: c.GetGuardIncarnation(), Nonce: c.GetNonce()}
 	st := a.status(c.GetNode())
-	if st.Fence != nil {
+	if st.Fence != nil && !c.GetDetached() {
 		// A node says so, and asks to join, only after its guard has stopped everything.
 		a.stopped(c.GetNode(), pb.Proof_PROOF_GOODBYE)
 	}
@@ -353,6 +397,10 @@ func (a *applier) promote(c *pb.Promote) *Refused {
 	a.nextView(nil, l)
 	st := a.status(c.GetNode())
 	st.Phase = pb.NodePhase_NODE_PHASE_RUNNING
+	if st.Fence != nil { // it has come back with what it had left running
+		st.Fence, st.Detach = nil, false
+		a.lookAgain(c.GetNode())
+	}
 	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.joined", c.GetNode(), "%s has joined", c.GetNode())
 	return nil
 }
