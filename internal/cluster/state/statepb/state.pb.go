@@ -2385,7 +2385,9 @@ type GroupOnNode struct {
 	// Reading of clock_ms when it was last found faulted here.
 	FaultedMs int64 `protobuf:"varint,12,opt,name=faulted_ms,json=faultedMs,proto3" json:"faulted_ms,omitempty"`
 	// It goes on here without the cluster (live application detach), since the node left.
-	Detached      bool `protobuf:"varint,13,opt,name=detached,proto3" json:"detached,omitempty"`
+	Detached bool `protobuf:"varint,13,opt,name=detached,proto3" json:"detached,omitempty"`
+	// An administrator has said that it does not run here: that counts until something of it is seen.
+	Vouched       bool `protobuf:"varint,14,opt,name=vouched,proto3" json:"vouched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2507,6 +2509,13 @@ func (x *GroupOnNode) GetFaultedMs() int64 {
 func (x *GroupOnNode) GetDetached() bool {
 	if x != nil {
 		return x.Detached
+	}
+	return false
+}
+
+func (x *GroupOnNode) GetVouched() bool {
+	if x != nil {
+		return x.Vouched
 	}
 	return false
 }
@@ -7054,7 +7063,7 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x0ewaits_since_ms\x18\x1d \x01(\x03R\fwaitsSinceMs\x12\x18\n" +
 	"\aparting\x18\x1e \x01(\tR\aparting\x12\x1d\n" +
 	"\n" +
-	"parting_ms\x18\x1f \x01(\x03R\tpartingMs\"\xbb\x05\n" +
+	"parting_ms\x18\x1f \x01(\x03R\tpartingMs\"\xd5\x05\n" +
 	"\vGroupOnNode\x12%\n" +
 	"\x04want\x18\x01 \x01(\x0e2\x11.holdfast.v1.WantR\x04want\x12\x16\n" +
 	"\x06intent\x18\x02 \x01(\x04R\x06intent\x12'\n" +
@@ -7070,7 +7079,8 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\rauto_disabled\x18\v \x01(\tR\fautoDisabled\x12\x1d\n" +
 	"\n" +
 	"faulted_ms\x18\f \x01(\x03R\tfaultedMs\x12\x1a\n" +
-	"\bdetached\x18\r \x01(\bR\bdetached\x1aY\n" +
+	"\bdetached\x18\r \x01(\bR\bdetached\x12\x18\n" +
+	"\avouched\x18\x0e \x01(\bR\avouched\x1aY\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
 	"\x05value\x18\x02 \x01(\v2\x1b.holdfast.v1.ResourceStatusR\x05value:\x028\x01\x1aS\n" +
