@@ -14,10 +14,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/config"
 )
 
-type clusterServer struct {
-	*server
-	v1.UnimplementedClusterServiceHandler
-}
+type clusterServer struct{ *server }
 
 func (s *clusterServer) Status(ctx context.Context, _ *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
 	l, err := s.look(ctx)
@@ -28,7 +25,7 @@ func (s *clusterServer) Status(ctx context.Context, _ *connect.Request[v1.Status
 		Source: l.source(), Cluster: l.GetCluster().GetName(), Epoch: l.GetView().GetEpoch(), ConfigRevision: l.GetConfigRevision(),
 		Nodes: l.nodeInfos(), Groups: l.groupInfos(), Failed: l.failed(),
 	}
-	resp.Conditions = l.conditions(resp.Nodes)
+	resp.Conditions = l.conditions(resp.Nodes, resp.Groups)
 	for _, op := range l.GetOperations() {
 		if op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {
 			resp.Operations = append(resp.Operations, op)

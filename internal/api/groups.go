@@ -12,10 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/config"
 )
 
-type groupServer struct {
-	*server
-	v1.UnimplementedGroupServiceHandler
-}
+type groupServer struct{ *server }
 
 func (s *groupServer) List(ctx context.Context, _ *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error) {
 	l, err := s.look(ctx)
@@ -157,10 +154,7 @@ func (s *server) onGroup(ctx context.Context, group, node string, c *statepb.Com
 	return s.submit(ctx, c)
 }
 
-type resourceServer struct {
-	*server
-	v1.UnimplementedResourceServiceHandler
-}
+type resourceServer struct{ *server }
 
 func (s *resourceServer) List(ctx context.Context, req *connect.Request[v1.ListResourcesRequest]) (*connect.Response[v1.ListResourcesResponse], error) {
 	l, err := s.look(ctx)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -105,7 +106,7 @@ func (l *look) holdsOn(g *v1.Group, node string) (out []*v1.Hold) {
 		return h
 	}
 	at := " --node " + node
-	if text := on.GetDisabled(); text != "" || slices.Contains(g.GetDisabledNodes(), node) {
+	if text := cmp.Or(on.GetDisabled(), l.GetGroupStatus()[name].GetDisabled()[node]); text != "" || slices.Contains(g.GetDisabledNodes(), node) {
 		if text == "" {
 			text = "the configuration says so (disabledNodes)"
 		}

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/group/planner"
 )
 
 // relatives of a group: with down those that it depends on, with up those that
@@ -149,4 +150,32 @@ func linked(groups map[string]*v1.Group, name string) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
+}
+
+func (s *groupServer) Forecast(ctx context.Context, req *connect.Request[v1.ForecastGroupRequest]) (*connect.Response[v1.ForecastGroupResponse], error) {
+	l, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g, err := l.group(req.Msg.GetGroup())
+	if err != nil {
+		return nil, err
+	}
+	resp := planner.Forecast(l.State, s.env(l), g.GetName())
+	for _, n := range resp.GetNodes() {
+		n.Load = l.loadOf(l.GetNodes()[n.GetNode()])
+		n.ActiveGroups = l.activeGroups(n.GetNode())
+	}
+	resp.Source = l.source()
+	return connect.NewResponse(resp), nil
+}
+
+// activeGroups is how many groups run on a node, or are on their way.
+func (l *look) activeGroups(node string) (n uint32) {
+	for _, g := range sortedValues(l.GetGroups()) {
+		if active(l.stateOn(g, node)) {
+			n++
+		}
+	}
+	return n
 }

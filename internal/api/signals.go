@@ -21,7 +21,6 @@ const (
 	maxSignal       = 2147483647
 	minSignalLife   = time.Second
 	maxSignalLife   = 30 * 24 * time.Hour
-	maxSignals      = 1000
 	signalNameWords = "letters, digits, and . _ - ; at most 63 of them"
 )
 
@@ -96,19 +95,16 @@ func (l *look) checkSignal(m *v1.SetSignalRequest, node string) error {
 	if _, err := l.node(node); err != nil {
 		return err
 	}
-	simple := m.GetState() == v1.SignalState_SIGNAL_STATE_UP || m.GetState() == v1.SignalState_SIGNAL_STATE_DOWN
+	simple := m.GetState() >= v1.SignalState_SIGNAL_STATE_UNKNOWN && m.GetState() <= v1.SignalState_SIGNAL_STATE_DOWN
 	switch life := m.GetTimeToLive().AsDuration(); {
 	case simple == (m.GetValue() != 0):
-		return fail(CodeBadRequest, "", "a signal is up or down, or a number from 1 to %d", maxSignal)
+		return fail(CodeBadRequest, "", "a signal is up, down or unknown, or a number from 1 to %d", maxSignal)
 	case m.GetValue() < 0 || m.GetValue() > maxSignal:
 		return fail(CodeBadRequest, "", "the value of a signal is 1 to %d", maxSignal)
 	case m.GetTimeToLive() != nil && (life < minSignalLife || life > maxSignalLife):
 		return fail(CodeBadRequest, "", "a signal lives %s to %s, not %s", minSignalLife, maxSignalLife, life)
 	}
 	was := l.GetSignals()[m.GetName()]
-	if was == nil && len(l.GetSignals()) >= maxSignals {
-		return fail(CodeConflict, "holdfast signal clear NAME takes one out", "there are %d signals already", len(l.GetSignals()))
-	}
 	for _, n := range state.SortedKeys(was.GetNodes()) {
 		if n != node && (was.GetNodes()[n].GetValue() != 0) == simple {
 			kind := map[bool]string{true: "up or down", false: "a number"}[!simple]

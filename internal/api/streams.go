@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/group/planner"
 )
 
 type eventServer struct{ *server }
@@ -136,103 +135,4 @@ func (s *operationServer) Watch(ctx context.Context, req *connect.Request[v1.Wat
 		last = msg
 		return done, out.Send(msg)
 	})
-}
-
-type explainServer struct {
-	*server
-	v1.UnimplementedExplainServiceHandler
-}
-
-// env is what the planner knows beyond the state.
-func (s *server) env(l *look) planner.Env {
-	return planner.Env{Seeded: l.local.Peers.GetSeeded(), ClockMs: l.State.GetClockMs(), NowMs: s.now().UnixMilli()}
-}
-
-func (s *explainServer) Group(ctx context.Context, req *connect.Request[v1.ExplainGroupRequest]) (*connect.Response[v1.ExplainGroupResponse], error) {
-	l, err := s.look(ctx)
-	if err != nil {
-		return nil, err
-	}
-	g, err := l.group(req.Msg.GetGroup())
-	if err != nil {
-		return nil, err
-	}
-	resp := planner.Explain(l.State, s.env(l), g.GetName())
-	resp.Source = l.source()
-	return connect.NewResponse(resp), nil
-}
-
-type simulateServer struct{ *server }
-
-// maxSteps of one simulation.
-const maxSteps = 100
-
-func (s *simulateServer) Simulate(ctx context.Context, req *connect.Request[v1.SimulateRequest]) (*connect.Response[v1.SimulateResponse], error) {
-	l, err := s.look(ctx)
-	if err != nil {
-		return nil, err
-	}
-	steps := req.Msg.GetSteps()
-	if len(steps) == 0 || len(steps) > maxSteps {
-		return nil, fail(CodeBadRequest, "", "a simulation has 1 to %d steps, not %d", maxSteps, len(steps))
-	}
-	for _, st := range steps {
-		if err := l.checkStep(st); err != nil {
-			return nil, err
-		}
-	}
-	resp := planner.Simulate(l.State, s.env(l), req.Msg)
-	resp.Source = l.source()
-	return connect.NewResponse(resp), nil
-}
-
-// checkStep checks the names in a step.
-func (l *look) checkStep(st *v1.SimulateStep) error {
-	onGroup := func(g *v1.GroupOnNodeName) error {
-		if _, err := l.group(g.GetGroup()); err != nil {
-			return err
-		}
-		return l.anyNode(g.GetNode())
-	}
-	node := func(name string) error {
-		_, err := l.node(name)
-		return err
-	}
-	switch x := st.GetStep().(type) {
-	case *v1.SimulateStep_FailNodes:
-		if len(x.FailNodes.GetNodes()) == 0 {
-			return fail(CodeBadRequest, "", "name the nodes that fail")
-		}
-		for _, n := range x.FailNodes.GetNodes() {
-			if err := node(n); err != nil {
-				return err
-			}
-		}
-		return nil
-	case *v1.SimulateStep_Online:
-		return onGroup(x.Online)
-	case *v1.SimulateStep_Offline:
-		return onGroup(x.Offline)
-	case *v1.SimulateStep_Switch:
-		return onGroup(x.Switch)
-	case *v1.SimulateStep_Clear:
-		return onGroup(x.Clear)
-	case *v1.SimulateStep_Fault:
-		g, _, err := l.resource(x.Fault.GetGroup(), x.Fault.GetResource())
-		if err != nil {
-			return err
-		}
-		x.Fault.Group = g.GetName()
-		return l.anyNode(x.Fault.GetNode())
-	case *v1.SimulateStep_JoinNode:
-		return node(x.JoinNode)
-	case *v1.SimulateStep_StopNode:
-		return node(x.StopNode.GetNode())
-	case *v1.SimulateStep_Freeze:
-		if x.Freeze.GetGroup() != "" {
-			return onGroup(&v1.GroupOnNodeName{Group: x.Freeze.GetGroup()})
-		}
-		return node(x.Freeze.GetNode())
-	}
-	return fail(CodeBadRequest, "", "a step is empty, or of a newer version")
 }

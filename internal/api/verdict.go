@@ -118,36 +118,59 @@ func (l *look) judgeNodes(nodes []*v1.NodeInfo) (found []finding) {
 
 func (l *look) judgeGroups(groups []*v1.GroupInfo) (found []finding) {
 	for _, g := range groups {
-		b := state.Book(l.GetGroupStatus()[g.GetName()], "")
-		name, why := g.GetName(), ""
-		if g.GetMessage() != "" {
-			why = ": " + g.GetMessage()
-		}
-		switch s := g.GetState(); {
-		case s == v1.GroupState_GROUP_STATE_ONLINE, g.GetHeldOffline() && s == v1.GroupState_GROUP_STATE_OFFLINE:
-			if g.GetMessage() != "" {
-				found = append(found, finding{false, "group " + name + why})
+		for _, i := range g.GetInstances() {
+			if f := l.judgeInstance(g, i); f.text != "" {
+				found = append(found, f)
 			}
-		case s == v1.GroupState_GROUP_STATE_PARTIAL && l.held(name, g.GetNode()) != "":
-			found = append(found, finding{false, fmt.Sprintf("group %s is partial on %s%s", name, g.GetNode(), why)})
-		case !active(s) && (g.GetHeldOffline() || b.GetWaitsForNode() != ""):
-			// As an administrator wanted it, whatever went wrong before.
-			text := "group " + name + " is offline" + why
-			if g.GetHeldOffline() {
-				text = "group " + name + ", which an administrator took offline, is " + word(s) + why
-			}
-			found = append(found, finding{false, text})
-		case s == v1.GroupState_GROUP_STATE_STARTING, s == v1.GroupState_GROUP_STATE_STOPPING:
-			found = append(found, finding{false, fmt.Sprintf("group %s is %s on %s%s", g.GetName(), word(s), g.GetNode(), why)})
-		case s == v1.GroupState_GROUP_STATE_FAULTED, s == v1.GroupState_GROUP_STATE_PARTIAL, b.GetNoTarget(), b.GetIntentOnline():
-			where := ""
-			if g.GetNode() != "" {
-				where = " on " + g.GetNode()
-			}
-			found = append(found, finding{true, fmt.Sprintf("group %s is %s%s%s", g.GetName(), word(s), where, why)})
 		}
 	}
 	return found
+}
+
+// judgeInstance of a group; without a text all is as it should be.
+func (l *look) judgeInstance(g *v1.GroupInfo, i *v1.InstanceInfo) finding {
+	b := state.Book(l.GetGroupStatus()[g.GetName()], i.GetInstance())
+	name, why := label(g, i), ""
+	if i.GetMessage() != "" {
+		why = ": " + i.GetMessage()
+	}
+	switch s := i.GetState(); {
+	case l.detachedOn(g, i) != "":
+		return finding{false, fmt.Sprintf("%s goes on, detached, on %s", name, l.detachedOn(g, i))}
+	case s == v1.GroupState_GROUP_STATE_ONLINE, i.GetHeldOffline() && s == v1.GroupState_GROUP_STATE_OFFLINE:
+		if i.GetMessage() != "" {
+			return finding{false, name + why}
+		}
+	case s == v1.GroupState_GROUP_STATE_PARTIAL && l.held(g.GetName(), i.GetNode()) != "":
+		return finding{false, fmt.Sprintf("%s is partial on %s%s", name, i.GetNode(), why)}
+	case !active(s) && (i.GetHeldOffline() || b.GetWaitsForNode() != ""):
+		// As an administrator wanted it, whatever went wrong before.
+		if i.GetHeldOffline() {
+			return finding{false, name + ", which an administrator took offline, is " + word(s) + why}
+		}
+		return finding{false, name + " is offline" + why}
+	case s == v1.GroupState_GROUP_STATE_STARTING, s == v1.GroupState_GROUP_STATE_STOPPING:
+		return finding{false, fmt.Sprintf("%s is %s on %s%s", name, word(s), i.GetNode(), why)}
+	case g.GetKind() == v1.GroupKind_GROUP_KIND_PARALLEL && !active(s) && !l.anyMember(i.GetNodes()):
+		// The node is lost, and that is told of the node.
+	case s == v1.GroupState_GROUP_STATE_FAULTED, s == v1.GroupState_GROUP_STATE_PARTIAL, b.GetNoTarget(), b.GetIntentOnline():
+		where := ""
+		if i.GetNode() != "" {
+			where = " on " + i.GetNode()
+		}
+		return finding{true, fmt.Sprintf("%s is %s%s%s", name, word(s), where, why)}
+	}
+	return finding{}
+}
+
+// detachedOn is the node on which an instance goes on without the cluster; "": none.
+func (l *look) detachedOn(g *v1.GroupInfo, i *v1.InstanceInfo) string {
+	for _, n := range i.GetNodes() {
+		if l.GetGroupStatus()[g.GetName()].GetNodes()[n].GetDetached() {
+			return n
+		}
+	}
+	return ""
 }
 
 func word(s v1.GroupState) string {
@@ -223,8 +246,19 @@ func nextFailure(n *v1.NodeInfo) string {
 	}
 }
 
+// holdConditions are those of what holds groups that would be forgotten if
+// nobody was told of them again and again; and what is said of them.
+var holdConditions = map[v1.HoldKind]struct{ code, format string }{
+	v1.HoldKind_HOLD_KIND_FROZEN:        {"group-frozen", "nothing is done about group %s: it is %s"},
+	v1.HoldKind_HOLD_KIND_SWITCHING_OFF: {"switching-off", "group %s neither starts nor moves by itself: %s"},
+	v1.HoldKind_HOLD_KIND_MAINTENANCE:   {"maintenance", "faults of group %s are ignored: it is %s"},
+	v1.HoldKind_HOLD_KIND_AUTO_DISABLED: {"auto-disabled", "group %s is started nowhere: it is %s"},
+	v1.HoldKind_HOLD_KIND_ADMIN_WAIT:    {"admin-wait", "group %s needs a person: it is %s"},
+	v1.HoldKind_HOLD_KIND_DETACHED:      {"detached", "group %s is not looked after: it is %s"},
+}
+
 // conditions of this node and of what it sees.
-func (l *look) conditions(nodes []*v1.NodeInfo) (out []*v1.Condition) {
+func (l *look) conditions(nodes []*v1.NodeInfo, groups []*v1.GroupInfo) (out []*v1.Condition) {
 	for _, c := range l.local.Conditions {
 		sev := v1.Severity_SEVERITY_INFORMATION
 		if c.Warning {
@@ -251,13 +285,23 @@ func (l *look) conditions(nodes []*v1.NodeInfo) (out []*v1.Condition) {
 		if n.GetEngineDown() {
 			warn("engine-down", n.GetName(), "the engine of %s is down: its services go on, for a while", n.GetName())
 		}
-		if n.GetFrozen() {
-			warn("node-frozen", n.GetName(), "no group comes to %s: it is frozen (holdfast node unfreeze %s)", n.GetName(), n.GetName())
+		if n.GetReset_() != "" {
+			warn("node-reset", n.GetName(), "%s is to be reset: %s", n.GetName(), n.GetReset_())
+		}
+		for _, h := range n.GetHolds() {
+			warn("node-frozen", n.GetName(), "no group comes to %s: it is %s (%s)", n.GetName(), holdText(h), h.GetLift())
+		}
+		for _, i := range n.GetLoad() {
+			if i.GetHigh() {
+				warn("load", n.GetName(), "%s of %s: %d of %d is in use", i.GetDimension(), n.GetName(), i.GetUsed(), i.GetCapacity())
+			}
 		}
 	}
-	for _, g := range sortedValues(l.GetGroups()) {
-		if g.GetFrozen() {
-			warn("group-frozen", "", "nothing is done about group %s: it is frozen (holdfast group unfreeze %s)", g.GetName(), g.GetName())
+	for _, g := range groups {
+		for _, h := range g.GetHolds() {
+			if c := holdConditions[h.GetKind()]; c.code != "" {
+				warn(c.code, h.GetNode(), c.format+" (%s)", g.GetName(), holdText(h), h.GetLift())
+			}
 		}
 	}
 	out = append(out, l.quorumConditions()...)

@@ -8896,7 +8896,9 @@ type ExplainGroupResponse struct {
 	// "If n2 fails: web goes to n3."
 	WhatIf []string `protobuf:"bytes,6,rep,name=what_if,json=whatIf,proto3" json:"what_if,omitempty"`
 	// Recorded decisions about it, newest first.
-	Decisions     []*Decision `protobuf:"bytes,7,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	Decisions []*Decision `protobuf:"bytes,7,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// What holds it, on single nodes too.
+	Holds         []*Hold `protobuf:"bytes,8,rep,name=holds,proto3" json:"holds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8976,6 +8978,13 @@ func (x *ExplainGroupResponse) GetWhatIf() []string {
 func (x *ExplainGroupResponse) GetDecisions() []*Decision {
 	if x != nil {
 		return x.Decisions
+	}
+	return nil
+}
+
+func (x *ExplainGroupResponse) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
 	}
 	return nil
 }
@@ -13085,7 +13094,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x06missed\x18\x02 \x01(\x04R\x06missed\x12)\n" +
 	"\x04gaps\x18\x03 \x03(\v2\x15.holdfast.v1.EventGapR\x04gaps\"+\n" +
 	"\x13ExplainGroupRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\x90\x02\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"\xb9\x02\n" +
 	"\x14ExplainGroupResponse\x12+\n" +
 	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x18\n" +
@@ -13093,7 +13102,8 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x123\n" +
 	"\tnot_there\x18\x05 \x03(\v2\x16.holdfast.v1.RejectionR\bnotThere\x12\x17\n" +
 	"\awhat_if\x18\x06 \x03(\tR\x06whatIf\x123\n" +
-	"\tdecisions\x18\a \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\"^\n" +
+	"\tdecisions\x18\a \x03(\v2\x15.holdfast.v1.DecisionR\tdecisions\x12'\n" +
+	"\x05holds\x18\b \x03(\v2\x11.holdfast.v1.HoldR\x05holds\"^\n" +
 	"\x16ExplainResourceRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
@@ -13879,219 +13889,220 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	12,  // 144: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
 	221, // 145: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
 	222, // 146: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
-	12,  // 147: holdfast.v1.ExplainResourceResponse.source:type_name -> holdfast.v1.Source
-	142, // 148: holdfast.v1.ExplainResourceResponse.nodes:type_name -> holdfast.v1.ExplainedResource
-	220, // 149: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
-	222, // 150: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
-	204, // 151: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
-	205, // 152: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
-	13,  // 153: holdfast.v1.ExplainedResource.holds:type_name -> holdfast.v1.Hold
-	12,  // 154: holdfast.v1.ExplainNodeResponse.source:type_name -> holdfast.v1.Source
-	145, // 155: holdfast.v1.ExplainNodeResponse.runs:type_name -> holdfast.v1.GroupReason
-	145, // 156: holdfast.v1.ExplainNodeResponse.could_take:type_name -> holdfast.v1.GroupReason
-	145, // 157: holdfast.v1.ExplainNodeResponse.could_not_take:type_name -> holdfast.v1.GroupReason
-	13,  // 158: holdfast.v1.ExplainNodeResponse.holds:type_name -> holdfast.v1.Hold
-	14,  // 159: holdfast.v1.ExplainNodeResponse.load:type_name -> holdfast.v1.LoadInfo
-	220, // 160: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
-	12,  // 161: holdfast.v1.ExplainEventResponse.source:type_name -> holdfast.v1.Source
-	220, // 162: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
-	222, // 163: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
-	220, // 164: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
-	220, // 165: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
-	149, // 166: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
-	155, // 167: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
-	156, // 168: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
-	156, // 169: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
-	156, // 170: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
-	157, // 171: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
-	153, // 172: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
-	154, // 173: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
-	156, // 174: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
-	127, // 175: holdfast.v1.SimulateStep.apply:type_name -> holdfast.v1.ApplyRequest
-	150, // 176: holdfast.v1.SimulateStep.enable:type_name -> holdfast.v1.EnableName
-	151, // 177: holdfast.v1.SimulateStep.switching:type_name -> holdfast.v1.SwitchingName
-	156, // 178: holdfast.v1.SimulateStep.maintenance:type_name -> holdfast.v1.GroupOnNodeName
-	152, // 179: holdfast.v1.SimulateStep.end_maintenance:type_name -> holdfast.v1.GroupName
-	43,  // 180: holdfast.v1.SimulateStep.load:type_name -> holdfast.v1.SetNodeLoadRequest
-	12,  // 181: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
-	159, // 182: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
-	160, // 183: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	222, // 184: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
-	160, // 185: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
-	12,  // 186: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	209, // 187: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 188: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	223, // 189: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
-	223, // 190: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
-	203, // 191: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
-	12,  // 192: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
-	171, // 193: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
-	12,  // 194: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
-	178, // 195: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
-	178, // 196: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
-	179, // 197: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
-	9,   // 198: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
-	12,  // 199: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
-	12,  // 200: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
-	12,  // 201: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
-	224, // 202: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
-	224, // 203: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
-	224, // 204: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
-	12,  // 205: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
-	224, // 206: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
-	24,  // 207: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	26,  // 208: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	28,  // 209: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	176, // 210: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
-	180, // 211: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
-	184, // 212: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
-	182, // 213: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
-	186, // 214: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
-	188, // 215: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
-	190, // 216: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
-	192, // 217: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
-	194, // 218: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
-	196, // 219: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
-	198, // 220: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
-	30,  // 221: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	32,  // 222: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	35,  // 223: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	37,  // 224: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	39,  // 225: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	41,  // 226: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
-	43,  // 227: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
-	45,  // 228: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	165, // 229: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
-	167, // 230: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
-	169, // 231: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
-	172, // 232: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
-	174, // 233: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
-	47,  // 234: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	51,  // 235: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
-	55,  // 236: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
-	57,  // 237: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
-	59,  // 238: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
-	61,  // 239: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	63,  // 240: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	65,  // 241: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	67,  // 242: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	69,  // 243: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	71,  // 244: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	73,  // 245: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	75,  // 246: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	77,  // 247: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	79,  // 248: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
-	81,  // 249: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
-	83,  // 250: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
-	85,  // 251: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
-	87,  // 252: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
-	89,  // 253: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
-	92,  // 254: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
-	95,  // 255: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
-	98,  // 256: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	100, // 257: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	102, // 258: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	104, // 259: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	106, // 260: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	108, // 261: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	110, // 262: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
-	112, // 263: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
-	114, // 264: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
-	118, // 265: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
-	120, // 266: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
-	122, // 267: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	124, // 268: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	127, // 269: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	129, // 270: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	131, // 271: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	133, // 272: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	136, // 273: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	138, // 274: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	140, // 275: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
-	143, // 276: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
-	146, // 277: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
-	148, // 278: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	161, // 279: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	163, // 280: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	25,  // 281: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	27,  // 282: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	29,  // 283: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	177, // 284: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
-	181, // 285: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
-	185, // 286: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
-	183, // 287: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
-	187, // 288: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
-	189, // 289: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
-	191, // 290: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
-	193, // 291: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
-	195, // 292: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
-	197, // 293: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
-	199, // 294: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
-	31,  // 295: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	33,  // 296: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	36,  // 297: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	38,  // 298: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	40,  // 299: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	42,  // 300: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
-	44,  // 301: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
-	46,  // 302: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	166, // 303: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
-	168, // 304: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
-	170, // 305: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
-	173, // 306: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
-	175, // 307: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
-	48,  // 308: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	52,  // 309: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
-	56,  // 310: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
-	58,  // 311: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
-	60,  // 312: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
-	62,  // 313: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	64,  // 314: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	66,  // 315: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	68,  // 316: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	70,  // 317: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	72,  // 318: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	74,  // 319: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	76,  // 320: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	78,  // 321: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	80,  // 322: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
-	82,  // 323: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
-	84,  // 324: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
-	86,  // 325: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
-	88,  // 326: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
-	90,  // 327: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
-	93,  // 328: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
-	96,  // 329: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
-	99,  // 330: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	101, // 331: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	103, // 332: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	105, // 333: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	107, // 334: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	109, // 335: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	111, // 336: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
-	113, // 337: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
-	115, // 338: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
-	119, // 339: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
-	121, // 340: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
-	123, // 341: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	125, // 342: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	128, // 343: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	130, // 344: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	132, // 345: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	134, // 346: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	137, // 347: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	139, // 348: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	141, // 349: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
-	144, // 350: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
-	147, // 351: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
-	158, // 352: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	162, // 353: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	164, // 354: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	281, // [281:355] is the sub-list for method output_type
-	207, // [207:281] is the sub-list for method input_type
-	207, // [207:207] is the sub-list for extension type_name
-	207, // [207:207] is the sub-list for extension extendee
-	0,   // [0:207] is the sub-list for field type_name
+	13,  // 147: holdfast.v1.ExplainGroupResponse.holds:type_name -> holdfast.v1.Hold
+	12,  // 148: holdfast.v1.ExplainResourceResponse.source:type_name -> holdfast.v1.Source
+	142, // 149: holdfast.v1.ExplainResourceResponse.nodes:type_name -> holdfast.v1.ExplainedResource
+	220, // 150: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
+	222, // 151: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
+	204, // 152: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
+	205, // 153: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
+	13,  // 154: holdfast.v1.ExplainedResource.holds:type_name -> holdfast.v1.Hold
+	12,  // 155: holdfast.v1.ExplainNodeResponse.source:type_name -> holdfast.v1.Source
+	145, // 156: holdfast.v1.ExplainNodeResponse.runs:type_name -> holdfast.v1.GroupReason
+	145, // 157: holdfast.v1.ExplainNodeResponse.could_take:type_name -> holdfast.v1.GroupReason
+	145, // 158: holdfast.v1.ExplainNodeResponse.could_not_take:type_name -> holdfast.v1.GroupReason
+	13,  // 159: holdfast.v1.ExplainNodeResponse.holds:type_name -> holdfast.v1.Hold
+	14,  // 160: holdfast.v1.ExplainNodeResponse.load:type_name -> holdfast.v1.LoadInfo
+	220, // 161: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
+	12,  // 162: holdfast.v1.ExplainEventResponse.source:type_name -> holdfast.v1.Source
+	220, // 163: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
+	222, // 164: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
+	220, // 165: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
+	220, // 166: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
+	149, // 167: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
+	155, // 168: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
+	156, // 169: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
+	156, // 170: holdfast.v1.SimulateStep.offline:type_name -> holdfast.v1.GroupOnNodeName
+	156, // 171: holdfast.v1.SimulateStep.switch:type_name -> holdfast.v1.GroupOnNodeName
+	157, // 172: holdfast.v1.SimulateStep.fault:type_name -> holdfast.v1.ResourceOnNodeName
+	153, // 173: holdfast.v1.SimulateStep.stop_node:type_name -> holdfast.v1.StopNodeName
+	154, // 174: holdfast.v1.SimulateStep.freeze:type_name -> holdfast.v1.FreezeName
+	156, // 175: holdfast.v1.SimulateStep.clear:type_name -> holdfast.v1.GroupOnNodeName
+	127, // 176: holdfast.v1.SimulateStep.apply:type_name -> holdfast.v1.ApplyRequest
+	150, // 177: holdfast.v1.SimulateStep.enable:type_name -> holdfast.v1.EnableName
+	151, // 178: holdfast.v1.SimulateStep.switching:type_name -> holdfast.v1.SwitchingName
+	156, // 179: holdfast.v1.SimulateStep.maintenance:type_name -> holdfast.v1.GroupOnNodeName
+	152, // 180: holdfast.v1.SimulateStep.end_maintenance:type_name -> holdfast.v1.GroupName
+	43,  // 181: holdfast.v1.SimulateStep.load:type_name -> holdfast.v1.SetNodeLoadRequest
+	12,  // 182: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
+	159, // 183: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
+	160, // 184: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
+	222, // 185: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	160, // 186: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
+	12,  // 187: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	209, // 188: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	209, // 189: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	223, // 190: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	223, // 191: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	203, // 192: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	12,  // 193: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
+	171, // 194: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
+	12,  // 195: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
+	178, // 196: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
+	178, // 197: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
+	179, // 198: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
+	9,   // 199: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
+	12,  // 200: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
+	12,  // 201: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
+	12,  // 202: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
+	224, // 203: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	224, // 204: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	224, // 205: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	12,  // 206: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
+	224, // 207: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	24,  // 208: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	26,  // 209: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	28,  // 210: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	176, // 211: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
+	180, // 212: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
+	184, // 213: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
+	182, // 214: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	186, // 215: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	188, // 216: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
+	190, // 217: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	192, // 218: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	194, // 219: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	196, // 220: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	198, // 221: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	30,  // 222: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	32,  // 223: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	35,  // 224: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	37,  // 225: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	39,  // 226: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	41,  // 227: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
+	43,  // 228: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
+	45,  // 229: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	165, // 230: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	167, // 231: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	169, // 232: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	172, // 233: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	174, // 234: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	47,  // 235: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	51,  // 236: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
+	55,  // 237: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
+	57,  // 238: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
+	59,  // 239: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
+	61,  // 240: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	63,  // 241: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	65,  // 242: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	67,  // 243: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	69,  // 244: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	71,  // 245: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	73,  // 246: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	75,  // 247: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	77,  // 248: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	79,  // 249: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
+	81,  // 250: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
+	83,  // 251: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
+	85,  // 252: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
+	87,  // 253: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
+	89,  // 254: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
+	92,  // 255: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
+	95,  // 256: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
+	98,  // 257: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	100, // 258: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	102, // 259: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	104, // 260: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	106, // 261: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	108, // 262: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	110, // 263: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
+	112, // 264: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
+	114, // 265: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
+	118, // 266: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
+	120, // 267: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
+	122, // 268: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	124, // 269: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	127, // 270: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	129, // 271: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	131, // 272: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	133, // 273: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	136, // 274: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	138, // 275: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	140, // 276: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
+	143, // 277: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
+	146, // 278: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
+	148, // 279: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	161, // 280: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	163, // 281: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	25,  // 282: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	27,  // 283: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	29,  // 284: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	177, // 285: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	181, // 286: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	185, // 287: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
+	183, // 288: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	187, // 289: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	189, // 290: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
+	191, // 291: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	193, // 292: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	195, // 293: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	197, // 294: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	199, // 295: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	31,  // 296: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	33,  // 297: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	36,  // 298: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	38,  // 299: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	40,  // 300: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	42,  // 301: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
+	44,  // 302: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
+	46,  // 303: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	166, // 304: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	168, // 305: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	170, // 306: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	173, // 307: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	175, // 308: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	48,  // 309: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	52,  // 310: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
+	56,  // 311: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
+	58,  // 312: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
+	60,  // 313: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
+	62,  // 314: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	64,  // 315: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	66,  // 316: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	68,  // 317: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	70,  // 318: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	72,  // 319: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	74,  // 320: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	76,  // 321: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	78,  // 322: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	80,  // 323: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
+	82,  // 324: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
+	84,  // 325: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
+	86,  // 326: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
+	88,  // 327: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
+	90,  // 328: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
+	93,  // 329: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
+	96,  // 330: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
+	99,  // 331: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	101, // 332: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	103, // 333: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	105, // 334: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	107, // 335: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	109, // 336: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	111, // 337: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
+	113, // 338: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
+	115, // 339: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
+	119, // 340: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
+	121, // 341: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
+	123, // 342: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	125, // 343: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	128, // 344: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	130, // 345: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	132, // 346: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	134, // 347: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	137, // 348: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	139, // 349: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	141, // 350: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
+	144, // 351: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
+	147, // 352: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
+	158, // 353: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	162, // 354: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	164, // 355: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	282, // [282:356] is the sub-list for method output_type
+	208, // [208:282] is the sub-list for method input_type
+	208, // [208:208] is the sub-list for extension type_name
+	208, // [208:208] is the sub-list for extension extendee
+	0,   // [0:208] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
