@@ -1751,10 +1751,12 @@ func (x *Values) GetValues() map[string]string {
 type GroupDependency struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The child.
-	Group    string                   `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Whether the child must be online or offline.
 	Category GroupDependency_Category `protobuf:"varint,2,opt,name=category,proto3,enum=holdfast.v1.GroupDependency_Category" json:"category,omitempty"`
+	// Where.
 	Location GroupDependency_Location `protobuf:"varint,3,opt,name=location,proto3,enum=holdfast.v1.GroupDependency_Location" json:"location,omitempty"`
-	// Unset: firm; of category offline: soft.
+	// What a fault of the child does to the parent. Only of online dependencies; unset: firm.
 	Rigidity      GroupDependency_Rigidity `protobuf:"varint,4,opt,name=rigidity,proto3,enum=holdfast.v1.GroupDependency_Rigidity" json:"rigidity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2244,31 +2246,44 @@ type Package struct {
 	AutoRun *bool `protobuf:"varint,4,opt,name=auto_run,json=autoRun,proto3,oneof" json:"auto_run,omitempty"`
 	// The node is reset when the package fails.
 	NodeFailFastEnabled bool `protobuf:"varint,5,opt,name=node_fail_fast_enabled,json=nodeFailFastEnabled,proto3" json:"node_fail_fast_enabled,omitempty"`
-	// Unset: without limit.
-	RunScriptTimeout     *durationpb.Duration `protobuf:"bytes,6,opt,name=run_script_timeout,json=runScriptTimeout,proto3" json:"run_script_timeout,omitempty"`
-	HaltScriptTimeout    *durationpb.Duration `protobuf:"bytes,7,opt,name=halt_script_timeout,json=haltScriptTimeout,proto3" json:"halt_script_timeout,omitempty"`
+	// How long an external script may take to start. Unset: without limit.
+	RunScriptTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=run_script_timeout,json=runScriptTimeout,proto3" json:"run_script_timeout,omitempty"`
+	// How long an external script may take to stop. Unset: without limit.
+	HaltScriptTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=halt_script_timeout,json=haltScriptTimeout,proto3" json:"halt_script_timeout,omitempty"`
+	// Dependents are given so long to halt first; 0s: they are halted at the same time. Unset: without limit.
 	SuccessorHaltTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=successor_halt_timeout,json=successorHaltTimeout,proto3" json:"successor_halt_timeout,omitempty"`
-	// configured_node, min_package_node, site_preferred, site_preferred_manual.
+	// Which node is taken: the first of node_name, the one with fewest packages, or the first at the site where it ran; with site_preferred_manual never another site.
 	FailoverPolicy string `protobuf:"bytes,9,opt,name=failover_policy,json=failoverPolicy,proto3" json:"failover_policy,omitempty"`
-	// manual, automatic.
+	// Whether it returns by itself to the first node of node_name.
 	FailbackPolicy string `protobuf:"bytes,10,opt,name=failback_policy,json=failbackPolicy,proto3" json:"failback_policy,omitempty"`
 	// 1 to 3000, lower is more important; 0: no_priority.
-	Priority         uint32               `protobuf:"varint,11,opt,name=priority,proto3" json:"priority,omitempty"`
-	Dependencies     []*PackageDependency `protobuf:"bytes,12,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
-	Weights          map[string]int64     `protobuf:"bytes,13,rep,name=weights,proto3" json:"weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	MonitoredSubnets []*PackageSubnet     `protobuf:"bytes,14,rep,name=monitored_subnets,json=monitoredSubnets,proto3" json:"monitored_subnets,omitempty"`
+	Priority uint32 `protobuf:"varint,11,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Packages that must be up, or down, for this one to run.
+	Dependencies []*PackageDependency `protobuf:"bytes,12,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	// What it needs of the nodes' capacity, by name. package_limit is 1 unless written.
+	Weights map[string]int64 `protobuf:"bytes,13,rep,name=weights,proto3" json:"weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Subnets that must be up where it runs.
+	MonitoredSubnets []*PackageSubnet `protobuf:"bytes,14,rep,name=monitored_subnets,json=monitoredSubnets,proto3" json:"monitored_subnets,omitempty"`
 	// Relocatable addresses with prefix length.
-	IpAddress        []string                  `protobuf:"bytes,15,rep,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
-	Services         []*PackageService         `protobuf:"bytes,16,rep,name=services,proto3" json:"services,omitempty"`
+	IpAddress []string `protobuf:"bytes,15,rep,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
+	// Commands that stay in the foreground and are watched.
+	Services []*PackageService `protobuf:"bytes,16,rep,name=services,proto3" json:"services,omitempty"`
+	// Signals that must be up.
 	GenericResources []*PackageGenericResource `protobuf:"bytes,17,rep,name=generic_resources,json=genericResources,proto3" json:"generic_resources,omitempty"`
-	Mounts           []*PackageMount           `protobuf:"bytes,18,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	// Programs called with validate, start and stop, before everything else and after it.
+	// File systems, mounted in this order.
+	Mounts []*PackageMount `protobuf:"bytes,18,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	// Programs called with validate, start and stop: the first before everything else, and after it when halting.
 	ExternalPreScript []string `protobuf:"bytes,19,rep,name=external_pre_script,json=externalPreScript,proto3" json:"external_pre_script,omitempty"`
-	ExternalScript    []string `protobuf:"bytes,20,rep,name=external_script,json=externalScript,proto3" json:"external_script,omitempty"`
+	// Programs likewise, between the addresses and the services.
+	ExternalScript []string `protobuf:"bytes,20,rep,name=external_script,json=externalScript,proto3" json:"external_script,omitempty"`
 	// Passed to all scripts as PEV_NAME.
 	Pev map[string]string `protobuf:"bytes,21,rep,name=pev,proto3" json:"pev,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Volume groups and disk groups that are activated; for the disk agents.
-	Vg            []string `protobuf:"bytes,22,rep,name=vg,proto3" json:"vg,omitempty"`
+	Vg []string `protobuf:"bytes,22,rep,name=vg,proto3" json:"vg,omitempty"`
+	// As of the group that it becomes: no automatic action and no operation.
+	Frozen bool `protobuf:"varint,23,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// Why it is frozen and by whom, for people.
+	FrozenReason  string `protobuf:"bytes,24,opt,name=frozen_reason,json=frozenReason,proto3" json:"frozen_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2457,14 +2472,29 @@ func (x *Package) GetVg() []string {
 	return nil
 }
 
+func (x *Package) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
+}
+
+func (x *Package) GetFrozenReason() string {
+	if x != nil {
+		return x.FrozenReason
+	}
+	return ""
+}
+
 // PackageDependency on another package (SG-91, SG-111).
 type PackageDependency struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Package string                 `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The package that this one depends on.
+	Package string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
 	// DOWN instead of UP: exclusion.
 	Down bool `protobuf:"varint,3,opt,name=down,proto3" json:"down,omitempty"`
-	// same_node, different_node, any_node, all_nodes.
+	// Where it must be so: up on the same node, a different one or any; down on the same node or all.
 	Location      string `protobuf:"bytes,4,opt,name=location,proto3" json:"location,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2587,7 +2617,8 @@ func (x *PackageSubnet) GetPartial() bool {
 type PackageService struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Cmd   string                 `protobuf:"bytes,2,opt,name=cmd,proto3" json:"cmd,omitempty"`
+	// Program with its arguments, run without a shell.
+	Cmd string `protobuf:"bytes,2,opt,name=cmd,proto3" json:"cmd,omitempty"`
 	// Restarts in place; -1: unlimited.
 	Restart int32 `protobuf:"varint,3,opt,name=restart,proto3" json:"restart,omitempty"`
 	// The node is reset when the service fails for good.
@@ -2728,11 +2759,15 @@ func (x *PackageGenericResource) GetUpCriteria() string {
 
 // PackageMount is a file system (SG-100).
 type PackageMount struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Directory     string                 `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`
-	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
-	MountOpt      string                 `protobuf:"bytes,4,opt,name=mount_opt,json=mountOpt,proto3" json:"mount_opt,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Block device.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where it is mounted.
+	Directory string `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`
+	// ext4, xfs and the like.
+	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// Options, separated by commas.
+	MountOpt      string `protobuf:"bytes,4,opt,name=mount_opt,json=mountOpt,proto3" json:"mount_opt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2810,7 +2845,7 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x05words\x18\a \x03(\tR\x05words\x12\x1e\n" +
 	"\n" +
 	"registered\x18\b \x01(\bR\n" +
-	"registered\"\x95\x17\n" +
+	"registered\"\x97\x17\n" +
 	"\x06Limits\x12n\n" +
 	"\x10monitor_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB(\xa2\xbb\x18$\n" +
 	"\x0fMonitorInterval\x12\x036.5\x1a\x021m(\x80\xa3\x05J\x0450msR\x0fmonitorInterval\x12\x86\x01\n" +
@@ -2827,12 +2862,12 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x11online_wait_limit\x18\a \x01(\rB \xa2\xbb\x18\x1c\n" +
 	"\x0fOnlineWaitLimit\x12\x036.6\x1a\x012(\xe8\aH\x00R\x0fonlineWaitLimit\x88\x01\x01\x12T\n" +
 	"\x12offline_wait_limit\x18\b \x01(\rB!\xa2\xbb\x18\x1d\n" +
-	"\x10OfflineWaitLimit\x12\x036.7\x1a\x010(\xe8\aH\x01R\x10offlineWaitLimit\x88\x01\x01\x12T\n" +
-	"\x12online_retry_limit\x18\t \x01(\rB!\xa2\xbb\x18\x1d\n" +
-	"\x10OnlineRetryLimit\x12\x036.6\x1a\x010(\xe8\aH\x02R\x10onlineRetryLimit\x88\x01\x01\x12G\n" +
+	"\x10OfflineWaitLimit\x12\x036.7\x1a\x010(\xe8\aH\x01R\x10offlineWaitLimit\x88\x01\x01\x12U\n" +
+	"\x12online_retry_limit\x18\t \x01(\rB\"\xa2\xbb\x18\x1e\n" +
+	"\x10OnlineRetryLimit\x12\x036.6\x1a\x010(\xc0\x84=H\x02R\x10onlineRetryLimit\x88\x01\x01\x12H\n" +
 	"\rrestart_limit\x18\n" +
-	" \x01(\rB\x1d\xa2\xbb\x18\x19\n" +
-	"\fRestartLimit\x12\x036.8\x1a\x010(\xe8\aH\x03R\frestartLimit\x88\x01\x01\x12M\n" +
+	" \x01(\rB\x1e\xa2\xbb\x18\x1a\n" +
+	"\fRestartLimit\x12\x036.8\x1a\x010(\xc0\x84=H\x03R\frestartLimit\x88\x01\x01\x12M\n" +
 	"\x0ftolerance_limit\x18\v \x01(\rB\x1f\xa2\xbb\x18\x1b\n" +
 	"\x0eToleranceLimit\x12\x036.8\x1a\x010(\xe8\aH\x04R\x0etoleranceLimit\x88\x01\x01\x12g\n" +
 	"\rconf_interval\x18\f \x01(\v2\x19.google.protobuf.DurationB'\xa2\xbb\x18#\n" +
@@ -3111,7 +3146,7 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x12_fault_propagationB\v\n" +
 	"\t_evacuateB\r\n" +
 	"\v_manual_opsB\x13\n" +
-	"\x11_auto_clear_limitJ\x04\b\x04\x10\x05\"\xd9\x0e\n" +
+	"\x11_auto_clear_limitJ\x04\b\x04\x10\x05\"\xbd\x10\n" +
 	"\aPackage\x12-\n" +
 	"\x04name\x18\x01 \x01(\tB\x19\xa2\xbb\x18\x15\n" +
 	"\fpackage_name\x12\x05SG-79R\x04name\x12S\n" +
@@ -3122,11 +3157,11 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	"\bauto_run\x18\x04 \x01(\bB\x1b\xa2\xbb\x18\x17\n" +
 	"\bauto_run\x12\x05SG-82\x1a\x04trueH\x00R\aautoRun\x88\x01\x01\x12X\n" +
 	"\x16node_fail_fast_enabled\x18\x05 \x01(\bB#\xa2\xbb\x18\x1f\n" +
-	"\x16node_fail_fast_enabled\x12\x05SG-83R\x13nodeFailFastEnabled\x12k\n" +
-	"\x12run_script_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\"\xa2\xbb\x18\x1e\n" +
-	"\x12run_script_timeout\x12\x05SG-84(\xc6!R\x10runScriptTimeout\x12n\n" +
-	"\x13halt_script_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB#\xa2\xbb\x18\x1f\n" +
-	"\x13halt_script_timeout\x12\x05SG-84(\xc6!R\x11haltScriptTimeout\x12w\n" +
+	"\x16node_fail_fast_enabled\x12\x05SG-83R\x13nodeFailFastEnabled\x12m\n" +
+	"\x12run_script_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB$\xa2\xbb\x18 \n" +
+	"\x12run_script_timeout\x12\x05SG-84 \x01(\xc6!R\x10runScriptTimeout\x12p\n" +
+	"\x13halt_script_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB%\xa2\xbb\x18!\n" +
+	"\x13halt_script_timeout\x12\x05SG-84 \x01(\xc6!R\x11haltScriptTimeout\x12w\n" +
 	"\x16successor_halt_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationB&\xa2\xbb\x18\"\n" +
 	"\x16successor_halt_timeout\x12\x05SG-85(\xc6!R\x14successorHaltTimeout\x12\xa0\x01\n" +
 	"\x0ffailover_policy\x18\t \x01(\tBw\xa2\xbb\x18s\n" +
@@ -3135,62 +3170,81 @@ const file_api_holdfast_v1_groups_proto_rawDesc = "" +
 	" \x01(\tB7\xa2\xbb\x183\n" +
 	"\x0ffailback_policy\x12\x05SG-89\x1a\x06manual2\x06manual2\tautomaticR\x0efailbackPolicy\x124\n" +
 	"\bpriority\x18\v \x01(\rB\x18\xa2\xbb\x18\x14\n" +
-	"\bpriority\x12\x05SG-90(\xb8\x17R\bpriority\x12B\n" +
-	"\fdependencies\x18\f \x03(\v2\x1e.holdfast.v1.PackageDependencyR\fdependencies\x12[\n" +
+	"\bpriority\x12\x05SG-90(\xb8\x17R\bpriority\x12b\n" +
+	"\fdependencies\x18\f \x03(\v2\x1e.holdfast.v1.PackageDependencyB\x1e\xa2\xbb\x18\x1a\n" +
+	"\x0fdependency_name\x12\x05SG-91X R\fdependencies\x12[\n" +
 	"\aweights\x18\r \x03(\v2!.holdfast.v1.Package.WeightsEntryB\x1e\xa2\xbb\x18\x1a\n" +
-	"\vweight_name\x12\x05SG-92(\xc0\x84=X\x04R\aweights\x12G\n" +
-	"\x11monitored_subnets\x18\x0e \x03(\v2\x1a.holdfast.v1.PackageSubnetR\x10monitoredSubnets\x126\n" +
+	"\vweight_name\x12\x05SG-92(\xc0\x84=X\x04R\aweights\x12h\n" +
+	"\x11monitored_subnets\x18\x0e \x03(\v2\x1a.holdfast.v1.PackageSubnetB\x1f\xa2\xbb\x18\x1b\n" +
+	"\x10monitored_subnet\x12\x05SG-94X@R\x10monitoredSubnets\x129\n" +
 	"\n" +
-	"ip_address\x18\x0f \x03(\tB\x17\xa2\xbb\x18\x13\n" +
+	"ip_address\x18\x0f \x03(\tB\x1a\xa2\xbb\x18\x16\n" +
 	"\n" +
-	"ip_address\x12\x05SG-95R\tipAddress\x127\n" +
-	"\bservices\x18\x10 \x03(\v2\x1b.holdfast.v1.PackageServiceR\bservices\x12P\n" +
-	"\x11generic_resources\x18\x11 \x03(\v2#.holdfast.v1.PackageGenericResourceR\x10genericResources\x121\n" +
-	"\x06mounts\x18\x12 \x03(\v2\x19.holdfast.v1.PackageMountR\x06mounts\x12Q\n" +
+	"ip_address\x12\x05SG-95X\xc8\x01R\tipAddress\x12T\n" +
+	"\bservices\x18\x10 \x03(\v2\x1b.holdfast.v1.PackageServiceB\x1b\xa2\xbb\x18\x17\n" +
+	"\fservice_name\x12\x05SG-96X@R\bservices\x12v\n" +
+	"\x11generic_resources\x18\x11 \x03(\v2#.holdfast.v1.PackageGenericResourceB$\xa2\xbb\x18 \n" +
+	"\x15generic_resource_name\x12\x05SG-98X@R\x10genericResources\x12K\n" +
+	"\x06mounts\x18\x12 \x03(\v2\x19.holdfast.v1.PackageMountB\x18\xa2\xbb\x18\x14\n" +
+	"\afs_name\x12\x06SG-100X\x80\x02R\x06mounts\x12Q\n" +
 	"\x13external_pre_script\x18\x13 \x03(\tB!\xa2\xbb\x18\x1d\n" +
 	"\x13external_pre_script\x12\x06SG-102R\x11externalPreScript\x12F\n" +
 	"\x0fexternal_script\x18\x14 \x03(\tB\x1d\xa2\xbb\x18\x19\n" +
 	"\x0fexternal_script\x12\x06SG-102R\x0eexternalScript\x12C\n" +
 	"\x03pev\x18\x15 \x03(\v2\x1d.holdfast.v1.Package.PevEntryB\x12\xa2\xbb\x18\x0e\n" +
-	"\x04pev_\x12\x06SG-103R\x03pev\x12\x1f\n" +
-	"\x02vg\x18\x16 \x03(\tB\x0f\xa2\xbb\x18\v\n" +
-	"\x02vg\x12\x05SG-99R\x02vg\x1a:\n" +
+	"\x04pev_\x12\x06SG-103R\x03pev\x12!\n" +
+	"\x02vg\x18\x16 \x03(\tB\x11\xa2\xbb\x18\r\n" +
+	"\x02vg\x12\x05SG-99X@R\x02vg\x12\x16\n" +
+	"\x06frozen\x18\x17 \x01(\bR\x06frozen\x12#\n" +
+	"\rfrozen_reason\x18\x18 \x01(\tR\ffrozenReason\x1a:\n" +
 	"\fWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a6\n" +
 	"\bPevEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_auto_run\"\xf8\x01\n" +
-	"\x11PackageDependency\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12B\n" +
+	"\t_auto_run\"\x96\x02\n" +
+	"\x11PackageDependency\x120\n" +
+	"\x04name\x18\x01 \x01(\tB\x1c\xa2\xbb\x18\x18\n" +
+	"\x0fdependency_name\x12\x05SG-91R\x04name\x12B\n" +
 	"\apackage\x18\x02 \x01(\tB(\xa2\xbb\x18$\n" +
 	"\x14dependency_condition\x12\x05SG-91:\x05groupR\apackage\x12\x12\n" +
 	"\x04down\x18\x03 \x01(\bR\x04down\x12w\n" +
 	"\blocation\x18\x04 \x01(\tB[\xa2\xbb\x18W\n" +
-	"\x13dependency_location\x12\x05SG-91\x1a\tsame_node2\tsame_node2\x0edifferent_node2\bany_node2\tall_nodesR\blocation\"A\n" +
-	"\rPackageSubnet\x12\x16\n" +
-	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x18\n" +
-	"\apartial\x18\x02 \x01(\bR\apartial\"\xb9\x02\n" +
-	"\x0ePackageService\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03cmd\x18\x02 \x01(\tR\x03cmd\x12E\n" +
+	"\x13dependency_location\x12\x05SG-91\x1a\tsame_node2\tsame_node2\x0edifferent_node2\bany_node2\tall_nodesR\blocation\"\x86\x01\n" +
+	"\rPackageSubnet\x125\n" +
+	"\x06subnet\x18\x01 \x01(\tB\x1d\xa2\xbb\x18\x19\n" +
+	"\x10monitored_subnet\x12\x05SG-94R\x06subnet\x12>\n" +
+	"\apartial\x18\x02 \x01(\bB$\xa2\xbb\x18 \n" +
+	"\x17monitored_subnet_access\x12\x05SG-94R\apartial\"\xee\x02\n" +
+	"\x0ePackageService\x12-\n" +
+	"\x04name\x18\x01 \x01(\tB\x19\xa2\xbb\x18\x15\n" +
+	"\fservice_name\x12\x05SG-96R\x04name\x12*\n" +
+	"\x03cmd\x18\x02 \x01(\tB\x18\xa2\xbb\x18\x14\n" +
+	"\vservice_cmd\x12\x05SG-96R\x03cmd\x12E\n" +
 	"\arestart\x18\x03 \x01(\x05B+\xa2\xbb\x18'\n" +
 	"\x0fservice_restart\x12\x05SG-96 \xff\xff\xff\xff\xff\xff\xff\xff\xff\x01(\xa0\x8d\x06R\arestart\x12R\n" +
 	"\x11fail_fast_enabled\x18\x04 \x01(\bB&\xa2\xbb\x18\"\n" +
 	"\x19service_fail_fast_enabled\x12\x05SG-96R\x0ffailFastEnabled\x12f\n" +
 	"\fhalt_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB(\xa2\xbb\x18$\n" +
-	"\x14service_halt_timeout\x12\x05SG-96\x1a\x020s(\xc6!R\vhaltTimeout\"p\n" +
-	"\x16PackageGenericResource\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
-	"\fbefore_start\x18\x02 \x01(\bR\vbeforeStart\x12\x1f\n" +
-	"\vup_criteria\x18\x03 \x01(\tR\n" +
-	"upCriteria\"q\n" +
-	"\fPackageMount\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
-	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\tR\x04type\x12\x1b\n" +
-	"\tmount_opt\x18\x04 \x01(\tR\bmountOpt*a\n" +
+	"\x14service_halt_timeout\x12\x05SG-96\x1a\x020s(\xc6!R\vhaltTimeout\"\xef\x01\n" +
+	"\x16PackageGenericResource\x126\n" +
+	"\x04name\x18\x01 \x01(\tB\"\xa2\xbb\x18\x1e\n" +
+	"\x15generic_resource_name\x12\x05SG-98R\x04name\x12P\n" +
+	"\fbefore_start\x18\x02 \x01(\bB-\xa2\xbb\x18)\n" +
+	" generic_resource_evaluation_type\x12\x05SG-98R\vbeforeStart\x12K\n" +
+	"\vup_criteria\x18\x03 \x01(\tB*\xa2\xbb\x18&\n" +
+	"\x1cgeneric_resource_up_criteria\x12\x06SG-135R\n" +
+	"upCriteria\"\xd7\x01\n" +
+	"\fPackageMount\x12)\n" +
+	"\x04name\x18\x01 \x01(\tB\x15\xa2\xbb\x18\x11\n" +
+	"\afs_name\x12\x06SG-100R\x04name\x128\n" +
+	"\tdirectory\x18\x02 \x01(\tB\x1a\xa2\xbb\x18\x16\n" +
+	"\ffs_directory\x12\x06SG-100R\tdirectory\x12)\n" +
+	"\x04type\x18\x03 \x01(\tB\x15\xa2\xbb\x18\x11\n" +
+	"\afs_type\x12\x06SG-100R\x04type\x127\n" +
+	"\tmount_opt\x18\x04 \x01(\tB\x1a\xa2\xbb\x18\x16\n" +
+	"\ffs_mount_opt\x12\x06SG-100R\bmountOpt*a\n" +
 	"\bTakeover\x12\x18\n" +
 	"\x14TAKEOVER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rTAKEOVER_TIME\x10\x01\x12\x14\n" +
