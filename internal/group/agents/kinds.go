@@ -29,7 +29,7 @@ type kind struct {
 }
 
 var kinds = []kind{
-	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, nicKind, packageScriptKind,
+	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, mountKind, nicKind, packageScriptKind,
 	packageServiceKind, persistentGenericResourceKind, phantomKind, processKind, proxyKind, subnetKind,
 }
 

@@ -23,6 +23,12 @@ import (
 // peer's eth0 in a second namespace. It returns true in the child.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
+	return inNamespaces(t, syscall.CLONE_NEWNET)
+}
+
+// inNamespaces runs the calling test in a child process with namespaces of its own. It returns true in the child.
+func inNamespaces(t *testing.T, flags uintptr) bool {
+	t.Helper()
 	const inside = "HOLDFAST_TEST_INSIDE"
 	if os.Getenv(inside) == t.Name() {
 		return true
@@ -34,7 +40,7 @@ func inNetwork(t *testing.T) bool {
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v"}
 	cmd := exec.CommandContext(t.Context(), exe, args...)
 	cmd.Env = append(os.Environ(), inside+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // Pdeathsig is about the thread
 	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
