@@ -19,6 +19,9 @@
 //	    node, which names it when it asks to join anew
 //	S5  a plan is taken only by the state that it was made from
 //	S6  a configuration is replaced only by a caller who knew the current one
+//	S7  a group that goes on where it was detached keeps its place there until that incarnation is known to run nothing, by
+//	    its own node or an administrator, or until the node's next incarnation has reported on it under a lease: no time proves it
+//	S8  the cluster's clock, the events that a notifier has told, and the numbers of triggers never go back
 //
 // The stored form is docs/formats/state.md.
 package state

@@ -204,6 +204,7 @@ func (a *applier) removeNode(c *pb.RemoveNode) *Refused {
 	delete(a.s.Nodes, name)
 	delete(a.s.NodeStatus, name)
 	delete(a.s.Standings, name)
+	a.fitSignals()
 	for _, id := range SortedKeys(a.s.GetInvitations()) {
 		if a.s.Invitations[id].GetNode().GetName() == name {
 			delete(a.s.Invitations, id)

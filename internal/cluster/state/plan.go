@@ -110,8 +110,9 @@ func (a *applier) mayPlan(c *pb.Plan) *Refused {
 		errs = append(errs, group(f.GetGroup()))
 	}
 	for _, cl := range c.GetClears() {
-		_, err := a.places(cl.GetGroup(), cl.GetResource(), cl.GetNode())
-		errs = append(errs, err)
+		if _, err := a.places(cl.GetGroup(), cl.GetResource(), cl.GetNode()); err != nil {
+			errs = append(errs, refuse(CodeInvalid, "%s", err.Message))
+		}
 	}
 	for _, t := range c.GetTriggers() {
 		errs = append(errs, member(t.GetNode()))

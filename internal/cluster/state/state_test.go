@@ -367,7 +367,7 @@ func anyCommand(t *rapid.T, s *pb.State, request uint64) *pb.Command {
 	epoch := s.View.Epoch + rapid.Uint64Range(0, 1).Draw(t, "ahead")
 	d := durationpb.New(time.Duration(rapid.IntRange(-1, 3000).Draw(t, "ms")) * time.Millisecond)
 	c := &pb.Command{Format: 1, Proposer: "p", Request: request, TimeMs: int64(request)}
-	switch rapid.IntRange(0, 16).Draw(t, "kind") {
+	switch rapid.IntRange(0, 26).Draw(t, "kind") {
 	case 0:
 		c.Change = &pb.Command_GuardStarted{GuardStarted: &pb.GuardStarted{Node: node, RaftId: id, GuardIncarnation: id, Rebooted: id%2 == 0}}
 	case 1:
@@ -386,7 +386,7 @@ func anyCommand(t *rapid.T, s *pb.State, request uint64) *pb.Command {
 	case 3:
 		c.Change = &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: epoch, Node: node, ResignedRaftId: id % 4}}
 	case 4:
-		c.Change = &pb.Command_Join{Join: &pb.Join{Node: node, RaftId: s.NextRaftId, GuardIncarnation: id, EndedRaftId: id}}
+		c.Change = &pb.Command_Join{Join: &pb.Join{Node: node, RaftId: s.NextRaftId, GuardIncarnation: id, EndedRaftId: id, Detached: id%2 == 0}}
 	case 5:
 		c.Change = &pb.Command_Promote{Promote: &pb.Promote{BaseEpoch: epoch, Node: node, RaftId: s.Learners[node].GetRaftId()}}
 	case 6:
@@ -415,6 +415,30 @@ func anyCommand(t *rapid.T, s *pb.State, request uint64) *pb.Command {
 			conf.Groups = nil
 		}
 		c.Change = &pb.Command_Configure{Configure: &pb.Configure{BaseRevision: s.ConfigRevision, Configuration: conf}}
+	case 16:
+		c.Change = &pb.Command_Plan{Plan: &pb.Plan{BasePlanRevision: s.PlanRevision, ClockMs: int64(id), Triggers: []*pb.TriggerRun{{Trigger: "sysup", Node: other}, {Trigger: "preonline", Node: other, Group: group, Blocking: true}},
+			GroupChanges: []*pb.GroupChange{{Group: group, Book: &pb.Instance{}, NewTrigger: uint32(id % 4)}}, TriggersSeen: []uint64{id}, Places: []*pb.PlaceChange{{Group: group, Node: other, Disabled: "d"}},
+			Flags: []*pb.GroupFlags{{Group: group, Unfreeze: true}}, Resets: map[string]string{other: "r"}, Clears: []*pb.Clear{{Group: group}}, NodesUnfrozen: []string{other}}}
+	case 17:
+		c.Change = &pb.Command_TriggerDone{TriggerDone: &pb.TriggerDone{Number: id, Node: other, RaftId: MemberOf(s, other).GetRaftId(), ExitStatus: int32(id) - 1, Message: "\xff"}}
+	case 18:
+		c.Change = &pb.Command_SetSignal{SetSignal: &pb.SetSignal{Name: group, Node: node, Value: &pb.SignalValue{State: v1.SignalState(id), TimeToLive: d}}}
+	case 19:
+		c.Change = &pb.Command_SetLoad{SetLoad: &pb.SetLoad{Node: node, Load: map[string]int64{group: int64(id)}}}
+	case 20:
+		c.Change = &pb.Command_Enable{Enable: &pb.Enable{Group: group, Node: node, AutoEnable: id%2 == 0, Disabled: map[bool]string{true: "d"}[id%3 == 0]}}
+	case 21:
+		c.Change = &pb.Command_SetSwitching{SetSwitching: &pb.SetSwitching{Group: group, Off: map[bool]string{true: "off"}[id%2 == 0]}}
+	case 22:
+		c.Change = &pb.Command_ClearAdminWait{ClearAdminWait: &pb.ClearAdminWait{Group: group, Node: node, Fault: id%2 == 0}}
+	case 23:
+		c.Change = &pb.Command_SetMaintenance{SetMaintenance: &pb.SetMaintenance{Group: group, Node: node}}
+	case 24:
+		c.Change = &pb.Command_OperationDone{OperationDone: &pb.OperationDone{Id: id, Node: other, RaftId: MemberOf(s, other).GetRaftId()}}
+	case 25:
+		c.Change = &pb.Command_Operate{Operate: &pb.Operate{Operation: &v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: other, Detach: true}}}
+	case 26:
+		c.Change = &pb.Command_SetFrozen{SetFrozen: &pb.SetFrozen{Node: other, Frozen: id%3 > 0, Evacuate: id%2 == 0, Temporary: map[bool]*pb.Freeze{true: {Reason: "r"}}[id%3 > 1]}}
 	}
 	return c
 }
