@@ -19,6 +19,8 @@ var programs = []struct{ program, pkg string }{
 	{"ps", "procps"},
 	{"curl", "curl"},
 	{"fence_dummy", "fence-agents"},
+	{"snmptrapd", "snmptrapd"},
+	{"smilint", "smitools"},
 	{"qemu-system-x86_64", "qemu-system-x86"}, // of make test-vm
 }
 
