@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
+	"github.com/holdfast-ha/holdfast/internal/group/agents"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 )
 
@@ -171,6 +172,11 @@ func (h fakeHost) Run(c agent.Call, done func(agent.Result)) {
 func (h fakeHost) Cancel(token uint64) { h.b.say("cancel %d", token) }
 func (h fakeHost) Protect(g *v1.Group) (*guardpb.Protect, error) {
 	return &guardpb.Protect{Group: g.GetName(), Cgroup: "/cg/" + g.GetName()}, nil
+}
+func (h fakeHost) StatesChanged(look func(agents.Target) v1.ResourceState) {
+	if s := look(agents.Target{Group: "web", Resource: "app", Node: "n2"}); s != 0 {
+		h.b.say("web/app on n2 is %s", s)
+	}
 }
 func (h fakeHost) Release(group string)         { h.b.say("release %s", group) }
 func (h fakeHost) Notices() <-chan agent.Notice { return nil }

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/witness"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
+	"github.com/holdfast-ha/holdfast/internal/group/agents"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
 	"github.com/holdfast-ha/holdfast/internal/node/guardclient"
 )
@@ -49,6 +50,7 @@ type (
 		Cancel(token uint64)
 		Protect(group *v1.Group) (*guardpb.Protect, error)
 		Release(group string)
+		StatesChanged(look func(agents.Target) v1.ResourceState)
 		Notices() <-chan agent.Notice
 		Close()
 	}
@@ -270,6 +272,7 @@ func (n *node) carryOut() {
 	if out.Changed {
 		n.cloned = nil
 		n.addresses()
+		n.proxiesOn()
 		n.lifeOn()
 		n.fencingOn()
 		n.decisions()

@@ -171,6 +171,7 @@ func (n *node) open(ctx context.Context) (stop func(), err error) {
 	host, err := agents.NewHost(agents.Options{
 		Node: n.id.Node, RunDir: n.o.RunDir, Log: n.log,
 		Changed: func(group string) { n.post(func() { n.protect(group, false) }) },
+		Look:    n.look,
 	})
 	if err != nil {
 		return stop, err
