@@ -32,17 +32,28 @@ func (gr *group) decide() {
 		}
 	}
 	gr.endOperations(ops)
+	gr.noteBusy()
+}
+
+// write puts what was decided of the group into the plan. Groups that are decided
+// about later may have had a word in it: this comes last.
+func (gr *group) write() {
+	if gr.g.GetFrozen() {
+		return
+	}
 	for _, w := range gr.instances {
 		w.write()
 	}
 	gr.tidy()
-	gr.noteBusy()
 }
 
 // forget takes nodes that are gone out of the notebook: they come back as new ones.
 func (w *work) forget() {
 	b := w.book
 	b.Tried = slices.DeleteFunc(b.Tried, func(n string) bool { return !w.members[n] })
+	if w.home() == nil {
+		b.Parting, b.PartingMs = "", 0
+	}
 }
 
 // returned ends the wait for a node that is back, or that cannot come back.
@@ -93,6 +104,8 @@ func (w *work) strays() {
 			w.takeOff(sp, sp.node+" is being stopped")
 		case !sp.listed:
 			w.takeOff(sp, w.notListed(sp.node))
+		case w.givesWay(sp) != "":
+			w.takeOff(sp, w.givesWay(sp))
 		case !sp.on.GetFlushed():
 			if f := w.faults(sp); f.group {
 				w.takeOff(sp, f.why, fmt.Sprintf("%s running there nevertheless", w.areNames(sp.running())))
@@ -148,6 +161,9 @@ func (w *work) watch(h *spot) {
 		w.gone(h)
 		return
 	}
+	if w.parts(h) {
+		return
+	}
 	if l, leaving := w.leaving[h.node]; leaving {
 		w.leave(h, l)
 		return
@@ -159,6 +175,11 @@ func (w *work) watch(h *spot) {
 	}
 	if f := w.faults(h); f.group {
 		w.fault(h, f)
+		return
+	}
+	if why := or(w.deserted(h), w.dragged(h)); why != "" {
+		b.Cause = why
+		w.takeOff(h, why)
 		return
 	}
 	b.Waiting = w.hindrance(h)
@@ -175,6 +196,7 @@ func (w *work) watch(h *spot) {
 	if w.complete(h) {
 		if !b.Online {
 			w.event(v1.Severity_SEVERITY_INFORMATION, "group.online", h.node, g+" is online on "+h.node)
+			w.clearParents()
 		}
 		b.Online, b.LastOnline, b.Tried, b.Cause = true, h.node, nil, ""
 	}
@@ -183,6 +205,7 @@ func (w *work) watch(h *spot) {
 // gone: the group's node was evicted, and what ran there may still run.
 func (w *work) gone(h *spot) {
 	b := w.book
+	b.Parting, b.PartingMs = "", 0
 	if b.IntentOnline {
 		if b.Cause == "" {
 			b.Cause = w.loss(h.node)
@@ -397,8 +420,15 @@ func (w *work) place() {
 		b.Waiting = why
 		return
 	}
+	nodes = w.together(nodes)
+	if why := w.awaitsChildren(nodes); why != "" {
+		b.Waiting = why
+		return
+	}
 	c := w.choose(nodes, false)
 	switch {
+	case c.to != nil && w.evicting(c.to) != "":
+		b.Waiting = w.evicting(c.to)
 	case c.to != nil:
 		cause := b.Cause
 		if cause == "" {

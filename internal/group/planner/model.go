@@ -37,6 +37,9 @@ type group struct {
 	res []resource
 	// Sorted by key: one of a failover group, one per node of a parallel one, one per zone of a hybrid one.
 	instances []*work
+	// Groups that it depends on, and those that depend on it; depth is 0 without children.
+	children, parents []dependency
+	depth             int
 	// Number within the plan of this group's latest decision.
 	decision uint64
 }
@@ -57,6 +60,12 @@ type work struct {
 	op *v1.Operation
 	// What the operation waits for.
 	awaits string
+	// The node that others have to leave before the instance comes there, in this pass.
+	claims string
+	// It has just left its node, after those that depend on it.
+	parted bool
+	// What it requires will be brought online with it, so that this does not count yet.
+	bringsChildren bool
 }
 
 // spot is an instance on one node.

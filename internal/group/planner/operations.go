@@ -43,6 +43,8 @@ func (gr *group) describe(op *v1.Operation) string {
 
 // refuse says why an operation cannot be begun, and what to do; empty: it can.
 func (w *work) refuse(op *v1.Operation) string {
+	w.bringsChildren = op.GetPropagate()
+	defer func() { w.bringsChildren = w.op.GetPropagate() }()
 	switch op.GetKind() {
 	case opOnline:
 		return w.refuseOnline(op)
@@ -95,14 +97,22 @@ func (w *work) refuseSwitch(op *v1.Operation) string {
 		return fmt.Sprintf("%s: %s moves by itself when that is proven", w.notClear(h), g)
 	case op.GetNode() == h.node:
 		return fmt.Sprintf("%s is wanted online on %s already", g, h.node)
+	case op.GetPropagate() && op.GetNode() == "":
+		return "say where all of it shall go, with --to"
 	case len(h.stuck) > 0:
 		return w.stuckSentence(h) + w.stuckAdvice(h)
+	}
+	if why := w.refuseForDependents(op); why != "" {
+		return why
 	}
 	return w.refuseTarget(op, h.node)
 }
 
 // refuseTarget: no node, or not the one that was asked for, can take the group.
 func (w *work) refuseTarget(op *v1.Operation, source string) string {
+	if targets := w.targets(op, source); !op.GetPropagate() && w.awaitsChildren(targets) != "" {
+		return w.awaitsChildren(targets) + w.bringThem()
+	}
 	if c := w.choose(w.targets(op, source), true); c.to == nil {
 		if op.GetNode() != "" {
 			return c.rejections[0].GetReason()
@@ -131,7 +141,7 @@ func (w *work) targets(op *v1.Operation, source string) []string {
 func (w *work) refuseOffline(op *v1.Operation) string {
 	g := w.g.GetName()
 	if op.GetNode() == "" {
-		return ""
+		return w.refuseForDependents(op)
 	}
 	sp := w.spot(op.GetNode())
 	if sp == nil {
@@ -140,7 +150,7 @@ func (w *work) refuseOffline(op *v1.Operation) string {
 	if h := w.home(); h != nil && h != sp && !sp.runs() {
 		return fmt.Sprintf("%s is not online on %s: it is wanted online on %s", g, sp.node, h.node)
 	}
-	return ""
+	return w.refuseForDependents(op)
 }
 
 func (w *work) stuckAdvice(sp *spot) string {
@@ -172,6 +182,7 @@ func (w *work) begin() {
 	case opResourceOnline, opResourceOffline:
 		w.orderResource()
 	}
+	w.propagate(0)
 }
 
 // complement brings online what was left out where the group runs already.
@@ -251,12 +262,16 @@ func or(a, b string) string {
 // operateOnline carries online and switch on: take off the source (begun
 // already), wait until all is clear, order the target, wait until it is online.
 func (w *work) operateOnline() bool {
+	if w.book.GetParting() != "" {
+		w.progress(w.book.GetWaiting())
+		return false
+	}
 	if w.home() != nil {
 		w.operateArrival()
 		return false
 	}
 	op, b, g := w.op, w.book, w.g.GetName()
-	if sp := w.departed(); sp != nil && state.Book(w.st, w.instance).GetOperation() == op.GetId() {
+	if sp := w.departed(); sp != nil && !w.parted && state.Book(w.st, w.instance).GetOperation() == op.GetId() {
 		w.endArrival(sp.node)
 		return true
 	}
@@ -264,6 +279,8 @@ func (w *work) operateOnline() bool {
 	if op.GetKind() == opSwitch {
 		source = b.Active
 	}
+	targets := w.targets(op, source)
+	w.bringsChildren = op.GetPropagate() && w.awaitsChildren(targets) != ""
 	if f := w.bestFound(); f != nil && op.GetNode() != "" && f.node != op.GetNode() {
 		w.giveUp(fmt.Sprintf("%s found online on %s", w.wereNames(f.online), f.node))
 		return true
@@ -279,7 +296,7 @@ func (w *work) operateOnline() bool {
 			return true
 		}
 	}
-	c := w.choose(w.targets(op, source), true)
+	c := w.choose(targets, true)
 	if c.to == nil {
 		w.giveUp(sentence(c.rejections))
 		return true
@@ -287,6 +304,15 @@ func (w *work) operateOnline() bool {
 	if f := w.bestFound(); f != nil && w.blocked(f) == "" { // partly online where it is asked for
 		c.to = f
 	} else if why := w.blocked(w.ownParts(c.to)); why != "" {
+		b.Waiting = ""
+		w.progress(why)
+		return false
+	}
+	if why := w.givenUp(c.to); why != "" {
+		w.giveUp(why)
+		return true
+	}
+	if why := or(w.unmet(c.to), w.evicting(c.to)); why != "" {
 		b.Waiting = ""
 		w.progress(why)
 		return false

@@ -109,11 +109,16 @@ func (w *work) bring(sp *spot, rejections []*v1.Rejection, reasons ...string) {
 	w.decided("online "+w.g.GetName()+" on "+sp.node, sp.node, rejections, reasons...)
 	b := w.book
 	b.IntentOnline, b.AutoStarted, b.HeldOffline = true, true, false
+	b.Parting, b.PartingMs = "", 0
 	b.Active, b.Online, b.Waiting, b.WaitsForNode, b.NoTarget = sp.node, false, w.hindrance(sp), "", false
 }
 
 // takeOff orders the group offline on a node. What happens then is in the notebook.
+// Groups that require it there leave first.
 func (w *work) takeOff(sp *spot, reasons ...string) {
+	if w.part(sp, reasons) {
+		return
+	}
 	w.order(sp, wantOffline, nil, nil)
 	w.decided("offline "+w.g.GetName()+" on "+sp.node, sp.node, nil, reasons...)
 	if sp.node == w.book.Active {

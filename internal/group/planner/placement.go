@@ -42,6 +42,14 @@ func (w *work) choose(nodes []string, again bool) choice {
 // node is eligible. With again, a node may be tried once more (P6). Whether
 // other nodes are clear is another question ([work.blocked]).
 func (w *work) reject(sp *spot, again bool) string {
+	if why := or(w.unfit(sp, again), w.givesWay(sp)); why != "" || w.bringsChildren {
+		return why
+	}
+	return w.childless(sp)
+}
+
+// unfit is reject without the groups that this one depends on.
+func (w *work) unfit(sp *spot, again bool) string {
 	g := w.g.GetName()
 	_, leaving := w.leaving[sp.node]
 	switch {

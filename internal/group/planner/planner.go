@@ -32,6 +32,9 @@ func Plan(s *statepb.State, env Env) (plan *statepb.Plan, wake time.Duration) {
 	for _, gr := range p.groups {
 		gr.decide()
 	}
+	for _, gr := range p.groups {
+		gr.write()
+	}
 	p.endNodeStops()
 	if p.wakeMs > 0 {
 		wake = time.Duration(p.wakeMs-p.nowMs) * time.Millisecond
@@ -59,6 +62,7 @@ func newPass(s *statepb.State, env Env) *pass {
 	for _, name := range state.SortedKeys(s.GetGroups()) {
 		p.groups = append(p.groups, p.newGroup(s.GetGroups()[name]))
 	}
+	p.link()
 	return p
 }
 
@@ -71,7 +75,7 @@ type pass struct {
 	members       map[string]bool
 	// Members that are being stopped.
 	leaving map[string]leave
-	// All groups, in the order in which they are decided about: by name.
+	// All groups, in the order in which they are decided about: by depth, then by name.
 	groups []*group
 	// Running operations by group, oldest first.
 	ops   map[string][]*v1.Operation

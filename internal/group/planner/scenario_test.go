@@ -6,9 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
@@ -87,6 +89,8 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 		b.configure(t, d, word(0))
 	case "plan":
 		b.plan()
+	case "where":
+		b.where()
 	case "agents":
 		b.agents(words)
 	case "run":
@@ -136,7 +140,7 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 		b.must(&statepb.Command{Change: &statepb.Command_ClusterStarted{ClusterStarted: &statepb.ClusterStarted{Node: m.Node, RaftId: m.RaftId, GuardIncarnation: m.GuardIncarnation}}})
 	case "online", "offline", "switch":
 		kinds := map[string]v1.OperationKind{"online": opOnline, "offline": opOffline, "switch": opSwitch}
-		b.operate(&v1.Operation{Kind: kinds[d.Cmd], Group: word(0), Node: node})
+		b.operate(&v1.Operation{Kind: kinds[d.Cmd], Group: word(0), Node: node, Propagate: d.HasArg("propagate"), Force: d.HasArg("force")})
 	case "resource-online", "resource-offline":
 		kinds := map[string]v1.OperationKind{"resource-online": opResourceOnline, "resource-offline": opResourceOffline}
 		b.operate(&v1.Operation{Kind: kinds[d.Cmd], Group: word(0), Resource: word(1), Node: word(2)})
@@ -187,6 +191,17 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 	if d.HasArg("takeover") {
 		g.Takeover = v1.Takeover(v1.Takeover_value["TAKEOVER_"+strings.ToUpper(vals(d, "takeover")[0])])
 	}
+	for _, w := range vals(d, "depends") {
+		g.DependsOn = append(g.DependsOn, parseDependency(t, d, w))
+	}
+	g.OnlineClearParent = d.HasArg("clears-parent")
+	if d.HasArg("halt-wait") {
+		length, err := time.ParseDuration(vals(d, "halt-wait")[0])
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		g.SuccessorHaltTimeout = durationpb.New(length)
+	}
 	g.Parallel, g.Hybrid = d.HasArg("parallel"), d.HasArg("hybrid")
 	g.SystemZones = parseZones(t, d, vals(d, "zones"))
 	for line := range strings.Lines(d.Input) {
@@ -209,6 +224,20 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 		g.Resources = append(g.Resources, r)
 	}
 	return g
+}
+
+// parseDependency reads child:online:local:firm; what is left out at the end is the default.
+func parseDependency(t *testing.T, d *datadriven.TestData, word string) *v1.GroupDependency {
+	part := append(strings.Split(strings.ToUpper(word), ":"), "", "", "")
+	category, ok1 := v1.GroupDependency_Category_value[part[1]]
+	location, ok2 := v1.GroupDependency_Location_value[part[2]]
+	rigidity, ok3 := v1.GroupDependency_Rigidity_value[part[3]]
+	if part[1] != "" && !ok1 || part[2] != "" && !ok2 || part[3] != "" && !ok3 {
+		d.Fatalf(t, "%s: child:category:location:rigidity", word)
+	}
+	child, _, _ := strings.Cut(word, ":")
+	return &v1.GroupDependency{Group: child, Category: v1.GroupDependency_Category(category), Location: v1.GroupDependency_Location(location),
+		Rigidity: v1.GroupDependency_Rigidity(rigidity)}
 }
 
 func parseZones(t *testing.T, d *datadriven.TestData, words []string) map[string]uint32 {
@@ -335,13 +364,32 @@ func (b *bench) plan() {
 		fmt.Fprintf(&b.out, "%v\n", err)
 	}
 	b.must(&statepb.Command{Change: &statepb.Command_Plan{Plan: proto.CloneOf(p)}})
-	if again, _ := Plan(b.s, b.env); again != nil {
-		b.out.WriteString("P4: planning again decided more:\n")
+	if again := restless(b.s, b.env); again != nil {
+		b.out.WriteString("P4: planning again and again decides more:\n")
 		b.print(again)
 	}
 	if err := checkState(b.s); err != nil {
 		fmt.Fprintf(&b.out, "%v\n", err)
 	}
+}
+
+// restless holds a state to P4: it returns what is still decided of it after as
+// many plans as groups are deep.
+func restless(s *statepb.State, env Env) *statepb.Plan {
+	deep := 0
+	for _, gr := range newPass(s, env).groups {
+		deep = max(deep, gr.depth)
+	}
+	s = state.Clone(s)
+	for range deep * 2 {
+		p, _ := Plan(s, env)
+		if p == nil {
+			return nil
+		}
+		state.Apply(s, &statepb.Command{Format: 1, Change: &statepb.Command_Plan{Plan: p}})
+	}
+	p, _ := Plan(s, env)
+	return p
 }
 
 func (b *bench) print(p *statepb.Plan) {
@@ -381,6 +429,22 @@ func instanceName(c *statepb.GroupChange) string {
 		return c.Group
 	}
 	return c.Group + "/" + c.Instance
+}
+
+// where each group is wanted online, and whether all of it is.
+func (b *bench) where() {
+	for _, name := range state.SortedKeys(b.s.GroupStatus) {
+		var on []string
+		for _, n := range state.SortedKeys(b.s.GroupStatus[name].Nodes) {
+			if p := b.s.GroupStatus[name].Nodes[n]; p.Want == wantOnline {
+				on = append(on, n)
+			}
+		}
+		if len(on) == 0 {
+			on = []string{"nowhere"}
+		}
+		fmt.Fprintf(&b.out, "%s: %s\n", name, strings.Join(on, " "))
+	}
 }
 
 func (b *bench) state() {
@@ -491,6 +555,9 @@ func checkPlan(s *statepb.State, p *statepb.Plan) error {
 		if s.Nodes[o.Node].GetFrozen() && len(gs.Nodes[o.Node].GetResources()) == 0 {
 			return fmt.Errorf("P5: %s is brought to the frozen node %s", o.Group, o.Node)
 		}
+		if why := brokenDependency(s, p, o); why != "" {
+			return fmt.Errorf("P8: %s is ordered online on %s: %s", o.Group, o.Node, why)
+		}
 		for n, on := range gs.Nodes {
 			if n != o.Node && state.InstanceAt(g, n) == state.InstanceAt(g, o.Node) && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
 				return fmt.Errorf("P2: %s is ordered online on %s while %s is not clear of it", o.Group, o.Node, n)
@@ -508,6 +575,37 @@ func checkPlan(s *statepb.State, p *statepb.Plan) error {
 		}
 	}
 	return nil
+}
+
+// brokenDependency says, by another way than the planner's, which dependency of a
+// group does not hold where it is ordered online. What is found running is adopted as it is.
+func brokenDependency(s *statepb.State, p *statepb.Plan, o *statepb.Order) string {
+	for _, r := range s.GroupStatus[o.Group].Nodes[o.Node].GetResources() {
+		if r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
+			return ""
+		}
+	}
+	for _, d := range s.Groups[o.Group].DependsOn {
+		found := false
+		for n, on := range s.GroupStatus[d.Group].GetNodes() {
+			want := on.Want
+			for _, other := range p.Orders {
+				if other.Group == d.Group && other.Node == n {
+					want = other.Want
+				}
+			}
+			there := map[v1.GroupDependency_Location]bool{
+				v1.GroupDependency_LOCATION_UNSPECIFIED: n == o.Node, v1.GroupDependency_LOCAL: n == o.Node,
+				v1.GroupDependency_GLOBAL: true, v1.GroupDependency_REMOTE: n != o.Node,
+				v1.GroupDependency_SITE: s.Nodes[n].Site != "" && s.Nodes[n].Site == s.Nodes[o.Node].Site,
+			}[d.Location]
+			found = found || there && want == wantOnline && state.MemberOf(s, n) != nil
+		}
+		if found == (d.Category == v1.GroupDependency_OFFLINE) {
+			return d.String()
+		}
+	}
+	return ""
 }
 
 // checkState holds a state that a plan was applied to against P1.
