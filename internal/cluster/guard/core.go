@@ -73,6 +73,8 @@ type Out struct {
 	KillEngine string
 	Engine     []*guardpb.FromGuard
 	Send       []Send
+	// Restart the machine at once, if this guard may: fail-fast. Without Exit not everything has stopped.
+	Restart bool
 	// Exit: this guard has nothing more to do.
 	Exit bool
 	// Wake is when Tick is due at the latest.
@@ -137,6 +139,7 @@ type Core struct {
 	seeded, cold bool
 	rebooted     bool               // and no guard has been committed since
 	protected    []*guardpb.Protect // sorted by group
+	detached     []*guardpb.Protect // what goes on without a lease (L11)
 	conditions   []string
 	watchdog     time.Duration      // as Peers tells it
 	strangers    [MaxLinks]counters // packets of nobody that is configured
@@ -176,6 +179,9 @@ func (c *Core) restore(s *Saved) {
 	c.appended, c.identity = s.GetAppended(), s.GetIdentity()
 	for _, p := range s.GetProtected() {
 		c.protected = append(c.protected, proto.CloneOf(p))
+	}
+	for _, p := range s.GetDetached() {
+		c.detached = append(c.detached, proto.CloneOf(p))
 	}
 	if s.GetConfigured() != nil {
 		conf := proto.CloneOf(s.GetConfigured())
@@ -274,6 +280,9 @@ func (c *Core) Take() Out {
 // assert what must hold between any two calls. A guard that finds itself wrong
 // ends, and the next one starts without a lease of its own.
 func (c *Core) assert() {
+	if len(c.detached) > 0 && (c.bye.said || c.lease.state == leaseHeld) {
+		panic(fmt.Sprintf("guard: L11: %d groups go on without a lease, but a lease is held or a goodbye was said", len(c.detached)))
+	}
 	if c.lease.state != leaseHeld {
 		return
 	}
@@ -404,7 +413,7 @@ func (c *Core) saved() *Saved {
 		Left:     c.stop.leaving && c.bye.said,
 		Rebooted: c.rebooted,
 		Appended: c.appended, Identity: c.identity, ExtendNumber: c.lease.extendNumber, ExtendedUntil: durationpb.New(c.lease.extended),
-		Protected: slices.Clone(c.protected),
+		Protected: slices.Clone(c.protected), Detached: slices.Clone(c.detached),
 	}
 	if c.conf != nil {
 		s.Configured = proto.CloneOf(c.conf)

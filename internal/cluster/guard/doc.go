@@ -56,6 +56,8 @@
 //	L9  An announced silence lengthens a lease that is held; it never revives one.
 //	L10 That this node runs by shorter timers is confirmed only when no lease that was
 //	    earned by longer ones is left: the cluster waits by the longer ones until then.
+//	L11 What goes on since this node was detached is under no lease, and while there is any no goodbye is said. It is
+//	    taken up when this node takes a lease, before anyone is told of that, or stopped by order of the engine.
 //
 // Why that is enough: let a majority of the voters of view E state that they suspect
 // X. A lease of X by E was acknowledged by a majority of E as well, so one of the

@@ -30,6 +30,9 @@ func (c *Core) EngineConn(now time.Duration, up bool) {
 		for _, p := range c.protected {
 			w.Protected = append(w.Protected, proto.CloneOf(p))
 		}
+		for _, p := range c.detached {
+			w.Detached = append(w.Detached, proto.CloneOf(p))
+		}
 		if c.conf != nil {
 			w.Configured = proto.CloneOf(c.conf)
 		}
@@ -84,7 +87,12 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 	case *guardpb.ToGuard_Protect:
 		err = c.protect(b.Protect)
 	case *guardpb.ToGuard_Leaving:
-		c.stop.quiet, c.stop.left, answered = true, true, true
+		answered = true
+		if b.Leaving.GetDetach() {
+			c.detach(m.GetCall())
+			break
+		}
+		c.stop.quiet, c.stop.left = true, true
 		reason := b.Leaving.GetReason()
 		if reason == "" {
 			reason = "the node leaves the cluster"
@@ -99,6 +107,10 @@ func (c *Core) Engine(now time.Duration, m *guardpb.ToGuard) {
 		answered = true
 	case *guardpb.ToGuard_Quiet:
 		c.stop.quiet = c.lease.state != leaseHeld
+	case *guardpb.ToGuard_Reset_:
+		c.reset(b.Reset_)
+	case *guardpb.ToGuard_StopDetached:
+		err = c.stopDetached(b.StopDetached.GetReason())
 	case *guardpb.ToGuard_WitnessAcked:
 		c.witnessAcked(b.WitnessAcked)
 	default:

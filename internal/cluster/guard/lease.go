@@ -128,6 +128,7 @@ func (c *Core) updateLease() {
 	case leaseNone:
 		if until := c.earned(); until > c.now && c.mayTake() {
 			c.lease.state, c.lease.until, c.lease.reason, c.lease.raftID = leaseHeld, until, "", c.raftID
+			c.takeUp()
 			c.tellLease()
 			c.soonest(until)
 		}
@@ -161,7 +162,7 @@ func (c *Core) tellLease() {
 func (c *Core) leaseFrame() *guardpb.Lease {
 	return &guardpb.Lease{
 		Held:    c.lease.state == leaseHeld,
-		Stopped: c.lease.state == leaseNone,
+		Stopped: c.lease.state == leaseNone && len(c.detached) == 0,
 		Until:   durationpb.New(c.LeaseUntil()),
 		Reason:  c.lease.reason,
 	}

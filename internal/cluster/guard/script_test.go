@@ -34,7 +34,8 @@ import (
 //	protect a web, gone a web
 //	stop-takes a 300ms, stop-fails a [no]
 //	silence a 5s [number=1], silence-over a
-//	leave a, shutdown a
+//	leave a [detach], shutdown a
+//	reset a [restart], stop-detached a  what a's engine tells its guard
 //	replay a>b [link=0], forge a>b [link=0]
 //	leases, links a, stats a b
 func TestScripts(t *testing.T) {
@@ -169,7 +170,11 @@ func (w *world) verb(t *testing.T, d *datadriven.TestData) string {
 		w.configureAll()
 	case "leave":
 		n := the(0)
-		return orOK(n.ask(&guardpb.ToGuard{Body: &guardpb.ToGuard_Leaving{Leaving: &guardpb.Leaving{}}})) + "\n"
+		return orOK(n.ask(&guardpb.ToGuard{Body: &guardpb.ToGuard_Leaving{Leaving: &guardpb.Leaving{Detach: len(words) == 2}}})) + "\n"
+	case "reset":
+		return orOK(the(0).ask(&guardpb.ToGuard{Body: &guardpb.ToGuard_Reset_{Reset_: &guardpb.Reset{Reason: "web failed", Restart: len(words) == 2}}})) + "\n"
+	case "stop-detached":
+		return orOK(the(0).ask(&guardpb.ToGuard{Body: &guardpb.ToGuard_StopDetached{StopDetached: &guardpb.StopDetached{Reason: "nobody counts on it"}}})) + "\n"
 	case "shutdown":
 		n := the(0)
 		n.do(func() { n.core.Shutdown(w.now, "the machine shuts down") })

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -31,6 +30,7 @@ type stopping struct {
 	covered []*guardpb.Protect
 
 	leaving     bool   // this guard ends
+	restart     bool   // and the machine is restarted
 	left        bool   // the engine said that it has stopped all
 	leavingCall uint64 // of the engine, to be answered
 }
@@ -60,6 +60,7 @@ func (c *Core) Stopped(now time.Duration, took time.Duration, err error) {
 	}
 	c.stop.underWay, c.stop.unconfirmed = false, err != nil
 	if err != nil {
+		c.out.Restart = c.stop.restart
 		c.stop.retryAt = c.now + max(timers.Stop(c.inact), c.heartbeat)
 		f := c.leaseFrame()
 		f.Reason = fmt.Sprintf("%s; after %v not all is stopped: %v", c.lease.reason, took.Round(time.Millisecond), err)
@@ -124,6 +125,9 @@ func (c *Core) finishStop() {
 
 func (c *Core) sayGoodbye() {
 	c.lease.floor = max(c.seq, 1)
+	if len(c.detached) > 0 {
+		return // L11
+	}
 	c.bye = goodbye{said: true, sequence: c.lease.floor, raftID: cmp.Or(c.lease.raftID, c.raftID, c.lastRaftID), stays: c.ownStays()}
 	c.quick, c.nextBeat = quickRounds-1, c.now
 	c.saveDue = true
@@ -171,10 +175,11 @@ func (c *Core) leave(call uint64, reason string) {
 
 // finishLeaving answers the engine once the goodbye was sent often enough.
 func (c *Core) finishLeaving() {
-	if !c.stop.leaving || !c.bye.said {
+	goesOn := len(c.detached) > 0 && c.lease.state == leaseNone
+	if !c.stop.leaving || !c.bye.said && !goesOn {
 		return
 	}
-	if c.bye.rounds < quickRounds {
+	if c.bye.rounds < quickRounds && !goesOn {
 		c.quick = max(c.quick, quickRounds-1-c.bye.rounds)
 		return
 	}
@@ -182,7 +187,7 @@ func (c *Core) finishLeaving() {
 		c.done(c.stop.leavingCall, nil)
 		c.stop.leavingCall = 0
 	}
-	c.out.Exit = true
+	c.out.Exit, c.out.Restart = true, c.stop.restart
 }
 
 // protect records what runs for a group, and refuses it without a lease: it is
@@ -196,13 +201,16 @@ func (c *Core) protect(m *guardpb.Protect) error {
 	if m.GetGroup() == "" {
 		return fmt.Errorf("guard: a protected group needs a name")
 	}
+	if c.protectDetached(m) {
+		return fmt.Errorf("guard: group %s goes on without a lease, nothing of it may be started", m.GetGroup())
+	}
 	c.saveDue = true
 	c.protected = slices.DeleteFunc(c.protected, func(p *guardpb.Protect) bool { return p.GetGroup() == m.GetGroup() })
 	if m.GetGone() {
 		return nil
 	}
 	c.protected = append(c.protected, proto.CloneOf(m))
-	slices.SortFunc(c.protected, func(a, b *guardpb.Protect) int { return strings.Compare(a.GetGroup(), b.GetGroup()) })
+	c.sortProtected()
 	if c.lease.state == leaseHeld {
 		return nil
 	}

@@ -255,6 +255,9 @@ func (n *node) carryOut() {
 	for _, s := range out.Send {
 		n.w.transmit(n.name, s)
 	}
+	if out.Restart {
+		n.w.printf("%s restarts the machine, if it may", n.name)
+	}
 	if out.Exit && !n.exited {
 		n.exited = true
 		n.w.printf("%s guard exits", n.name)
@@ -286,6 +289,9 @@ func (n *node) fromGuard(f *guardpb.FromGuard) {
 	case *guardpb.FromGuard_Welcome:
 		if len(b.Welcome.Protected) > 0 {
 			w.printf("%s engine finds %s protected", n.name, protects(b.Welcome.Protected))
+		}
+		if len(b.Welcome.Detached) > 0 {
+			w.printf("%s engine finds %s left running", n.name, protects(b.Welcome.Detached))
 		}
 	case *guardpb.FromGuard_Lease:
 		switch l := b.Lease; {
