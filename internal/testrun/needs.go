@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -19,6 +20,8 @@ var programs = []struct{ program, pkg string }{
 	{"ps", "procps"},
 	{"curl", "curl"},
 	{"fence_dummy", "fence-agents"},
+	{"/usr/lib/ocf/resource.d/heartbeat/Dummy", "resource-agents"},
+	{"modprobe", "kmod"}, // of the agent Filesystem
 	{"snmptrapd", "snmptrapd"},
 	{"smilint", "smitools"},
 	{"qemu-system-x86_64", "qemu-system-x86"}, // of make test-vm
@@ -60,7 +63,10 @@ func found(program string) bool {
 	if _, err := exec.LookPath(program); err == nil {
 		return true
 	}
-	_, err := os.Stat("/usr/sbin/" + program)
+	if !filepath.IsAbs(program) {
+		program = "/usr/sbin/" + program
+	}
+	_, err := os.Stat(program)
 	return err == nil
 }
 
