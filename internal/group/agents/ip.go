@@ -21,7 +21,7 @@ var ipKind = kind{
 		Description: "An address that moves with its group. Before it is added somebody else who answers for it is looked for; afterwards all neighbours are told.",
 		Attributes: []*v1.Attribute{
 			{Name: "Address", Kind: prefix, Required: required, Unique: true, Description: "IPv4 or IPv6 address with prefix length: 10.0.0.9/24."},
-			{Name: "Device", Kind: text, Required: required, Description: "Network card that gets the address."},
+			{Name: "Device", Kind: text, Description: "Network card that gets the address. Empty: the one with an address in the network that it is in."},
 		},
 		Limits: &v1.Limits{
 			MonitorInterval: seconds(10), OfflineMonitorInterval: seconds(60), OnlineTimeout: seconds(30), OfflineTimeout: seconds(30),
@@ -52,6 +52,11 @@ func runIP(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		return failed(err)
 	}
 	ip := address{h: h, prefix: p, device: c.Attributes["Device"], key: key{c.Group, c.Resource}}
+	if ip.device == "" {
+		if ip.device, err = cardFor(p.Addr()); err != nil {
+			return failed(err)
+		}
+	}
 	switch c.Entry {
 	case agent.Monitor:
 		return ip.monitor()
@@ -88,6 +93,9 @@ func (a address) netlinkAddr() *netlink.Addr {
 // lookup returns the link, and the addresses on it that are this one: more than one if the prefix lengths differ. The
 // link is nil if there is none.
 func (a address) lookup() (netlink.Link, []netlink.Addr, error) {
+	if a.device == "" {
+		return nil, nil, nil
+	}
 	link, err := netlink.LinkByName(a.device)
 	var missing netlink.LinkNotFoundError
 	switch {
@@ -113,6 +121,13 @@ func (a address) lookup() (netlink.Link, []netlink.Addr, error) {
 	return link, own, nil
 }
 
+func (a address) noCard() string {
+	if a.device == "" {
+		return fmt.Sprintf("no network card has an address in the network of %s", a.prefix.Addr())
+	}
+	return "there is no network card " + a.device
+}
+
 func (a address) monitor() agent.Result {
 	link, own, err := a.lookup()
 	switch {
@@ -120,7 +135,7 @@ func (a address) monitor() agent.Result {
 		return failed(err)
 	case link == nil:
 		a.h.net.forget(a.key)
-		return found(false, false, fmt.Sprintf("there is no network card %s", a.device))
+		return found(false, false, a.noCard())
 	case len(own) == 0:
 		a.h.announcer.end(a.key)
 		a.h.net.forget(a.key)
@@ -147,7 +162,7 @@ func (a address) online(ctx context.Context) error {
 	case err != nil:
 		return err
 	case link == nil:
-		return fmt.Errorf("there is no network card %s", a.device)
+		return errors.New(a.noCard())
 	case link.Attrs().RawFlags&unix.IFF_UP == 0:
 		return fmt.Errorf("%s is switched off", a.device)
 	}

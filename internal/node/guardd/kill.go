@@ -197,12 +197,15 @@ func groupMembers(groups []int32) (pids []int, err error) {
 	return pids, nil
 }
 
-// removeAddress takes "10.0.0.9/24 eth0" off its interface. One that is not there is gone.
+// removeAddress takes "10.0.0.9/24 eth0" off its interface, and "10.0.0.9/24 " off all. One that is not there is gone.
 func (s *stopper) removeAddress(spec string) error {
 	prefix, device, ok := strings.Cut(spec, " ")
 	ip, network, err := net.ParseCIDR(prefix)
 	if !ok || err != nil {
 		return errors.New(`not of the form "10.0.0.9/24 eth0"`)
+	}
+	if device == "" {
+		return s.removeEverywhere(ip)
 	}
 	link, err := s.handle.LinkByName(device)
 	var notFound netlink.LinkNotFoundError
@@ -217,4 +220,27 @@ func (s *stopper) removeAddress(spec string) error {
 		return nil
 	}
 	return err
+}
+
+// removeEverywhere is for addresses whose interface was chosen when they were
+// added, which nobody needs to remember.
+func (s *stopper) removeEverywhere(ip net.IP) error {
+	all, err := s.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if !a.IP.Equal(ip) {
+			continue
+		}
+		link, err := s.handle.LinkByIndex(a.LinkIndex)
+		if err == nil {
+			err = s.handle.AddrDel(link, &netlink.Addr{IPNet: a.IPNet})
+		}
+		var notFound netlink.LinkNotFoundError
+		if err != nil && !errors.As(err, &notFound) && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	return nil
 }

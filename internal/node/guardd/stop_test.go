@@ -262,7 +262,7 @@ func TestLeaseEndStopsEverything(t *testing.T) {
 	e.awaitLease(true, false)
 	dir := makeCgroup(t, unified())
 	_, dead := startStubborn(t, dir)
-	protect := &guardpb.Protect{Group: "web", Cgroup: dir, Addresses: []string{"10.99.0.9/24 lo", "fd00:99::9/64 lo", "10.99.0.10/24 lo", "10.99.0.9/24 gone0"}}
+	protect := &guardpb.Protect{Group: "web", Cgroup: dir, Addresses: []string{"10.99.0.9/24 lo", "fd00:99::9/64 ", "10.99.0.10/24 lo", "10.99.0.11/24 ", "10.99.0.9/24 gone0"}}
 	if msg := e.call(&guardpb.ToGuard{Body: &guardpb.ToGuard_Protect{Protect: protect}}); msg != "" {
 		t.Fatal(msg)
 	}
