@@ -74,6 +74,8 @@ var floors = []floor{
 		why: "who is told of what follows from the replicated events"},
 	{packages: []string{"internal/group/planner", "internal/group/agent"},
 		why: "deciding and doing know the state, and not each other"},
+	{packages: []string{"internal/group/packages"},
+		why: "packages are groups that somebody else wrote down otherwise"},
 	{packages: []string{"internal/group/agents", "internal/config"},
 		why: "bundled agents and configuration files describe what planner and runtime use"},
 	{packages: []string{"internal/setup", "internal/setup/..."},

@@ -56,6 +56,7 @@ type checker struct {
 // Check returns all faults of a whole configuration. types are those of bundled
 // agents; types of the configuration with the same name don't count.
 func Check(cfg *v1.Configuration, types []*v1.ResourceType, judges ...Judge) []Fault {
+	cfg = expand(cfg)
 	c := &checker{
 		cfg: cfg, judges: judges, types: map[string]*v1.ResourceType{}, taken: map[netip.Addr]string{},
 		unique: map[[3]string]string{}, resources: map[string]string{}, given: map[string]bool{}, known: map[string][]string{}, nodes: map[string]*v1.Node{},
@@ -71,7 +72,7 @@ func Check(cfg *v1.Configuration, types []*v1.ResourceType, judges ...Judge) []F
 	c.ownTypes()
 	c.groups()
 	c.dependencies()
-	return c.faults
+	return inPackages(cfg, c.faults)
 }
 
 func (c *checker) fault(p protoyaml.Path, problem, fix string) {

@@ -63,13 +63,7 @@ func groupPath(groups []*v1.Group, i int) protoyaml.Path {
 
 // at is the place of a dependency.
 func (w *web) at(g *v1.Group, d *v1.GroupDependency) protoyaml.Path {
-	p := w.paths[g.GetName()]
-	for i, pd := range g.GetPackage().GetDependencies() {
-		if pd.GetPackage() == d.GetGroup() {
-			return p.Object("dependency", protoyaml.ElementName(pd.GetName(), i))
-		}
-	}
-	return p.Object("dependsOn", d.GetGroup())
+	return w.paths[g.GetName()].Object("dependsOn", d.GetGroup())
 }
 
 func many(g *v1.Group) bool { return g.GetParallel() || g.GetHybrid() }

@@ -30,6 +30,7 @@ func (c *checker) groups() {
 		c.group(p, g)
 		count += len(g.GetResources())
 	}
+	c.packagesTogether()
 	if n := len(names); n > MaxGroups {
 		c.fault(protoyaml.Path{}, fmt.Sprintf("the configuration has %d groups", n), fmt.Sprintf("write at most %d", MaxGroups))
 	}
@@ -50,12 +51,16 @@ func ResourceLimit(cl *v1.Cluster) int {
 
 // group checks what can be said of it without the others.
 func (c *checker) group(p protoyaml.Path, g *v1.Group) {
-	c.rules(p, g.ProtoReflect())
-	c.systemLists(p, g)
-	c.zones(p, g)
-	c.path(p.Field("triggerPath"), g.GetTriggerPath())
-	if strings.ContainsAny(g.GetOwner(), "\r\n\x00") {
-		c.fault(p.Field("owner"), "has more than one line", "write it in one line")
+	if g.GetPackage() != nil {
+		c.pkg(p, g)
+	} else {
+		c.rules(p, g.ProtoReflect())
+		c.systemLists(p, g)
+		c.zones(p, g)
+		c.path(p.Field("triggerPath"), g.GetTriggerPath())
+		if strings.ContainsAny(g.GetOwner(), "\r\n\x00") {
+			c.fault(p.Field("owner"), "has more than one line", "write it in one line")
+		}
 	}
 	all := map[string]bool{}
 	for _, r := range g.GetResources() {

@@ -95,11 +95,7 @@ func (c *checker) room(p protoyaml.Path, g *v1.Group) {
 		return
 	}
 	if why := c.nowhere(d, g.GetSystemList()); why != "" {
-		at := p.Field("load")
-		if g.GetPackage() != nil {
-			at = p.Field("weights")
-		}
-		c.fault(at, "fits on no node of systemList: "+why, "write more under capacity: of a node, or declare less")
+		c.fault(p.Field("load"), "fits on no node of systemList: "+why, "write more under capacity: of a node, or declare less")
 	}
 }
 
@@ -116,7 +112,7 @@ func lintPlacement(cfg *v1.Configuration, p protoyaml.Path, g *v1.Group, note fu
 	slices.Sort(bounded)
 	bounded = slices.Compact(bounded)
 	for _, k := range sortedKeys(g.GetLoad()) {
-		if !slices.Contains(bounded, k) {
+		if g.GetPackage() == nil && !slices.Contains(bounded, k) {
 			fix := "write it under capacity: of the nodes"
 			if s := protoyaml.Suggest(k, bounded); s != "" {
 				fix = "did you mean " + s + "?"

@@ -13,7 +13,8 @@
 //	F2  Check and Lint change nothing; WithDefaults and Merge return copies
 //	F3  what Export writes, Parse reads back as the same configuration
 //	F4  Diff is empty exactly for equal configurations (revisions aside)
-//	F5  a configuration without faults can be applied: groups have nodes, names are names, numbers are in range
+//	F5  a package is a group that was written down otherwise: it is checked as one, and exported and compared as a package
+//	F6  a configuration without faults can be applied: groups have nodes, names are names, numbers are in range
 //
 // docs/configuration.md shows all objects.
 package config
@@ -27,6 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/group/packages"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
@@ -48,7 +50,7 @@ const (
 	KindPackage = "Package"
 )
 
-var kinds = []string{KindCluster, KindNode, KindType, KindGroup}
+var kinds = []string{KindCluster, KindNode, KindType, KindGroup, KindPackage}
 
 // Documents is what one or more files say.
 type Documents struct {
@@ -83,7 +85,7 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 	if !slices.Contains(kinds, kind) {
 		f := Fault{Problem: fmt.Sprintf("%q is no kind of document", kind), Fix: protoyaml.DidYouMean(kind, kinds, "kinds")}
 		if kind == "" {
-			f.Problem, f.Fix = "a document has no kind", "begin it with kind: Cluster, kind: Node, kind: ResourceType or kind: Group"
+			f.Problem, f.Fix = "a document has no kind", "begin it with kind: Cluster, kind: Node, kind: ResourceType, kind: Group or kind: Package"
 		}
 		d.dec.Add(doc.Fault("kind", f))
 		// Read it as what it was probably meant to be.
@@ -104,9 +106,15 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 		m, number = &v1.ResourceType{}, nameless(d.cfg.Types)
 	case KindGroup:
 		m, number = &v1.Group{}, nameless(d.cfg.Groups)
+	case KindPackage:
+		m, number = &v1.Package{}, nameless(d.cfg.Groups)
 	}
 	path := objectPath(kind, name, number)
-	if first, twice := seen[path.String()]; twice {
+	key := path.String()
+	if kind == KindPackage {
+		key = objectPath(KindGroup, name, number).String() // it becomes one
+	}
+	if first, twice := seen[key]; twice {
 		f := doc.Fault("name", Fault{Path: path.Field("name").String(), Problem: "is defined twice, first in " + first, Fix: "remove one, or give it another name"})
 		d.dec.Add(f)
 		return
@@ -116,7 +124,7 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 	}
 	d.dec.Decode(doc, m, path, except(kind)...)
 	at := doc.Fault("name", Fault{})
-	seen[path.String()] = fmt.Sprintf("%s:%d", at.File, at.Line)
+	seen[key] = fmt.Sprintf("%s:%d", at.File, at.Line)
 	switch m := m.(type) {
 	case *v1.Cluster:
 		d.cfg.Cluster = m
@@ -126,6 +134,8 @@ func (d *Documents) document(doc protoyaml.Document, seen map[string]string) {
 		d.cfg.Types = append(d.cfg.Types, m)
 	case *v1.Group:
 		d.cfg.Groups = append(d.cfg.Groups, m)
+	case *v1.Package:
+		d.cfg.Groups = append(d.cfg.Groups, packages.Wrap(m))
 	}
 }
 
@@ -222,8 +232,12 @@ func Merge(base, docs *v1.Configuration, prune bool) (*v1.Configuration, []Fault
 		out.Cluster = proto.CloneOf(c)
 		out.Cluster.Name, out.Cluster.Uuid = base.GetCluster().GetName(), base.GetCluster().GetUuid()
 	}
-	out.Nodes = mergeList(out.Nodes, docs.GetNodes(), prune, func(old, new *v1.Node) { new.Frozen = new.Frozen || old.Frozen })
-	out.Groups = mergeList(out.Groups, docs.GetGroups(), prune, func(old, new *v1.Group) { new.Frozen = new.Frozen || old.Frozen })
+	out.Nodes = mergeList(out.Nodes, docs.GetNodes(), prune, func(old, new *v1.Node) {
+		new.Frozen, new.FrozenReason = stillFrozen(old, new)
+	})
+	out.Groups = mergeList(out.Groups, docs.GetGroups(), prune, func(old, new *v1.Group) {
+		new.Frozen, new.FrozenReason = stillFrozen(old, new)
+	})
 	out.Types = mergeList(out.Types, docs.GetTypes(), false, func(_, _ *v1.ResourceType) {})
 	if prune {
 		out.Types = slices.DeleteFunc(out.Types, func(t *v1.ResourceType) bool {
@@ -244,6 +258,17 @@ func sameCluster(base, docs *v1.Cluster) (faults []Fault) {
 			Fix: "remove the line, or apply the file to the other cluster"})
 	}
 	return faults
+}
+
+// stillFrozen is what remains of a freeze when an object is replaced.
+func stillFrozen(old, new interface {
+	GetFrozen() bool
+	GetFrozenReason() string
+}) (bool, string) {
+	if old.GetFrozen() && new.GetFrozenReason() == "" {
+		return true, old.GetFrozenReason()
+	}
+	return new.GetFrozen() || old.GetFrozen(), new.GetFrozenReason()
 }
 
 type named interface {
@@ -270,9 +295,10 @@ func mergeList[T named](base, docs []T, prune bool, keep func(old, new T)) []T {
 }
 
 // Complete returns cfg with the types that have an agent, in place of those of
-// the same name that it may have from before.
+// the same name that it may have from before, and with packages as the groups
+// that they are on these nodes.
 func Complete(cfg *v1.Configuration, types []*v1.ResourceType) *v1.Configuration {
-	out := proto.CloneOf(cfg)
+	out := expand(cfg)
 	out.Types = slices.DeleteFunc(out.Types, func(t *v1.ResourceType) bool { return t.GetBundled() })
 	for _, t := range types {
 		out.Types = append(out.Types, proto.CloneOf(t))
@@ -307,7 +333,11 @@ func Export(cfg *v1.Configuration) []byte {
 		}
 	}
 	for _, g := range cfg.GetGroups() {
-		document(KindGroup, g)
+		if p := packages.Of(g); p != nil {
+			document(KindPackage, p)
+		} else {
+			document(KindGroup, g)
+		}
 	}
 	return []byte(b.String())
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // Diff returns what makes old into new, object by object in the order cluster,
-// nodes, types, groups, each sorted by name. Revisions and types that are part
+// nodes, types, groups, packages, each sorted by name. Revisions and types that are part
 // of Holdfast are left out. An object that is on one side only is one change
 // with the object as YAML.
 func Diff(old, new *v1.Configuration) []*v1.Change {
@@ -33,7 +33,11 @@ func Diff(old, new *v1.Configuration) []*v1.Change {
 	}
 	objects(d, KindNode, old.GetNodes(), new.GetNodes())
 	objects(d, KindType, own(old.GetTypes()), own(new.GetTypes()))
-	objects(d, KindGroup, old.GetGroups(), new.GetGroups())
+	oldGroups, oldPackages := apartPackages(old.GetGroups())
+	newGroups, newPackages := apartPackages(new.GetGroups())
+	objects(d, KindGroup, oldGroups, newGroups)
+	objects(d, KindPackage, oldPackages, newPackages)
+	d.packageGroups(old.GetGroups(), new.GetGroups())
 	return d.changes
 }
 

@@ -8,6 +8,7 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/link"
 	"github.com/holdfast-ha/holdfast/internal/cluster/timers"
+	"github.com/holdfast-ha/holdfast/internal/group/packages"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
@@ -15,6 +16,7 @@ import (
 // and will probably disappoint.
 func Lint(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
 	var notes []Fault
+	cfg = expand(cfg)
 	note := func(p protoyaml.Path, problem, fix string) {
 		notes = append(notes, Fault{Path: p.String(), Problem: problem, Fix: fix, Note: true})
 	}
@@ -41,6 +43,14 @@ func Lint(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
 		if len(g.GetSystemList()) == 1 && len(cfg.GetNodes()) > 1 {
 			note(p.Field("systemList"), "has one node: nothing can take the group over", "list another node")
 		}
+		if pkg := packages.Of(g); pkg != nil {
+			_, found := packages.Group(pkg, clusterNodes(cfg))
+			for _, f := range found {
+				if f.Note {
+					notes = append(notes, f)
+				}
+			}
+		}
 		lintPlacement(cfg, p, g, note)
 		lintDependencies(groups, p, g, note)
 		lintGroup(p, g, needed[g.GetName()], note)
@@ -48,7 +58,7 @@ func Lint(cfg *v1.Configuration, types []*v1.ResourceType) []Fault {
 			lintResource(p.Object("resource", r.GetName()), g, r, byName[r.GetType()], note)
 		}
 	}
-	return notes
+	return inPackages(cfg, notes)
 }
 
 // lintGroup notes what has no effect; needed says that other groups depend on it.

@@ -35,10 +35,9 @@ func (c *checker) rules(p protoyaml.Path, m protoreflect.Message) {
 	}
 }
 
-// elsewhere are fields that have a check of their own: a package is checked as
-// the document that it is.
+// elsewhere are fields that have a check of their own.
 func elsewhere(f protoreflect.FieldDescriptor) bool {
-	return f.FullName() == "holdfast.v1.Group.package" || schema.Of(f).GetNames() == "type" || schema.Of(f).GetNames() == "resource"
+	return schema.Of(f).GetNames() == "type" || schema.Of(f).GetNames() == "resource"
 }
 
 // rule checks one value.
@@ -59,7 +58,8 @@ func (c *checker) rule(at protoyaml.Path, f protoreflect.FieldDescriptor, v prot
 // exists checks that a name is that of something.
 func (c *checker) exists(at protoyaml.Path, f protoreflect.FieldDescriptor, name string, onKey bool) bool {
 	kind, known, ok := c.names(f)
-	if !ok || slices.Contains(known, name) {
+	all := name == "*" && schema.Of(f).GetDefault() == `["*"]`
+	if !ok || all || slices.Contains(known, name) {
 		return true
 	}
 	c.add(Fault{Path: at.String(), OnKey: onKey, Problem: fmt.Sprintf("there is no %s %q", kind, name), Fix: protoyaml.DidYouMean(name, known, kind+"s")})

@@ -148,7 +148,7 @@ func (d *Decoder) Locate(faults []Fault) []Fault {
 		if f.Line != 0 {
 			continue
 		}
-		for path := f.Path; path != ""; path = parentOf(path) {
+		for path := f.Path; path != ""; path = ParentOf(path) {
 			if at, ok := d.places[path]; ok {
 				pos := at.value
 				if f.OnKey && at.key.line > 0 {

@@ -109,8 +109,8 @@ func (p Path) Index(i int) Path {
 
 func (p Path) String() string { return p.text }
 
-// parentOf cuts the last step off a path; "" has none.
-func parentOf(path string) string {
+// ParentOf cuts the last step off a path; "" has none.
+func ParentOf(path string) string {
 	cut := max(strings.LastIndex(path, ", "), strings.LastIndex(path, "."), strings.LastIndex(path, "["))
 	return path[:max(cut, 0)]
 }
