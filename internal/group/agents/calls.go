@@ -69,9 +69,20 @@ func (h *Host) refuse(calls []*ticket, why string) {
 	}
 }
 
+// agentOf is the agent that carries out a call.
+func (h *Host) agentOf(c agent.Call) *kind {
+	switch {
+	case c.Definition.GetScript() != nil:
+		return &kind{typ: c.Definition, run: runScript}
+	case c.Definition.GetOcf() != nil:
+		return &kind{typ: c.Definition, run: runOCF}
+	}
+	return h.kindOf(c.Type)
+}
+
 // carryOut is H5: it returns even if the agent does not.
 func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
-	kind := h.kindOf(c.Type)
+	kind := h.agentOf(c)
 	if kind == nil {
 		return agent.Result{Err: fmt.Sprintf("there is no agent for type %q", c.Type)}
 	}

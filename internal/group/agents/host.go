@@ -56,6 +56,10 @@ type Host struct {
 	ctx       context.Context
 	stop      context.CancelFunc
 	running   sync.WaitGroup
+	// ocfRoot is the constant of that name, except in tests.
+	ocfRoot                      string
+	scriptHomeOnce, stateDirOnce sync.Once
+	scriptHomeErr, stateDirErr   error
 	// kindOf finds an agent, and giveUpAfter is stuckTime, except in tests.
 	kindOf      func(string) *kind
 	giveUpAfter time.Duration
@@ -63,11 +67,13 @@ type Host struct {
 	// dirs keeps Release from removing a control group that something is about to enter.
 	dirs sync.RWMutex
 
-	mu     sync.Mutex
-	pool   *pool
-	calls  map[uint64]context.CancelFunc
-	stuck  map[key]bool
-	closed bool
+	mu    sync.Mutex
+	pool  *pool
+	calls map[uint64]context.CancelFunc
+	stuck map[key]bool
+	// adapted is what agents that are programs remember, by resource.
+	adapted map[key]adapted
+	closed  bool
 }
 
 // NewHost returns a host that has undone what an earlier one on this node left unfinished. Services that run are left
@@ -81,7 +87,7 @@ func NewHost(o Options) (*Host, error) {
 	}
 	h := &Host{
 		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, look: o.Look, notices: newMailbox(),
-		pool: newPool(cpus()), calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, kindOf: kindOf, giveUpAfter: stuckTime,
+		pool: newPool(cpus()), calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, adapted: map[key]adapted{}, ocfRoot: ocfRoot, kindOf: kindOf, giveUpAfter: stuckTime,
 	}
 	for _, dir := range []string{"agents", "log"} {
 		if err := os.MkdirAll(filepath.Join(h.runDir, dir), 0o700); err != nil {

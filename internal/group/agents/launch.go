@@ -358,7 +358,7 @@ func (p place) runOnce(ctx context.Context, l launch, careful bool) (o outcome, 
 			o.output = p.logSince(from)
 		}
 		if o.output != "" {
-			evidence += "; its last output: " + o.output
+			evidence += "; its last output: " + lastLines(o.output)
 		}
 		return o, direct, fmt.Errorf("%s: %w%s", l.argv[0], ctx.Err(), evidence)
 	}
