@@ -75,6 +75,9 @@ func (s *stopper) stop(what *guard.Stop) error {
 		if p.GetCgroup() != "" {
 			try(p.GetGroup(), func() error { return killCgroup(p.GetCgroup(), deadline) })
 		}
+		for _, dir := range p.GetOtherCgroups() {
+			try(p.GetGroup(), func() error { return killCgroup(dir, deadline) })
+		}
 		if len(p.GetProcessGroups()) > 0 {
 			try(p.GetGroup(), func() error { return killProcessGroups(p, deadline) })
 		}

@@ -84,9 +84,12 @@ func awaitDead(t *testing.T, what string, dead <-chan struct{}) {
 // makeCgroup below a hierarchy, with one more below it.
 func makeCgroup(t *testing.T, hierarchy string) string {
 	t.Helper()
-	dir := filepath.Join(hierarchy, fmt.Sprintf("holdfast-test-%d", os.Getpid()))
+	dir, err := os.MkdirTemp(hierarchy, "holdfast-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	inner := filepath.Join(dir, "inner")
-	if err := os.MkdirAll(inner, 0o755); err != nil {
+	if err := os.Mkdir(inner, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -146,14 +149,17 @@ func TestStopKillsControlGroups(t *testing.T) {
 			dir := makeCgroup(t, hierarchy)
 			_, outer := startStubborn(t, dir)
 			_, inner := startStubborn(t, filepath.Join(dir, "inner"))
+			other := makeCgroup(t, hierarchy)
+			_, unit := startStubborn(t, other)
 			begin := time.Now()
-			err := s.stop(&guard.Stop{Within: 5 * time.Second, Protected: []*guardpb.Protect{{Group: "web", Cgroup: dir}}})
+			err := s.stop(&guard.Stop{Within: 5 * time.Second, Protected: []*guardpb.Protect{{Group: "web", Cgroup: dir, OtherCgroups: []string{other}}}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Logf("stopped in %v", time.Since(begin))
 			awaitDead(t, "processes in the group", outer)
 			awaitDead(t, "processes in the group below", inner)
+			awaitDead(t, "processes in another group", unit)
 			if err := s.stop(&guard.Stop{Within: time.Second, Protected: []*guardpb.Protect{{Group: "web", Cgroup: dir}}}); err != nil {
 				t.Errorf("once more: %v", err)
 			}

@@ -986,7 +986,9 @@ type Protect struct {
 	// "10.0.0.9/24 eth0"
 	Addresses []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Nothing of it runs any more.
-	Gone          bool `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`
+	Gone bool `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`
+	// Control group directories that others made, of units of systemd: what is in them is ended, too.
+	OtherCgroups  []string `protobuf:"bytes,6,rep,name=other_cgroups,json=otherCgroups,proto3" json:"other_cgroups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1054,6 +1056,13 @@ func (x *Protect) GetGone() bool {
 		return x.Gone
 	}
 	return false
+}
+
+func (x *Protect) GetOtherCgroups() []string {
+	if x != nil {
+		return x.OtherCgroups
+	}
+	return nil
 }
 
 // Leaving: all is stopped and nothing will be started; say goodbye, and end when the call is answered.
@@ -2544,13 +2553,14 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\" \n" +
 	"\bAppended\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x90\x01\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xb5\x01\n" +
 	"\aProtect\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12%\n" +
 	"\x0eprocess_groups\x18\x03 \x03(\x05R\rprocessGroups\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"9\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\x12#\n" +
+	"\rother_cgroups\x18\x06 \x03(\tR\fotherCgroups\"9\n" +
 	"\aLeaving\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detach\x18\x02 \x01(\bR\x06detach\"9\n" +
