@@ -164,6 +164,8 @@ func (h *host) run(x agent.Call) {
 		} else {
 			c.answer(took, agent.Result{})
 		}
+	default:
+		c.answer(took, agent.Result{})
 	}
 }
 
@@ -183,7 +185,7 @@ func (c *call) monitor(s *service, b behaviour, looks, took time.Duration) {
 		}
 	})
 	c.at(took, func() {
-		c.end(agent.Result{State: state, Watched: state == v1.ResourceState_RESOURCE_STATE_ONLINE})
+		c.end(agent.Result{State: state, Watched: c.Watch && state == v1.ResourceState_RESOURCE_STATE_ONLINE})
 	})
 }
 

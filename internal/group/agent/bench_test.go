@@ -13,7 +13,6 @@ import (
 // bigWorld is a node with 5,000 resources in 200 groups.
 func bigWorld(b *testing.B) *world {
 	w := newWorld(b)
-	w.quiet = true
 	types := map[string]*v1.ResourceType{"on-off": {Name: "on-off"}}
 	w.desired = Desired{Incarnation: 1, MayAct: true}
 	for g := range 200 {

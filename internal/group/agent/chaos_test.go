@@ -125,7 +125,7 @@ func (w *world) randomStep(t *rapid.T) {
 		w.act()
 	case "flush":
 		w.printf("flush %s", g.Config.Name)
-		w.r.Flush(w.now, g.Config.Name)
+		w.r.Flush(w.now, g.Config.Name, false)
 		w.act()
 	case "probe":
 		w.r.Probe(w.now, g.Config.Name, "")
@@ -137,7 +137,7 @@ func (w *world) randomStep(t *rapid.T) {
 		w.printf("restart")
 		w.r, w.pending, w.wake = New("n1"), nil, 0
 		for _, th := range w.things {
-			th.busy, th.told = 0, false
+			th.busy, th.told, th.opened = 0, false, false
 		}
 		clear(w.voided)
 		w.desire()

@@ -12,11 +12,11 @@ import (
 // never is the time of a timer that does not run.
 const never = time.Duration(1<<63 - 1)
 
-// watchedFactor stretches the polling of a resource whose changes are told (the field's IMF MonitorFreq).
-const watchedFactor = 5
-
 // hungMonitorMemory is how long after the first of a row of monitor time-outs the row is forgotten.
 const hungMonitorMemory = time.Hour
+
+// leastInfoInterval keeps info, whose every answer is replicated, from flooding the log.
+const leastInfoInterval = time.Second
 
 // quickRetries is how soon a resource that is starting or stopping is looked at again; the last one repeats.
 var quickRetries = []time.Duration{
@@ -37,13 +37,29 @@ func retry(steps []time.Duration, n int, atMost time.Duration) time.Duration {
 	return d
 }
 
+// after is now and d, or never if that is beyond what a clock shows.
+func after(now, d time.Duration) time.Duration {
+	if d > never-now {
+		return never
+	}
+	return now + d
+}
+
+// times is n times d, or never if that is beyond what a clock shows.
+func times(n uint32, d time.Duration) time.Duration {
+	if d > 0 && time.Duration(n) > never/d {
+		return never
+	}
+	return time.Duration(n) * d
+}
+
 // limits are the effective v1.Limits of a resource: its own over its type's over the field's defaults.
 type limits struct {
-	monitorInterval, offlineMonitorInterval                     time.Duration
-	onlineTimeout, offlineTimeout, monitorTimeout, cleanTimeout time.Duration
-	confInterval                                                time.Duration
-	onlineWait, offlineWait, onlineRetry, restart, tolerance    uint32
-	faultOnMonitorTimeouts, cleanRetry                          uint32
+	monitorInterval, offlineMonitorInterval, confInterval, infoInterval time.Duration
+	timeouts                                                            [AttrChanged + 1]time.Duration
+	onlineWait, offlineWait, onlineRetry, restart, tolerance            uint32
+	faultOnMonitorTimeouts, alertOnMonitorTimeouts, cleanRetry          uint32
+	imfMode, imfMonitorFreq, imfRetry, deepFreq                         uint32
 }
 
 func effectiveLimits(typ, own *v1.Limits) limits {
@@ -70,37 +86,48 @@ func effectiveLimits(typ, own *v1.Limits) limits {
 		}
 		return otherwise
 	}
-	return limits{
+	l := limits{
 		monitorInterval:        positive(func(l *v1.Limits) *durationpb.Duration { return l.MonitorInterval }, time.Minute),
 		offlineMonitorInterval: span(func(l *v1.Limits) *durationpb.Duration { return l.OfflineMonitorInterval }, 5*time.Minute),
-		onlineTimeout:          positive(func(l *v1.Limits) *durationpb.Duration { return l.OnlineTimeout }, 5*time.Minute),
-		offlineTimeout:         positive(func(l *v1.Limits) *durationpb.Duration { return l.OfflineTimeout }, 5*time.Minute),
-		monitorTimeout:         positive(func(l *v1.Limits) *durationpb.Duration { return l.MonitorTimeout }, time.Minute),
-		cleanTimeout:           positive(func(l *v1.Limits) *durationpb.Duration { return l.CleanTimeout }, time.Minute),
 		confInterval:           positive(func(l *v1.Limits) *durationpb.Duration { return l.ConfInterval }, 10*time.Minute),
+		infoInterval:           span(func(l *v1.Limits) *durationpb.Duration { return l.InfoInterval }, 0),
 		onlineWait:             count(func(l *v1.Limits) *uint32 { return l.OnlineWaitLimit }, 2),
 		offlineWait:            count(func(l *v1.Limits) *uint32 { return l.OfflineWaitLimit }, 0),
 		onlineRetry:            count(func(l *v1.Limits) *uint32 { return l.OnlineRetryLimit }, 0),
 		restart:                count(func(l *v1.Limits) *uint32 { return l.RestartLimit }, 0),
 		tolerance:              count(func(l *v1.Limits) *uint32 { return l.ToleranceLimit }, 0),
 		faultOnMonitorTimeouts: count(func(l *v1.Limits) *uint32 { return l.FaultOnMonitorTimeouts }, 4),
+		alertOnMonitorTimeouts: count(func(l *v1.Limits) *uint32 { return l.AlertOnMonitorTimeouts }, 0),
 		cleanRetry:             count(func(l *v1.Limits) *uint32 { return l.CleanRetryLimit }, 0),
+		imfMode:                count(func(l *v1.Limits) *uint32 { return l.ImfMode }, 3),
+		imfMonitorFreq:         count(func(l *v1.Limits) *uint32 { return l.ImfMonitorFreq }, 5),
+		imfRetry:               max(1, count(func(l *v1.Limits) *uint32 { return l.ImfRegisterRetryLimit }, 3)),
+		deepFreq:               count(func(l *v1.Limits) *uint32 { return l.LevelTwoMonitorFreq }, 0),
 	}
+	if l.infoInterval > 0 {
+		l.infoInterval = max(l.infoInterval, leastInfoInterval)
+	}
+	l.timeouts = [...]time.Duration{
+		Monitor:     positive(func(l *v1.Limits) *durationpb.Duration { return l.MonitorTimeout }, time.Minute),
+		Online:      positive(func(l *v1.Limits) *durationpb.Duration { return l.OnlineTimeout }, 5*time.Minute),
+		Offline:     positive(func(l *v1.Limits) *durationpb.Duration { return l.OfflineTimeout }, 5*time.Minute),
+		Clean:       positive(func(l *v1.Limits) *durationpb.Duration { return l.CleanTimeout }, time.Minute),
+		Open:        positive(func(l *v1.Limits) *durationpb.Duration { return l.OpenTimeout }, time.Minute),
+		Close:       positive(func(l *v1.Limits) *durationpb.Duration { return l.CloseTimeout }, time.Minute),
+		Action:      positive(func(l *v1.Limits) *durationpb.Duration { return l.ActionTimeout }, 30*time.Second),
+		Info:        positive(func(l *v1.Limits) *durationpb.Duration { return l.InfoTimeout }, 30*time.Second),
+		AttrChanged: positive(func(l *v1.Limits) *durationpb.Duration { return l.AttrChangedTimeout }, time.Minute),
+	}
+	return l
 }
 
-func (l *limits) timeout(e EntryPoint) time.Duration {
-	switch e {
-	case Online:
-		return l.onlineTimeout
-	case Offline:
-		return l.offlineTimeout
-	case Clean:
-		return l.cleanTimeout
-	}
-	return l.monitorTimeout
+// share of d that differs between resources, between a quarter and all of it, so that they are not all monitored at the
+// same time.
+func (x *resource) share(d time.Duration) time.Duration {
+	return d/4 + d*3/4/1024*spread(x.g.Config.GetName(), x.name)
 }
 
-// spread is a number in [0, 1024) that differs between resources, so that they are not all monitored at the same time.
+// spread is a number in [0, 1024) that differs between resources.
 func spread(group, resource string) time.Duration {
 	h := fnv.New32a()
 	h.Write([]byte(group))

@@ -17,10 +17,17 @@ func (r *Runtime) Done(now time.Duration, wallMs int64, d Done) {
 	}
 	delete(r.calls, d.Token)
 	delete(r.busy, u.key)
+	u.pool.running--
+	if u.act != nil {
+		r.acted(u, d)
+	}
 	x := u.x
 	if x == nil {
 		if g := r.groups[u.key.group]; g != nil && g.byName[u.key.resource] != nil {
 			r.mark(g.byName[u.key.resource])
+		}
+		if ghost := r.ghosts[u.key]; ghost != nil {
+			r.mark(ghost)
 		}
 		r.settle(now)
 		return
@@ -29,39 +36,57 @@ func (r *Runtime) Done(now time.Duration, wallMs int64, d Done) {
 	switch {
 	case x.void:
 		x.void = false
-		if x.managed() {
-			r.setDue(x, now)
-		}
+		r.unfinished(x, now, u)
 	case u.entry == Monitor:
 		r.monitored(x, now, d.Result)
-		if x.again && x.phase != cleaning {
-			r.look(x, now)
-		}
-	case x.flushed && !d.TimedOut:
+	case u.entry == Open:
+		x.openNote = d.failure(x, Open)
+	case u.entry == AttrChanged:
+		x.note = d.failure(x, AttrChanged)
+	case u.entry == Info:
+		r.informed(x, now, d)
+	case u.entry == Action, u.entry == Close:
+	case x.flushed && (!d.TimedOut || u.entry == Clean):
 		r.breakOff(x, now)
 	case u.entry == Online:
 		r.broughtOnline(x, now, d.Result)
 	case u.entry == Offline:
 		r.takenOffline(x, now, d.Result)
 	case u.entry == Clean:
-		x.phase, x.tries = cleaned, 0
-		x.failure = d.failure(x, Clean)
-		x.cleanOK = x.failure == ""
-		r.setDue(x, now)
-		if x.cleanOK && x.reason == MonitorHung {
-			r.cleanSucceeded(x, now) // the monitor would only hang once more
-		}
+		r.wasCleaned(x, now, d)
+	}
+	if x.again && x.phase != cleaning {
+		r.look(x, now)
 	}
 	x.again = false
 	r.mark(x)
 	r.settle(now)
 }
 
+// unfinished: a call was ended early, and what it says does not count.
+func (r *Runtime) unfinished(x *resource, now time.Duration, u *underWay) {
+	if !x.managed() {
+		return
+	}
+	switch u.entry {
+	case Monitor, Online, Offline, Clean:
+		x.urgent, x.due = true, now
+	case Open:
+		x.opened = nil
+	case Info:
+		x.infoDue = now
+	case AttrChanged:
+		if x.state == online {
+			x.mustTell(u.changed)
+		}
+	}
+}
+
 // failure puts into words that an entry point failed; empty: it did not.
 func (d Done) failure(x *resource, e EntryPoint) string {
 	switch {
 	case d.TimedOut:
-		return fmt.Sprintf("%s did not end within %s", e, x.limits.timeout(e))
+		return fmt.Sprintf("%s did not end within %s", e, x.limits.timeouts[e])
 	case d.Err != "":
 		return fmt.Sprintf("%s failed: %s", e, d.Err)
 	}
@@ -69,33 +94,44 @@ func (d Done) failure(x *resource, e EntryPoint) string {
 }
 
 func (r *Runtime) broughtOnline(x *resource, now time.Duration, res Result) {
-	x.failure = Done{Result: res}.failure(x, Online)
+	x.failure, x.verdict = Done{Result: res}.failure(x, Online), 0
+	if x.failure != "" {
+		x.verdict = res.Verdict
+	}
 	if res.TimedOut {
 		r.needClean(x, now, OnlineHung, thenRetry, x.failure)
 		return
 	}
 	x.phase, x.tries = appearing, 0
-	first := now + max(0, res.Wait)
-	x.deadline = first + time.Duration(x.limits.onlineWait)*x.limits.monitorInterval
+	first := after(now, max(0, res.Wait))
+	x.deadline = after(first, times(x.limits.onlineWait, x.limits.monitorInterval))
 	if res.Err != "" {
 		x.deadline = first // nothing to wait for
 	}
-	r.setDue(x, first)
+	x.due = first
 }
 
 func (r *Runtime) takenOffline(x *resource, now time.Duration, res Result) {
-	x.failure = Done{Result: res}.failure(x, Offline)
+	x.failure, x.verdict = Done{Result: res}.failure(x, Offline), 0
+	if x.failure != "" {
+		x.verdict = res.Verdict
+	}
+	if x.verdict == v1.Verdict_VERDICT_HALT_ABORTED {
+		x.message = x.failure
+		r.giveUp(x, now)
+		return
+	}
 	if res.TimedOut {
 		r.needClean(x, now, OfflineHung, thenOffline, x.failure)
 		return
 	}
 	x.phase, x.tries = vanishing, 0
-	first := now + max(0, res.Wait)
-	x.deadline = first + time.Duration(x.limits.offlineWait)*x.limits.monitorInterval
+	first := after(now, max(0, res.Wait))
+	x.deadline = after(first, times(x.limits.offlineWait, x.limits.monitorInterval))
 	if res.Err != "" {
 		x.deadline = first
 	}
-	r.setDue(x, first)
+	x.due = first
 }
 
 // monitored takes in what a monitor has found.
@@ -105,18 +141,23 @@ func (r *Runtime) monitored(x *resource, now time.Duration, res Result) {
 		found = unknown
 	}
 	x.heard = true
-	x.timedOut = res.TimedOut
+	r.timedOut(x, now, res.TimedOut)
 	if found == unknown {
 		if x.note == "" {
 			x.note = unsureNote(x, res)
 		}
 	} else {
 		x.note = ""
-		x.watched = res.Watched
-		if found == online && res.Confidence > 0 && res.Confidence < 100 {
-			x.note = fmt.Sprintf("online with a confidence of %d%%", res.Confidence)
+		x.watched = x.asked && res.Watched
+	}
+	// Before what it found is acted on: that may change the state, and with it these begin anew.
+	if x.phase == steady && x.asked && found != unknown {
+		x.unwatched++
+		if x.watched {
+			x.unwatched = 0
 		}
 	}
+	defer x.trust(found, res.Confidence)
 	switch x.phase {
 	case appearing:
 		r.monitoredAppearing(x, now, found, res)
@@ -129,10 +170,38 @@ func (r *Runtime) monitored(x *resource, now time.Duration, res Result) {
 	}
 }
 
+// timedOut counts monitors that time out in a row, and tells of every so many.
+func (r *Runtime) timedOut(x *resource, now time.Duration, is bool) {
+	x.timedOut = is
+	if !is {
+		x.timeouts = 0
+		return
+	}
+	x.timeouts++
+	if n := x.limits.alertOnMonitorTimeouts; n > 0 && x.timeouts%n == 0 {
+		r.tell(now, x, "resource.monitor-timed-out", fmt.Sprintf("%d monitors of %s in a row did not end within %s on %s",
+			x.timeouts, x.name, x.limits.timeouts[Monitor], r.node))
+	}
+}
+
+// trust takes in the confidence of a monitor. Small changes are not worth a report.
+func (x *resource) trust(found v1.ResourceState, confidence int) {
+	if found != online || x.state != online {
+		return
+	}
+	now := min(max(0, confidence), 100)
+	if change := now - x.confidence; change <= -leastChange || change >= leastChange || now == 0 {
+		x.confidence = now
+	}
+	if x.note == "" && x.confidence > 0 && x.confidence < 100 {
+		x.note = fmt.Sprintf("online with a confidence of %d%%", x.confidence)
+	}
+}
+
 func unsureNote(x *resource, res Result) string {
 	switch {
 	case res.TimedOut:
-		return fmt.Sprintf("monitor did not end within %s", x.limits.monitorTimeout)
+		return fmt.Sprintf("monitor did not end within %s", x.limits.timeouts[Monitor])
 	case res.Err != "":
 		return "monitor failed: " + res.Err
 	case res.Message != "":
@@ -156,6 +225,9 @@ func (r *Runtime) monitoredAppearing(x *resource, now time.Duration, found v1.Re
 		if detail := cmp.Or(x.notice, res.Message); detail != "" {
 			why += ": " + detail
 		}
+		if res.Verdict != 0 {
+			x.verdict = res.Verdict
+		}
 		r.needClean(x, now, OnlineIneffective, thenRetry, why)
 	default:
 		r.lookAgainSoon(x, now)
@@ -165,7 +237,7 @@ func (r *Runtime) monitoredAppearing(x *resource, now time.Duration, found v1.Re
 func (r *Runtime) monitoredVanishing(x *resource, now time.Duration, found v1.ResourceState) {
 	switch {
 	case found == offline:
-		r.becomeOffline(x, now)
+		r.wentOffline(x, now)
 	case now >= x.patience(found):
 		why := x.failure
 		if why == "" {
@@ -180,18 +252,24 @@ func (r *Runtime) monitoredVanishing(x *resource, now time.Duration, found v1.Re
 // patience is how long a resource may take to show up or to vanish. A monitor that can't tell gets one interval more to find out.
 func (x *resource) patience(found v1.ResourceState) time.Duration {
 	if found == unknown && x.failure == "" {
-		return x.deadline + x.limits.monitorInterval
+		return after(x.deadline, x.limits.monitorInterval)
 	}
 	return x.deadline
 }
 
 func (r *Runtime) lookAgainSoon(x *resource, now time.Duration) {
-	r.setDue(x, now+retry(quickRetries, x.tries, x.limits.monitorInterval))
+	x.due = now + retry(quickRetries, x.tries, x.limits.monitorInterval)
 	x.tries++
 }
 
 func (r *Runtime) monitoredCleaned(x *resource, now time.Duration, found v1.ResourceState, res Result) {
+	recheck := x.recheck
+	x.recheck = false
 	switch {
+	case recheck && found == offline:
+		r.cleanSucceeded(x, now)
+	case recheck:
+		x.phase, x.due = cleaning, now
 	case found == online:
 		r.setState(x, now, online)
 		if x.failure == "" {
@@ -215,12 +293,7 @@ func (r *Runtime) monitoredSteady(x *resource, now time.Duration, found v1.Resou
 		x.probed = true
 		x.tries = 0
 	}
-	if x.state == online && now-x.calmSince >= x.limits.confInterval {
-		if x.restarts > 0 {
-			x.message = ""
-		}
-		x.restarts, x.tolerated, x.hung = 0, 0, 0
-	}
+	r.calmDown(x, now)
 	if !res.TimedOut {
 		x.hung = 0
 	}
@@ -244,12 +317,15 @@ func (r *Runtime) monitoredSteady(x *resource, now time.Duration, found v1.Resou
 }
 
 func (r *Runtime) foundOnline(x *resource, now time.Duration, first bool) {
-	x.uncleaned, x.unable, x.tolerated, x.notice = false, false, 0, ""
+	x.uncleaned, x.tolerated, x.notice, x.forced = false, 0, "", false
+	if !x.stuck {
+		x.unable, x.verdict = false, 0
+	}
 	switch {
 	case first && x.stopped != "":
 		x.message = "still online after guard stopped everything: " + x.stopped
 	case x.state == online:
-	case first || x.persistent():
+	case first || x.persistent() || x.config.GetMonitorOnly():
 		x.message = ""
 	default:
 		x.message = "came online by itself"
@@ -259,14 +335,22 @@ func (r *Runtime) foundOnline(x *resource, now time.Duration, first bool) {
 		x.calmSince = now
 	}
 	r.setState(x, now, online)
+	if x.infoDue == never {
+		x.infoDue = now
+	}
 }
 
 // foundOfflineAtFirst compares the first probe with what was known before.
 func (r *Runtime) foundOfflineAtFirst(x *resource, now time.Duration, res Result) {
 	switch {
+	case x.persistent() && x.state == online:
+		r.foundOffline(x, now, res)
+		return
 	case x.persistent():
 		x.message = x.detail(res)
 		r.setState(x, now, faulted)
+	case x.config.GetMonitorOnly():
+		r.setState(x, now, offline)
 	case x.stopped != "":
 		x.message, x.stopped = x.stopped, ""
 		r.setState(x, now, offline)
@@ -293,22 +377,28 @@ func (r *Runtime) foundOfflineAtFirst(x *resource, now time.Duration, res Result
 // foundOffline is the spec's unexpected offline, unless it was to go offline anyway.
 func (r *Runtime) foundOffline(x *resource, now time.Duration, res Result) {
 	switch {
+	case x.config.GetMonitorOnly() && !x.persistent():
+		if x.state == online {
+			x.message = x.detail(res)
+		}
+		r.becomeOffline(x, now)
 	case x.uncleaned, x.state != online && !(x.persistent() && x.state == unknown):
 		r.schedule(x, now)
-	case x.want == v1.Want_WANT_OFFLINE:
+	case x.want == v1.Want_WANT_OFFLINE, x.stuck:
 		x.message = ""
 		r.becomeOffline(x, now)
+	case res.Intentional && x.typ.GetIntentionalOffline() && !x.persistent():
+		x.message = cmp.Or(res.Message, "taken offline on purpose, by somebody else than the cluster")
+		r.becomeOffline(x, now)
+		x.intentional, x.leftAt = true, x.g.Intent
 	case x.tolerated < x.limits.tolerance:
 		x.tolerated++
 		x.calmSince = now
 		x.note = fmt.Sprintf("%s; tolerated (%d of %d)", x.detail(res), x.tolerated, x.limits.tolerance)
 		r.schedule(x, now)
-	case x.persistent():
-		x.message = x.detail(res)
-		r.setState(x, now, faulted)
-		r.schedule(x, now)
 	default:
-		r.needClean(x, now, UnexpectedOffline, thenRestart, x.detail(res))
+		x.verdict = res.Verdict
+		r.fault(x, now, UnexpectedOffline, x.detail(res))
 	}
 }
 
@@ -317,11 +407,14 @@ func (r *Runtime) foundOffline(x *resource, now time.Duration, res Result) {
 func (r *Runtime) foundBroken(x *resource, now time.Duration, res Result, first bool) {
 	why := cmp.Or(x.notice, res.Message, "the monitor found it broken")
 	switch {
-	case x.persistent():
+	case x.config.GetMonitorOnly() && !x.persistent():
+		x.note = why
+		r.schedule(x, now)
+	case x.persistent() && x.state != online:
 		x.message = why
 		r.setState(x, now, faulted)
 		r.schedule(x, now)
-	case first && x.expect != online:
+	case first && x.expect != online && !x.persistent():
 		after := thenOffline
 		if x.expect == faulted {
 			after = thenFaulted
@@ -337,7 +430,8 @@ func (r *Runtime) foundBroken(x *resource, now time.Duration, res Result, first 
 		x.note = fmt.Sprintf("%s; tolerated (%d of %d)", why, x.tolerated, x.limits.tolerance)
 		r.schedule(x, now)
 	default:
-		r.needClean(x, now, UnexpectedOffline, thenRestart, why)
+		x.verdict = res.Verdict
+		r.fault(x, now, UnexpectedOffline, why)
 	}
 }
 
@@ -348,17 +442,13 @@ func (r *Runtime) monitorHung(x *resource, now time.Duration) {
 	x.hung++
 	x.calmSince = now
 	limit := x.limits.faultOnMonitorTimeouts
-	why := fmt.Sprintf("%d monitors in a row did not end within %s", x.hung, x.limits.monitorTimeout)
+	why := fmt.Sprintf("%d monitors in a row did not end within %s", x.hung, x.limits.timeouts[Monitor])
 	switch {
-	case limit == 0 || x.hung < limit || !r.allowed(x):
-		r.schedule(x, now)
-	case x.persistent():
-		x.hung, x.message, x.note = 0, why, ""
-		r.setState(x, now, faulted)
+	case limit == 0 || x.hung < limit || !r.allowed(x), x.config.GetMonitorOnly(), x.stuck:
 		r.schedule(x, now)
 	default:
-		x.hung = 0
-		r.needClean(x, now, MonitorHung, thenRestart, why)
+		x.hung, x.note, x.verdict = 0, "", 0
+		r.fault(x, now, MonitorHung, why)
 	}
 }
 
@@ -375,85 +465,29 @@ func (x *resource) detail(res Result) string {
 
 func (r *Runtime) becomeOnline(x *resource, now time.Duration) {
 	x.phase, x.restarting, x.attempts = steady, false, 0
-	x.tolerated, x.hung, x.notice, x.failure = 0, 0, "", ""
+	x.tolerated, x.hung, x.notice, x.failure, x.verdict = 0, 0, "", "", 0
+	x.unable, x.stuck, x.forced = false, false, false
 	x.calmSince = now
 	r.setState(x, now, online)
 	x.scattered = true
 	r.schedule(x, now)
 }
 
-func (r *Runtime) becomeOffline(x *resource, now time.Duration) {
-	x.phase, x.restarting, x.attempts = steady, false, 0
-	x.unable, x.uncleaned, x.cleanFails = false, false, 0
-	x.tolerated, x.hung, x.notice, x.failure, x.note = 0, 0, "", "", ""
-	x.restarts = 0
-	r.setState(x, now, offline)
-	r.schedule(x, now)
-}
-
-// needClean has the resource forced down, or remembers to do so once that is allowed.
-func (r *Runtime) needClean(x *resource, now time.Duration, reason CleanReason, after then, why string) {
-	x.reason, x.then, x.cleanFails, x.message, x.note = reason, after, 0, why, ""
-	x.flushed = false
-	x.phase = cleaning
-	r.setDue(x, now)
-	if !r.allowed(x) {
-		r.postponeClean(x, now)
-	}
-}
-
-func (r *Runtime) postponeClean(x *resource, now time.Duration) {
-	x.phase, x.uncleaned, x.restarting = steady, true, false
-	switch {
-	case x.then == thenOffline && x.state == online:
-	case x.reason != UnexpectedOffline || x.unable:
-		r.setState(x, now, unknown)
-	case r.mayAct:
-		// Frozen: the fault is shown, not handled. Without a lease it is guard that stopped it, most likely; Stopped will tell.
+// wentOffline: it was taken offline, or cleaned because that had failed. A verdict about the failure stands behind a fault.
+func (r *Runtime) wentOffline(x *resource, now time.Duration) {
+	verdict, why := x.verdict, cmp.Or(x.failure, x.message)
+	r.becomeOffline(x, now)
+	if verdict != 0 {
+		x.verdict, x.message = verdict, why
 		r.setState(x, now, faulted)
 	}
-	r.schedule(x, now)
 }
 
-func (r *Runtime) cleanFailed(x *resource, now time.Duration) {
-	x.cleanFails++
-	if x.cleanFails > x.limits.cleanRetry {
-		x.unable = true
-		x.note = x.failure
-		if x.state == offline {
-			r.setState(x, now, unknown)
-		}
-	}
-	x.phase = cleaning
-	r.setDue(x, now+retry(slowRetries, int(x.cleanFails)-1, x.limits.monitorInterval))
-}
-
-func (r *Runtime) cleanSucceeded(x *resource, now time.Duration) {
-	x.unable, x.uncleaned, x.cleanFails, x.note = false, false, 0, ""
-	wanted := x.mayRun()
-	switch {
-	case x.then == thenOffline:
-		r.becomeOffline(x, now)
-		return
-	case x.then == thenRetry && wanted && x.attempts <= x.limits.onlineRetry:
-		r.setState(x, now, offline)
-		x.phase = starting
-		r.setDue(x, never)
-		return
-	case x.then == thenRestart && wanted && x.restarts < x.limits.restart:
-		x.restarts++
-		x.attempts = 0
-		x.restarting = true
-		r.setState(x, now, offline)
-		x.phase = starting
-		r.setDue(x, never)
-		return
-	}
+func (r *Runtime) becomeOffline(x *resource, now time.Duration) {
 	x.phase, x.restarting, x.attempts = steady, false, 0
-	x.notice, x.failure = "", ""
-	if x.then == thenRestart && x.limits.restart > 0 && x.restarts >= x.limits.restart {
-		x.message = fmt.Sprintf("%s; restarted %d times in %s before", x.message, x.restarts, x.limits.confInterval)
-	}
-	r.setState(x, now, faulted)
+	x.unable, x.stuck, x.uncleaned, x.forced, x.cleanFails = false, false, false, false, 0
+	x.tolerated, x.hung, x.notice, x.failure, x.note = 0, 0, "", "", ""
+	x.restarts, x.verdict = 0, 0
+	r.setState(x, now, offline)
 	r.schedule(x, now)
 }

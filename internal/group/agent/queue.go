@@ -2,13 +2,14 @@ package agent
 
 import "container/heap"
 
-// queue orders resources by the time at which they are due, then by age, so that the order never depends on chance.
+// queue orders resources by the time at which they have to be looked at, then by age, so that the order never depends on
+// chance.
 type queue []*resource
 
 func (q queue) Len() int { return len(q) }
 func (q queue) Less(i, j int) bool {
-	if q[i].due != q[j].due {
-		return q[i].due < q[j].due
+	if q[i].at != q[j].at {
+		return q[i].at < q[j].at
 	}
 	return q[i].seq < q[j].seq
 }
@@ -30,12 +31,12 @@ func (q *queue) Pop() any {
 	return r
 }
 
-// arrange puts x where its due time belongs.
+// arrange puts x where its time belongs.
 func (q *queue) arrange(x *resource) {
 	switch {
-	case x.due == never && x.slot >= 0:
+	case x.at == never && x.slot >= 0:
 		heap.Remove(q, x.slot)
-	case x.due == never:
+	case x.at == never:
 	case x.slot >= 0:
 		heap.Fix(q, x.slot)
 	default:
@@ -43,7 +44,7 @@ func (q *queue) arrange(x *resource) {
 	}
 }
 
-// drop takes x out without forgetting when it was due.
+// drop takes x out.
 func (q *queue) drop(x *resource) {
 	if x.slot >= 0 {
 		heap.Remove(q, x.slot)

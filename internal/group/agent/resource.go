@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -77,9 +76,10 @@ type resource struct {
 	// problem is why it can't be handled at all; empty: it can.
 	problem    string
 	attributes map[string]string
-	needs      []*resource
-	neededBy   []*resource
-	// missing names something that it requires and that does not exist; it is never started then.
+	// Dependencies, see depend.go. missing names something that it requires and that does not exist; it is never started then.
+	needs   []*resource
+	quorums []quorum
+	above   []edge
 	missing string
 
 	// state as it was last found out. Before the first probe: UNKNOWN, or what was committed.
@@ -97,10 +97,24 @@ type resource struct {
 	call  uint64
 	entry EntryPoint
 	void  bool
-	// again: monitor once more as soon as the monitor under way has ended.
+	// again: monitor once more as soon as the call under way has ended.
 	again bool
-	due   time.Duration
-	slot  int
+	// due is when the phase goes on (a monitor, a clean), infoDue when info is called; urgent: the next monitor is none of the
+	// periodic ones. at is when it has to be looked at for any reason, slot its place in the queue.
+	due, infoDue, at time.Duration
+	urgent           bool
+	slot             int
+	wait             waiter
+
+	// opened is the type as it was when open was called, nil before; openNote is what went wrong then.
+	opened   *v1.ResourceType
+	openNote string
+	// acts wait to be run; changed are registered attributes of which attr_changed has yet to tell.
+	acts    []*act
+	changed []string
+	info    *info
+	// Periods of the monitor interval since the last deep monitor, and until the next monitor.
+	cycles, steps uint32
 
 	// want as it follows from the order and the dependencies; pulledBy names what keeps it from being wanted online.
 	want     v1.Want
@@ -116,18 +130,33 @@ type resource struct {
 	flushed    bool
 	reason     CleanReason
 	then       then
+	forced     bool
 	cleanOK    bool
 	cleanFails uint32
+	// recheck: an administrator has ended the wait for a clean that failed; the monitor's word counts without one.
+	recheck bool
 	// uncleaned: it has to be cleaned, but not now (the group is frozen, or there is no lease).
 	uncleaned bool
-	// unable: clean has failed more often than CleanRetryLimit.
-	unable bool
+	// unable: clean has failed; stuck: and nothing more is done with it by the order with that number.
+	unable, stuck bool
+	stuckAt       uint64
+	// adminWait is the situation in which it waits for an administrator; 0: it does not.
+	adminWait v1.AdminWait
+	verdict   v1.Verdict
+	// intentional: somebody outside took it offline on purpose; orders up to leftAt don't bring it online.
+	intentional bool
+	leftAt      uint64
 
 	// Of being online.
 	restarts, tolerated, hung uint32
 	hungSince, calmSince      time.Duration
-	watched                   bool
+	confidence                int
 	notice                    string
+	// timeouts of monitors in a row.
+	timeouts uint32
+	// watched: changes are told; asked: the last monitor was to see to that; unwatched: so many in a row could not.
+	watched, asked bool
+	unwatched      uint32
 
 	// scattered: the next steady monitor comes early by a share of the interval that differs between resources.
 	scattered bool
@@ -140,29 +169,6 @@ type resource struct {
 	seen                                           outlook
 	inDirty, inChanged, forgotten                  bool
 	countedUnprobed, countedUnheard, countedActive bool
-}
-
-// status is a v1.ResourceStatus that can be compared.
-type status struct {
-	state            v1.ResourceState
-	activity         v1.ResourceActivity
-	unable, timedOut bool
-	message          string
-	restarts         uint32
-	changedMs        int64
-}
-
-func (s *status) proto() *v1.ResourceStatus {
-	return &v1.ResourceStatus{
-		State: s.state, Activity: s.activity, UnableToOffline: s.unable, MonitorTimedOut: s.timedOut,
-		Message: s.message, Restarts: s.restarts, ChangedMs: s.changedMs,
-	}
-}
-
-// knownAs says whether the committed status is this one. Their times are of different clocks.
-func (s *status) knownAs(k *v1.ResourceStatus) bool {
-	return k.GetState() == s.state && k.GetActivity() == s.activity && k.GetUnableToOffline() == s.unable &&
-		k.GetMonitorTimedOut() == s.timedOut && k.GetMessage() == s.message && k.GetRestarts() == s.restarts
 }
 
 // outlook is what other resources of the group can see of a resource.
@@ -185,13 +191,31 @@ func (x *resource) key() key { return key{x.g.Config.GetName(), x.name} }
 
 func (x *resource) persistent() bool { return x.operations() == v1.Operations_OPERATIONS_NONE }
 
+// stoppable resources are taken offline when they are not wanted; others keep nothing waiting for that.
+func (x *resource) stoppable() bool {
+	return x.operations() == v1.Operations_OPERATIONS_ON_OFF && !x.config.GetMonitorOnly()
+}
+
 // managed resources are monitored; the others are left entirely alone.
 func (x *resource) managed() bool { return x.enabled && x.problem == "" }
 
+// faultsManaged: the cluster deals with its faults; else a person does.
+func (x *resource) faultsManaged() bool {
+	m := x.config.GetManageFaults()
+	if m == v1.ManageFaults_MANAGE_FAULTS_UNSPECIFIED {
+		m = x.g.Config.GetManageFaults()
+	}
+	return m != v1.ManageFaults_MANAGE_FAULTS_NONE
+}
+
+// settled: nothing is on its way, and its state is what the last monitor said.
+func (x *resource) settled() bool {
+	return x.phase == steady && x.probed && !x.uncleaned && x.adminWait == 0
+}
+
 // ready: what requires it may be started.
 func (x *resource) ready() bool {
-	return x.managed() && x.probed && x.state == online && x.phase == steady && !x.uncleaned &&
-		x.want != v1.Want_WANT_OFFLINE
+	return x.managed() && x.settled() && x.state == online && x.want != v1.Want_WANT_OFFLINE
 }
 
 // tellable: there is something to report. Before the first monitor what is committed may be truer than what is known here.
@@ -199,10 +223,7 @@ func (x *resource) tellable() bool { return x.heard || !x.managed() }
 
 // quiet: what it requires may be stopped. A resource that is never taken offline doesn't keep others from it.
 func (x *resource) quiet() bool {
-	if !x.managed() || x.operations() != v1.Operations_OPERATIONS_ON_OFF {
-		return true
-	}
-	return x.probed && x.phase == steady && (x.state == offline || x.state == faulted) && !x.unable && !x.uncleaned
+	return !x.managed() || !x.stoppable() || x.settled() && (x.state == offline || x.state == faulted) && !x.unable
 }
 
 // active: something of it runs, or may run.
@@ -210,138 +231,70 @@ func (x *resource) active() bool {
 	if !x.managed() || x.persistent() {
 		return false
 	}
-	return x.phase != steady || x.uncleaned || x.unable || x.state == online || x.probed && x.state == unknown
+	return x.phase != steady || x.uncleaned || x.unable || x.adminWait != 0 || x.state == online || x.probed && x.state == unknown
 }
 
 // orderedWant is what the order says of it, dependencies aside.
 func (x *resource) orderedWant() v1.Want {
-	if !x.managed() || x.persistent() {
+	if !x.managed() || x.persistent() || x.config.GetMonitorOnly() {
 		return v1.Want_WANT_NOTHING
 	}
-	w := x.g.Want
+	w, alone := x.g.Want, false
 	if own, ok := x.g.ResourceWants[x.name]; ok && own != v1.Want_WANT_UNSPECIFIED {
-		w = own
+		w, alone = own, true
 	}
 	switch {
 	case w == v1.Want_WANT_ONLINE && x.g.Intent > x.g.voidOnline:
+		switch {
+		case x.intentional && x.g.Intent <= x.leftAt:
+			return v1.Want_WANT_NOTHING
+		case x.config.AutoStart != nil && !x.config.GetAutoStart() && !alone && x.state != online && !x.restarting:
+			return v1.Want_WANT_NOTHING // it is not brought online with its group, but goes on and off with it
+		}
 		return w
-	case w == v1.Want_WANT_OFFLINE && x.g.Intent > x.g.voidOffline && x.operations() == v1.Operations_OPERATIONS_ON_OFF:
+	case w == v1.Want_WANT_OFFLINE && x.g.Intent > x.g.voidOffline && x.stoppable():
 		return w
 	}
 	return v1.Want_WANT_NOTHING
-}
-
-// refresh works out what is wanted of it. What can't have all that it requires goes offline: a fault takes along
-// everything above it.
-func (x *resource) refresh() {
-	x.want, x.pulledBy = x.orderedWant(), ""
-	if x.want != v1.Want_WANT_ONLINE {
-		return
-	}
-	for _, n := range x.needs {
-		switch {
-		case n.managed() && n.state == faulted && n.phase == steady && !n.uncleaned:
-			x.pulledBy = n.name + ", which is faulted"
-		case n.want == v1.Want_WANT_OFFLINE:
-			x.pulledBy = n.name + ", which is to be offline"
-		default:
-			continue
-		}
-		x.want = v1.Want_WANT_OFFLINE
-		if x.operations() != v1.Operations_OPERATIONS_ON_OFF {
-			x.want = v1.Want_WANT_NOTHING
-		}
-		return
-	}
 }
 
 // mayRun: an order that still counts lets it be started or restarted here. An on-only resource is restarted even when its
 // group is wanted offline.
 func (x *resource) mayRun() bool {
 	return x.want == v1.Want_WANT_ONLINE ||
-		x.want == v1.Want_WANT_NOTHING && x.operations() == v1.Operations_OPERATIONS_ON_ONLY && x.g.Intent > x.g.voidOnline
+		x.want == v1.Want_WANT_NOTHING && x.operations() == v1.Operations_OPERATIONS_ON_ONLY && !x.config.GetMonitorOnly() &&
+			x.g.Intent > x.g.voidOnline
 }
 
 func (x *resource) outlook() outlook {
 	return outlook{state: x.state, phase: x.phase, want: x.want, ready: x.ready(), quiet: x.quiet()}
 }
 
-// waitsFor says what keeps a resource that is wanted online from being started; empty: nothing.
-func (x *resource) waitsFor(mayAct bool) string {
-	if x.missing != "" {
-		return fmt.Sprintf("waits for %s, which does not exist", x.missing)
-	}
-	for _, n := range x.needs {
-		switch {
-		case n.ready():
-		case !n.enabled:
-			return fmt.Sprintf("waits for %s, which is not enabled", n.name)
-		default:
-			return fmt.Sprintf("waits for %s", n.name)
-		}
-	}
+// wantsWatch: the next monitor shall see to it that changes are told. On the way anything is a change that is waited for;
+// with a mode of online or offline resources only, it has to be known first which of them it is.
+func (x *resource) wantsWatch() bool {
+	const whenOffline, whenOnline = 1, 2
+	mode := x.limits.imfMode
 	switch {
-	case x.g.unprobed > 0:
-		return "waits until all resources of the group have been probed"
-	case !mayAct:
-		return "waits for this node's lease"
+	case mode == whenOffline|whenOnline && !x.settled():
+		return true
+	case !x.settled() || x.unwatched >= x.limits.imfRetry:
+		return false
+	case x.state == online:
+		return mode&whenOnline != 0
+	case x.state == offline, x.state == faulted:
+		return mode&whenOffline != 0
 	}
-	return ""
+	return mode == whenOffline|whenOnline
 }
 
-// leavesAfter names what has to go offline before it; empty: nothing.
-func (x *resource) leavesAfter() string {
-	for _, p := range x.neededBy {
-		if !p.quiet() {
-			return p.name
-		}
-	}
-	return ""
-}
-
-func (x *resource) status(mayAct bool) status {
-	s := status{
-		state: x.state, activity: v1.ResourceActivity_RESOURCE_ACTIVITY_NONE,
-		unable: x.unable, timedOut: x.timedOut, message: x.message, restarts: x.restarts, changedMs: x.changedMs,
-	}
-	if x.note != "" {
-		s.message = x.note
-	}
-	if !x.probed && x.state != online {
-		s.state = unknown // what was known is too old to be told again (A4)
-	}
-	switch {
-	case !x.enabled:
-		s.state, s.message = unknown, "not enabled: neither monitored nor managed"
-		return s
-	case x.problem != "":
-		s.state, s.message = unknown, x.problem
-		return s
-	}
-	switch x.phase {
-	case steady:
-		switch {
-		case !x.probed, x.g.Config.GetFrozen():
-		case x.want == v1.Want_WANT_ONLINE && x.state == offline:
-			s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_ONLINE
-			if w := x.waitsFor(mayAct); w != "" {
-				s.message = w
-			}
-		case x.want == v1.Want_WANT_OFFLINE && x.state == online:
-			s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_OFFLINE
-			if p := x.leavesAfter(); p != "" {
-				s.message = "waits for " + p + " to go offline"
-			}
-		}
-	case starting, appearing:
-		s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_ONLINE
-		if x.restarting {
-			s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_RESTARTING
-		}
-	case stopping, vanishing:
-		s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_OFFLINE
-	case cleaning, cleaned:
-		s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_CLEAN
-	}
-	return s
+// reset ends whatever is on its way; the next monitor is a first probe again.
+func (x *resource) reset() {
+	x.phase, x.probed, x.heard, x.again = steady, false, false, false
+	x.restarting, x.flushed, x.uncleaned, x.unable, x.stuck, x.forced, x.recheck = false, false, false, false, false, false, false
+	x.timedOut, x.watched, x.intentional = false, false, false
+	x.attempts, x.cleanFails, x.tolerated, x.hung, x.timeouts, x.unwatched, x.tries = 0, 0, 0, 0, 0, 0, 0
+	x.adminWait, x.verdict, x.confidence, x.info, x.changed = 0, 0, 0, nil, nil
+	x.infoDue = never
+	x.notice, x.note, x.stopped = "", "", ""
 }

@@ -25,7 +25,12 @@ type Runtime struct {
 	queue queue
 	calls map[uint64]*underWay
 	// busy has the call under way of each resource, also of one that was forgotten since.
-	busy      map[key]uint64
+	busy map[key]uint64
+	// ghosts are forgotten resources of which close has yet to be called.
+	ghosts map[key]*resource
+	// pools of calls by type; those in short have resources that wait.
+	pools     map[string]*pool
+	short     []*pool
 	lastToken uint64
 	lastSeq   uint64
 	// dirty resources are looked at before control returns to the caller.
@@ -33,6 +38,8 @@ type Runtime struct {
 	changed []*resource
 	touched []*group
 	out     Actions
+	// untold events stand behind the last one in out.
+	untold int
 	// wallOffset + now is the time of day in milliseconds.
 	wallOffset int64
 }
@@ -42,15 +49,19 @@ type key struct{ group, resource string }
 type underWay struct {
 	key   key
 	entry EntryPoint
+	pool  *pool
 	// x is nil once the resource has been forgotten.
 	x *resource
+	// Of an action, and of attr_changed.
+	act     *act
+	changed []string
 }
 
 // New returns a runtime for the node with that name that knows nothing yet.
 func New(node string) *Runtime {
 	return &Runtime{
 		node: node, groups: map[string]*group{}, voided: map[string]uint64{}, protected: map[string]bool{},
-		calls: map[uint64]*underWay{}, busy: map[key]uint64{},
+		calls: map[uint64]*underWay{}, busy: map[key]uint64{}, ghosts: map[key]*resource{}, pools: map[string]*pool{},
 	}
 }
 
@@ -128,104 +139,165 @@ func (r *Runtime) configure(now time.Duration, g *group) {
 			r.forget(x)
 		}
 	}
-	for _, x := range g.resources {
-		x.needs, x.neededBy, x.missing = nil, nil, ""
-	}
-	for _, x := range g.resources {
-		requires := slices.Clone(x.config.GetRequires())
-		slices.Sort(requires)
-		for _, name := range slices.Compact(requires) {
-			n := g.byName[name]
-			if n == nil || n == x {
-				x.missing = name
-				continue
-			}
-			x.needs = append(x.needs, n)
-			n.neededBy = append(n.neededBy, x)
-		}
-	}
+	g.connect()
 }
 
 // meet makes the record of a resource that is new to this runtime.
 func (r *Runtime) meet(now time.Duration, g *group, c *v1.Resource) *resource {
 	r.lastSeq++
 	x := &resource{
-		g: g, name: c.GetName(), seq: r.lastSeq, slot: -1, due: never,
-		state: unknown, expect: offline, calmSince: now,
+		g: g, name: c.GetName(), seq: r.lastSeq, slot: -1, due: now, infoDue: now, at: never,
+		state: unknown, expect: offline, calmSince: now, steps: 1,
 	}
 	if known := g.Known[x.name]; known != nil {
-		x.restarts, x.message, x.changedMs = known.GetRestarts(), known.GetMessage(), known.GetChangedMs()
-		switch known.GetState() {
-		case online, faulted:
-			x.state, x.expect = known.GetState(), known.GetState()
-		case offline:
-			x.state = offline
-		}
-		switch known.GetActivity() {
-		case v1.ResourceActivity_RESOURCE_ACTIVITY_ONLINE, v1.ResourceActivity_RESOURCE_ACTIVITY_RESTARTING,
-			v1.ResourceActivity_RESOURCE_ACTIVITY_CLEAN:
-			x.leftover = true
-		}
-		x.leftover = x.leftover || known.GetUnableToOffline()
+		r.recall(x, known)
 	}
 	g.resources = append(g.resources, x)
 	g.byName[x.name] = x
-	r.setDue(x, now)
+	r.inherit(x, c)
 	return x
+}
+
+// recall takes over what was known of a resource before this runtime met it.
+func (r *Runtime) recall(x *resource, known *v1.ResourceStatus) {
+	x.restarts, x.message, x.changedMs = known.GetRestarts(), known.GetMessage(), known.GetChangedMs()
+	switch known.GetState() {
+	case online, faulted:
+		x.state, x.expect = known.GetState(), known.GetState()
+	case offline:
+		x.state = offline
+	}
+	switch known.GetActivity() {
+	case v1.ResourceActivity_RESOURCE_ACTIVITY_ONLINE, v1.ResourceActivity_RESOURCE_ACTIVITY_RESTARTING,
+		v1.ResourceActivity_RESOURCE_ACTIVITY_CLEAN:
+		x.leftover = true
+	case v1.ResourceActivity_RESOURCE_ACTIVITY_NONE:
+		if known.GetUnableToOffline() && known.GetAdminWait() == 0 && x.state == online {
+			x.unable, x.stuck, x.stuckAt = true, true, x.g.KnownIntent
+		}
+	}
+	x.leftover = x.leftover || known.GetUnableToOffline()
+	x.verdict, x.confidence = known.GetVerdict(), int(known.GetConfidence())
+	x.intentional, x.leftAt = known.GetIntentional(), x.g.KnownIntent
+	if x.state == online && len(known.GetInfo()) > 0 {
+		x.info = makeInfo(known.GetInfo())
+	}
+	if w := known.GetAdminWait(); w != 0 { // nothing is looked at before the administrator has said so
+		x.probed, x.heard, x.unable = true, true, known.GetUnableToOffline()
+		x.timedOut = known.GetMonitorTimedOut()
+		x.reason, x.then = CleanReason(w-1), thenRestart
+		switch x.reason {
+		case OfflineHung, OfflineIneffective:
+			x.then = thenOffline
+		case OnlineHung, OnlineIneffective:
+			x.then = thenRetry
+		}
+		r.waitForAdmin(x)
+	}
+}
+
+// inherit takes over that open was called for a resource of the same name and type, if close was not called yet.
+func (r *Runtime) inherit(x *resource, c *v1.Resource) {
+	ghost := r.ghosts[x.key()]
+	if ghost == nil || ghost.config.GetType() != c.GetType() {
+		return
+	}
+	if u := r.calls[r.busy[x.key()]]; u != nil && u.entry == Open {
+		return // it was cut off
+	}
+	delete(r.ghosts, x.key())
+	r.leave(ghost)
+	x.opened, x.openNote = ghost.opened, ghost.openNote
+	ghost.opened = nil
 }
 
 // adapt gives a resource its (new) configuration. What runs goes on; the next call uses the new attributes.
 func (r *Runtime) adapt(now time.Duration, x *resource, c *v1.Resource) {
 	wasManaged := x.config != nil && x.managed()
-	oldInterval := x.limits.monitorInterval
+	before, attributes := x.limits, x.attributes
 	x.config, x.typ = c, x.g.Types[c.GetType()]
 	x.limits = effectiveLimits(x.typ.GetLimits(), c.GetLimits())
 	x.enabled = c.Enabled == nil || c.GetEnabled()
 	x.problem = ""
 	if x.typ == nil {
 		x.problem = fmt.Sprintf("its type %q is not defined", c.GetType())
+	} else {
+		r.poolOf(c.GetType()).threads = threads(x.typ)
 	}
-	x.attributes = make(map[string]string, len(c.GetAttributes()))
-	for _, a := range x.typ.GetAttributes() {
-		if a.GetDefault() != "" {
-			x.attributes[a.GetName()] = a.GetDefault()
-		}
-	}
-	maps.Copy(x.attributes, c.GetAttributes())
+	x.attributes = r.attributesOf(c, x.typ)
 	switch {
 	case !x.managed():
 		r.dropCall(x)
 		x.reset()
 		x.state, x.expect, x.leftover = unknown, offline, false
-		r.setDue(x, never)
+		x.due = never
 	case !wasManaged:
-		r.setDue(x, now)
-	case x.phase == steady && x.call == 0 && x.limits.monitorInterval < oldInterval:
-		x.scattered = true
-		r.schedule(x, now)
+		x.due = now
+		if x.adminWait != 0 {
+			x.due = never
+		}
+	default:
+		if x.state == online && x.probed {
+			x.mustTell(registered(x.typ, attributes, x.attributes))
+		}
+		if x.limits.imfMode != before.imfMode {
+			x.unwatched = 0
+			r.look(x, now)
+		} else if x.phase == steady && x.call == 0 && x.limits.monitorInterval < before.monitorInterval {
+			x.scattered = true
+			r.schedule(x, now)
+		}
+		if x.limits.infoInterval < before.infoInterval || before.infoInterval == 0 {
+			x.infoDue = now
+		}
 	}
 	r.count(x)
 	r.mark(x)
 }
 
-// reset ends whatever is on its way; the next monitor is a first probe again.
-func (x *resource) reset() {
-	x.phase, x.probed, x.heard, x.again = steady, false, false, false
-	x.restarting, x.uncleaned, x.unable, x.timedOut, x.watched = false, false, false, false, false
-	x.attempts, x.cleanFails, x.tolerated, x.hung, x.tries = 0, 0, 0, 0, 0
-	x.notice, x.note, x.stopped = "", "", ""
+// attributesOf a resource on this node: the defaults of its type, its own, and those of this node.
+func (r *Runtime) attributesOf(c *v1.Resource, t *v1.ResourceType) map[string]string {
+	out := make(map[string]string, len(c.GetAttributes()))
+	for _, a := range t.GetAttributes() {
+		if a.GetDefault() != "" {
+			out[a.GetName()] = a.GetDefault()
+		}
+	}
+	maps.Copy(out, c.GetAttributes())
+	maps.Copy(out, c.GetNodeAttributes()[r.node].GetValues())
+	return out
+}
+
+// registered attributes that differ.
+func registered(t *v1.ResourceType, before, now map[string]string) []string {
+	var out []string
+	for _, a := range t.GetAttributes() {
+		if a.GetRegistered() && before[a.GetName()] != now[a.GetName()] {
+			out = append(out, a.GetName())
+		}
+	}
+	return out
 }
 
 // forget drops the record of a resource. Its call under way is ended, and A1 holds for whoever gets its name next.
 func (r *Runtime) forget(x *resource) {
 	if x.call != 0 {
-		r.out.Cancel = append(r.out.Cancel, x.call)
-		r.calls[x.call].x = nil
+		u := r.calls[x.call]
+		if u.x = nil; u.entry != Close {
+			r.out.Cancel = append(r.out.Cancel, x.call)
+		}
+		x.call = 0
 	}
-	r.setDue(x, never)
+	r.leave(x)
 	x.enabled = false
 	r.count(x)
-	x.forgotten = true
+	x.forgotten, x.at = true, never
+	r.queue.arrange(x)
+	r.dropActs(x, 0)
+	if x.opened != nil {
+		r.ghosts[x.key()] = x
+		r.mark(x)
+	}
 	delete(x.g.byName, x.name)
 	x.g.resources = slices.DeleteFunc(x.g.resources, func(o *resource) bool { return o == x })
 }
@@ -244,98 +316,6 @@ func (r *Runtime) dropCall(x *resource) {
 		x.void = true
 		r.out.Cancel = append(r.out.Cancel, x.call)
 	}
-}
-
-// Clear takes the fault off a resource (or, with an empty name, off all resources of the group). If it is still wanted
-// online it is started again; a resource that is unable to offline is cleaned again at once.
-func (r *Runtime) Clear(now time.Duration, groupName, resourceName string) {
-	r.each(groupName, resourceName, func(x *resource) {
-		switch {
-		case !x.managed():
-			return
-		case x.persistent():
-		case x.phase == cleaning && x.call == 0:
-			r.setDue(x, now)
-			return
-		case x.phase == steady && x.probed && x.state == faulted:
-			r.setState(x, now, offline)
-			x.message, x.note, x.notice = "", "", ""
-			x.restarts, x.attempts, x.uncleaned = 0, 0, false
-			r.mark(x)
-		default:
-			return
-		}
-		r.look(x, now)
-	})
-	r.settle(now)
-}
-
-// Flush makes the group forget what it was waiting to do: the current order is void until the next one. Calls under way
-// are not ended, what they did is found by monitors; a clean that fails goes on.
-func (r *Runtime) Flush(now time.Duration, groupName string) {
-	g := r.groups[groupName]
-	if g == nil {
-		return
-	}
-	g.voidOnline, g.voidOffline = max(g.voidOnline, g.Intent), max(g.voidOffline, g.Intent)
-	for _, x := range g.resources {
-		switch {
-		case !x.managed():
-		case x.phase == appearing, x.phase == vanishing, x.phase == starting && x.call == 0, x.phase == stopping && x.call == 0:
-			r.breakOff(x, now)
-		case x.phase == starting, x.phase == stopping:
-			x.flushed = true
-		}
-	}
-	r.markAll(g)
-	r.settle(now)
-}
-
-// Probe monitors a resource (or, with an empty name, all of the group) at once.
-func (r *Runtime) Probe(now time.Duration, groupName, resourceName string) {
-	r.each(groupName, resourceName, func(x *resource) { r.look(x, now) })
-	r.settle(now)
-}
-
-// Notify tells what process notification has seen.
-func (r *Runtime) Notify(now time.Duration, n Notice) {
-	r.each(n.Group, n.Resource, func(x *resource) {
-		if n.What != "" {
-			x.notice = n.What
-		}
-		r.look(x, now)
-	})
-	r.settle(now)
-}
-
-// Stopped tells that guard has stopped everything, and why. What ran is monitored and reported as offline with that
-// reason, and is not started again by the orders that were current.
-func (r *Runtime) Stopped(now time.Duration, reason string) {
-	for _, name := range slices.Sorted(maps.Keys(r.groups)) {
-		g := r.groups[name]
-		g.voidOnline = max(g.voidOnline, g.Intent)
-		r.voided[name] = g.voidOnline
-		for _, x := range g.resources {
-			if !x.managed() {
-				continue
-			}
-			wasFaulted := x.phase == steady && x.state == faulted && !x.uncleaned
-			ran := x.active()
-			r.dropCall(x)
-			x.reset()
-			x.expect, x.leftover, x.restarts = offline, false, 0
-			switch {
-			case wasFaulted:
-				x.expect = faulted
-			case ran:
-				x.stopped = reason
-			}
-			r.count(x)
-			r.setDue(x, now)
-		}
-		r.markAll(g)
-	}
-	r.settle(now)
 }
 
 // Retell reports once more what the newest Desired does not know as it was reported. It is for a caller that has no report
@@ -371,7 +351,7 @@ func (r *Runtime) Active() []string {
 
 // Tick tells that time has passed.
 func (r *Runtime) Tick(now time.Duration) {
-	for len(r.queue) > 0 && r.queue[0].due <= now {
+	for len(r.queue) > 0 && r.queue[0].at <= now {
 		x := r.queue[0]
 		r.queue.drop(x)
 		r.mark(x)
@@ -427,7 +407,7 @@ func (r *Runtime) Take() Actions {
 	out := r.out
 	r.out = Actions{}
 	if len(r.queue) > 0 {
-		out.Wake = max(1, r.queue[0].due)
+		out.Wake = max(1, r.queue[0].at)
 	}
 	return out
 }
@@ -442,23 +422,6 @@ func (r *Runtime) protect(name string, g *group) {
 	case g.active == 0 && g.unprobed == 0 && (told || !known):
 		r.protected[name] = false
 		r.out.Gone = append(r.out.Gone, name)
-	}
-}
-
-// each calls do with the resource, or with all of the group if its name is empty.
-func (r *Runtime) each(groupName, resourceName string, do func(*resource)) {
-	g := r.groups[groupName]
-	if g == nil {
-		return
-	}
-	if resourceName != "" {
-		if x := g.byName[resourceName]; x != nil {
-			do(x)
-		}
-		return
-	}
-	for _, x := range g.resources {
-		do(x)
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,27 +17,37 @@ import (
 
 // TestScripts runs the stories of testdata/scripts. Verbs:
 //
-//	group NAME [frozen]                   defines or changes a group; the input has one resource per line:
-//	  RESOURCE [requires=a,b] [operations=none|on-only] [restart=N] [retry=N] [tolerance=N] [onlinewait=N]
-//	           [offlinewait=N] [cleanretry=N] [monitor=DUR] [offlinemonitor=DUR] [hangs=N] [conf=DUR] [disabled] [Attr=value]
+//	type NAME [operations=none|on-only] [intentional] [threads=N] [actions=a,b] [registered=Attr,Attr] [nopropagation]
+//	                                      defines a type; on-off, on-only and none are there
+//	group NAME [frozen] [managefaults=none] [nopropagation]
+//	                                      defines or changes a group; the input has one resource per line:
+//	  RESOURCE [type=NAME] [requires=a,b] [atleast=N:a,b,c] [disabled] [monitoronly] [noautostart] [managefaults=none|all]
+//	           [restart=N] [retry=N] [tolerance=N] [onlinewait=N] [offlinewait=N] [cleanretry=N] [hangs=N] [alert=N] [conf=DUR]
+//	           [monitor=DUR] [offlinemonitor=DUR] [info=DUR] [imfmode=N] [imffreq=N] [imfretry=N] [deep=N]
+//	           [opentimeout=DUR] [actiontimeout=DUR] [Attr=value] [Attr@NODE=value]
 //	remove group=NAME
-//	behave [GROUP/]RESOURCE [online|offline|monitor|clean=ok|err|hang|noeffect|unknown|broken] [shows=DUR] [watched] [takes=DUR]
+//	behave [GROUP/]RESOURCE [ENTRY=ok|err|hang|noeffect|unknown|broken] [shows=DUR] [takes=DUR (online)] [ENTRYtakes=DUR]
+//	       [watched] [unwatched] [confidence=N] [intentional] [plain] [verdict=NAME|none] [info=key:value,key:value]
 //	order GROUP intent=N want=online|offline|nothing [RESOURCE=online|offline] [takeover]
 //	lease held|lost
 //	incarnation N
 //	start RESOURCE, die RESOURCE [what=TEXT]   it runs, or stops running, by itself (what: and a notice tells)
-//	clear, probe GROUP [RESOURCE]; flush GROUP; stopped REASON
+//	clear, probe GROUP [RESOURCE]; flush GROUP [force]; stopped REASON
+//	clearadminwait GROUP [RESOURCE] [fault]
+//	act TOKEN RESOURCE ACTION [ARGUMENT ...]
+//	notify RESOURCE
 //	forget GROUP [RESOURCE]               the cluster forgets what was reported of it
 //	retell                                nothing is on its way
 //	advance DUR
 //	restart                               the engine is restarted: a new runtime with what was committed
-//	quiet on|off                          leave monitors out
+//	quiet on|off                          leave monitor, open, close and info out (on at the beginning)
+//	show ENTRY ...                        these are not left out
 //
 // What happened is printed with the time at which it did.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		w := newWorld(t)
-		w.quiet = true
+		w.hide(true)
 		w.desired = Desired{Incarnation: 1, MayAct: true}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			w.trace.Reset()
@@ -70,27 +81,7 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 		if !found {
 			group, resource = w.groupOf(arg(0)), arg(0)
 		}
-		th := w.thing(group, resource)
-		for _, a := range d.CmdArgs[1:] {
-			switch a.Key {
-			case "online":
-				th.how[Online] = a.Vals[0]
-			case "offline":
-				th.how[Offline] = a.Vals[0]
-			case "monitor":
-				th.how[Monitor] = a.Vals[0]
-			case "clean":
-				th.how[Clean] = a.Vals[0]
-			case "shows":
-				th.shows = duration(t, a.Vals[0])
-			case "takes":
-				th.takes[Online] = duration(t, a.Vals[0])
-			case "watched":
-				th.watched = true
-			default:
-				d.Fatalf(t, "unknown argument %s", a.Key)
-			}
-		}
+		w.behave(t, d, w.thing(group, resource))
 	case "order":
 		for i := range w.desired.Groups {
 			g := &w.desired.Groups[i]
@@ -133,7 +124,7 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 	case "restart":
 		w.r, w.pending, w.wake = New("n1"), nil, 0
 		for _, th := range w.things {
-			th.busy = 0
+			th.busy, th.opened = 0, false
 		}
 		w.desire()
 	case "start":
@@ -154,8 +145,27 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 		w.r.Probe(w.now, arg(0), arg(1))
 		w.act()
 	case "flush":
-		w.r.Flush(w.now, arg(0))
+		w.r.Flush(w.now, arg(0), arg(1) == "force")
 		w.act()
+	case "clearadminwait":
+		resource := arg(1)
+		if resource == "fault" {
+			resource = ""
+		}
+		w.clearAdminWait(arg(0), resource, d.HasArg("fault"))
+	case "act":
+		token, err := strconv.ParseUint(arg(0), 10, 64)
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		var arguments []string
+		for _, a := range d.CmdArgs[3:] {
+			arguments = append(arguments, a.Key)
+		}
+		w.r.Act(w.now, token, w.groupOf(arg(1)), arg(1), arg(2), arguments)
+		w.act()
+	case "type":
+		w.defineType(t, d)
 	case "stopped":
 		for _, th := range w.things {
 			if th.how[Monitor] != "persistent" {
@@ -178,10 +188,109 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 	case "advance":
 		w.advance(duration(t, arg(0)))
 	case "quiet":
-		w.quiet = arg(0) == "on"
+		w.hide(arg(0) == "on")
+	case "show":
+		for _, a := range d.CmdArgs {
+			w.hidden[entryPoint(t, a.Key)] = false
+		}
 	default:
 		d.Fatalf(t, "unknown verb %s", d.Cmd)
 	}
+}
+
+// clearAdminWait ends waits for an administrator, and remembers whose word counts then.
+func (w *world) clearAdminWait(group, resource string, fault bool) {
+	for name, s := range w.committed[group] {
+		if s.GetAdminWait() != 0 && (resource == "" || resource == name) {
+			w.thing(group, name).byAdmin = fault
+			s.AdminWait = 0 // by the command
+		}
+	}
+	w.r.ClearAdminWait(w.now, group, resource, fault)
+	w.act()
+}
+
+func entryPoint(t *testing.T, name string) EntryPoint {
+	for e := Monitor; e <= AttrChanged; e++ {
+		if e.String() == name {
+			return e
+		}
+	}
+	t.Fatalf("there is no entry point %q", name)
+	return 0
+}
+
+func (w *world) behave(t *testing.T, d *datadriven.TestData, th *thing) {
+	for _, a := range d.CmdArgs[1:] {
+		v := ""
+		if len(a.Vals) > 0 {
+			v = a.Vals[0]
+		}
+		switch a.Key {
+		case "shows":
+			th.shows = duration(t, v)
+		case "takes":
+			th.takes[Online] = duration(t, v)
+		case "watched", "unwatched":
+			th.watched = a.Key == "watched"
+		case "intentional", "plain":
+			th.intentional = a.Key == "intentional"
+		case "confidence":
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				d.Fatalf(t, "%v", err)
+			}
+			th.confidence = n
+		case "verdict":
+			th.verdict = v1.Verdict(v1.Verdict_value["VERDICT_"+strings.ToUpper(v)])
+		case "info":
+			if !strings.Contains(v, ":") {
+				th.how[Info] = v
+				continue
+			}
+			th.info = map[string]string{}
+			for _, kv := range a.Vals {
+				k, v, _ := strings.Cut(kv, ":")
+				th.info[k] = v
+			}
+		default:
+			if name, ok := strings.CutSuffix(a.Key, "takes"); ok {
+				th.takes[entryPoint(t, name)] = duration(t, v)
+			} else {
+				th.how[entryPoint(t, a.Key)] = v
+			}
+		}
+	}
+}
+
+// defineType makes a type of resources. Groups that are defined later may have it.
+func (w *world) defineType(t *testing.T, d *datadriven.TestData) {
+	typ := &v1.ResourceType{Name: d.CmdArgs[0].Key, Attributes: []*v1.Attribute{{Name: "Greeting", Default: "hello"}}}
+	for _, a := range d.CmdArgs[1:] {
+		switch a.Key {
+		case "operations":
+			typ.Operations = operations[a.Vals[0]]
+		case "intentional":
+			typ.IntentionalOffline = true
+		case "threads":
+			n, err := strconv.ParseUint(a.Vals[0], 10, 32)
+			if err != nil {
+				d.Fatalf(t, "%v", err)
+			}
+			typ.NumThreads = proto.Uint32(uint32(n))
+		case "actions":
+			typ.SupportedActions = a.Vals
+		case "registered":
+			for _, name := range a.Vals {
+				typ.Attributes = append(typ.Attributes, &v1.Attribute{Name: name, Registered: true})
+			}
+		case "nopropagation":
+			typ.FaultPropagation = proto.Bool(false)
+		default:
+			d.Fatalf(t, "unknown argument %s", a.Key)
+		}
+	}
+	w.types[typ.Name] = typ
 }
 
 func duration(t *testing.T, s string) time.Duration {
@@ -219,9 +328,18 @@ var operations = map[string]v1.Operations{
 }
 
 func (w *world) defineGroup(t *testing.T, d *datadriven.TestData) {
-	g := Group{Config: &v1.Group{Name: d.CmdArgs[0].Key}, Types: map[string]*v1.ResourceType{}}
+	g := Group{Config: &v1.Group{Name: d.CmdArgs[0].Key}, Types: maps.Clone(w.types)}
 	for _, a := range d.CmdArgs[1:] {
-		g.Config.Frozen = a.Key == "frozen"
+		switch a.Key {
+		case "frozen":
+			g.Config.Frozen = true
+		case "managefaults":
+			g.Config.ManageFaults = v1.ManageFaults_MANAGE_FAULTS_NONE
+		case "nopropagation":
+			g.Config.FaultPropagation = proto.Bool(false)
+		default:
+			d.Fatalf(t, "unknown argument %s", a.Key)
+		}
 	}
 	at := -1
 	for i, old := range w.desired.Groups {
@@ -229,9 +347,6 @@ func (w *world) defineGroup(t *testing.T, d *datadriven.TestData) {
 			at = i
 			g.Intent, g.Want, g.ResourceWants, g.Takeover = old.Intent, old.Want, old.ResourceWants, old.Takeover
 		}
-	}
-	for name, ops := range operations {
-		g.Types[name] = &v1.ResourceType{Name: name, Operations: ops, Attributes: []*v1.Attribute{{Name: "Greeting", Default: "hello"}}}
 	}
 	for _, line := range strings.Split(d.Input, "\n") {
 		fields := strings.Fields(line)
@@ -268,10 +383,24 @@ func setOption(r *v1.Resource, k, v string) error {
 	switch k {
 	case "requires":
 		r.Requires = strings.Split(v, ",")
-	case "operations":
+	case "atleast":
+		n, of, _ := strings.Cut(v, ":")
+		count, err := strconv.ParseUint(n, 10, 32)
+		r.RequiresAtLeast = append(r.RequiresAtLeast, &v1.AtLeast{Of: strings.Split(of, ","), Count: uint32(count)})
+		return err
+	case "operations", "type":
 		r.Type = v
 	case "disabled":
 		r.Enabled = proto.Bool(false)
+	case "monitoronly":
+		r.MonitorOnly = true
+	case "noautostart":
+		r.AutoStart = proto.Bool(false)
+	case "managefaults":
+		r.ManageFaults = v1.ManageFaults_MANAGE_FAULTS_ALL
+		if v == "none" {
+			r.ManageFaults = v1.ManageFaults_MANAGE_FAULTS_NONE
+		}
 	case "restart":
 		return count(&r.Limits.RestartLimit)
 	case "retry":
@@ -286,17 +415,41 @@ func setOption(r *v1.Resource, k, v string) error {
 		return count(&r.Limits.CleanRetryLimit)
 	case "hangs":
 		return count(&r.Limits.FaultOnMonitorTimeouts)
+	case "alert":
+		return count(&r.Limits.AlertOnMonitorTimeouts)
+	case "imfmode":
+		return count(&r.Limits.ImfMode)
+	case "imffreq":
+		return count(&r.Limits.ImfMonitorFreq)
+	case "imfretry":
+		return count(&r.Limits.ImfRegisterRetryLimit)
+	case "deep":
+		return count(&r.Limits.LevelTwoMonitorFreq)
 	case "monitor":
 		return span(&r.Limits.MonitorInterval)
 	case "offlinemonitor":
 		return span(&r.Limits.OfflineMonitorInterval)
 	case "conf":
 		return span(&r.Limits.ConfInterval)
+	case "info":
+		return span(&r.Limits.InfoInterval)
+	case "actiontimeout":
+		return span(&r.Limits.ActionTimeout)
+	case "opentimeout":
+		return span(&r.Limits.OpenTimeout)
 	default:
 		if k == "" || k[0] < 'A' || k[0] > 'Z' {
 			return fmt.Errorf("unknown option")
 		}
-		r.Attributes[k] = v
+		name, node, local := strings.Cut(k, "@")
+		if !local {
+			r.Attributes[k] = v
+			return nil
+		}
+		if r.NodeAttributes == nil {
+			r.NodeAttributes = map[string]*v1.Values{}
+		}
+		r.NodeAttributes[node] = &v1.Values{Values: map[string]string{name: v}}
 	}
 	return nil
 }

@@ -1,17 +1,22 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
-// settle looks at every resource that something has happened to, and at those next to it, until nothing changes any more.
+// settle looks at every resource that something has happened to, and at those next to it, until nothing changes any more;
+// then it has the most urgent calls begin.
 func (r *Runtime) settle(now time.Duration) {
 	for i := 0; i < len(r.dirty); i++ {
 		x := r.dirty[i]
 		x.inDirty = false
 		if x.forgotten {
+			if x.opened != nil {
+				r.step(x, now)
+			}
 			continue
 		}
 		r.refresh(x)
@@ -21,16 +26,23 @@ func (r *Runtime) settle(now time.Duration) {
 		r.touch(x.g)
 		if o := x.outlook(); o != x.seen {
 			x.seen = o
-			for _, n := range x.needs {
-				r.mark(n)
-			}
-			for _, p := range x.neededBy {
-				r.refresh(p)
-				r.mark(p)
-			}
+			r.spread(x)
 		}
 	}
 	r.dirty = r.dirty[:0]
+	r.dispatch(now)
+}
+
+// spread has everything looked at that may go another way for what has become of x.
+func (r *Runtime) spread(x *resource) {
+	x.below(r.mark)
+	for _, e := range x.above {
+		r.refresh(e.r)
+		r.mark(e.r)
+		if !e.all {
+			e.r.below(r.mark) // with x back another one may go
+		}
+	}
 }
 
 // refresh works out anew what is wanted of x, and of what requires it if that changes.
@@ -38,11 +50,29 @@ func (r *Runtime) refresh(x *resource) {
 	before := x.want
 	x.refresh()
 	if x.want != before {
-		for _, p := range x.neededBy {
-			r.refresh(p)
-			r.mark(p)
+		for _, e := range x.above {
+			r.refresh(e.r)
+			r.mark(e.r)
 		}
 	}
+}
+
+// dispatch has calls begin, as many as NumThreads allows, the most urgent first (A7).
+func (r *Runtime) dispatch(now time.Duration) {
+	kept := r.short[:0]
+	for _, p := range r.short {
+		for x := p.pick(); x != nil; x = p.pick() {
+			p.remove(x)
+			if e, _ := r.next(x, now); e != 0 {
+				r.begin(x, p, e)
+				r.arm(x, now)
+			}
+		}
+		if p.listed = p.waiting > 0; p.listed {
+			kept = append(kept, p)
+		}
+	}
+	r.short = kept
 }
 
 // allowed: entry points that change something may be called.
@@ -50,120 +80,226 @@ func (r *Runtime) allowed(x *resource) bool { return r.mayAct && !x.g.Config.Get
 
 // mayStart is A2.
 func (r *Runtime) mayStart(x *resource) bool {
-	if !x.mayRun() || !r.allowed(x) || x.g.unprobed > 0 || x.missing != "" {
-		return false
-	}
-	for _, n := range x.needs {
-		if !n.ready() {
-			return false
-		}
-	}
-	return true
+	return x.mayRun() && r.allowed(x) && x.g.unprobed == 0 && x.supplied()
 }
 
 // mayStop is A3.
 func (r *Runtime) mayStop(x *resource) bool {
-	return x.want == v1.Want_WANT_OFFLINE && r.allowed(x) && x.leavesAfter() == ""
+	return x.want == v1.Want_WANT_OFFLINE && r.allowed(x) && x.leavesAfter() == nil
 }
 
-// startsNow: a steady resource is to be brought online, and may be.
+// startsNow: a resource is to be brought online, and may be.
 func (r *Runtime) startsNow(x *resource) bool {
-	return x.phase == steady && x.probed && !x.uncleaned && x.state == offline && x.want == v1.Want_WANT_ONLINE && r.mayStart(x)
+	return x.settled() && x.state == offline && x.want == v1.Want_WANT_ONLINE && r.mayStart(x)
 }
 
 // stopsNow: a resource is to be taken offline, and may be.
 func (r *Runtime) stopsNow(x *resource) bool {
-	return (x.phase == steady && x.probed && !x.uncleaned && x.state == online || x.phase == appearing) && r.mayStop(x)
+	return (x.settled() && x.state == online && !x.givenUp() || x.phase == appearing) && r.mayStop(x)
+}
+
+// cleansNow: a clean was put off, and may be done.
+func (r *Runtime) cleansNow(x *resource) bool {
+	return x.phase == steady && x.uncleaned && r.allowed(x)
 }
 
 // step does with one resource what can be done now.
 func (r *Runtime) step(x *resource, now time.Duration) {
-	if !x.managed() {
-		return
+	r.dropActs(x, now)
+	r.calmDown(x, now)
+	switch {
+	case x.call != 0:
+		r.leave(x)
+		r.hurry(x)
+	case r.taken(x):
+		r.leave(x)
+	default:
+		if !x.forgotten && x.managed() {
+			r.turn(x, now)
+		}
+		if e, c := r.next(x, now); e != 0 {
+			r.await(x, c)
+		} else {
+			r.leave(x)
+		}
 	}
-	if x.call != 0 {
-		// A monitor that hangs must not hold up an order.
-		if x.entry == Monitor && (r.startsNow(x) || r.stopsNow(x)) {
+	r.arm(x, now)
+}
+
+// taken is A1: a call for what had this name before has not ended, or its close has yet to be made. Then it is looked at again.
+func (r *Runtime) taken(x *resource) bool {
+	k := x.key()
+	ghost := r.ghosts[k]
+	return r.busy[k] != 0 || ghost != nil && ghost != x
+}
+
+// hurry ends a call that must not hold up what is to be done next.
+func (r *Runtime) hurry(x *resource) {
+	switch x.entry {
+	case Monitor:
+	case Info:
+		if x.again {
 			r.dropCall(x)
 		}
+	case Action, AttrChanged:
+		if !r.mayAct {
+			r.dropCall(x)
+		}
+	default:
 		return
 	}
-	if r.busy[x.key()] != 0 {
-		r.queue.drop(x) // A1: looked at again when that call has ended
-		return
-	}
-	r.turn(x, now)
-	switch x.phase {
-	case starting:
-		if r.mayStart(x) {
-			r.begin(x, Online)
-		}
-	case stopping:
-		r.begin(x, Offline)
-	case cleaning:
-		if x.due <= now {
-			r.begin(x, Clean)
-		}
-	case steady, appearing, vanishing, cleaned:
-		if x.due <= now {
-			r.begin(x, Monitor)
-		}
+	if x.managed() && (r.startsNow(x) || r.stopsNow(x) || r.cleansNow(x)) {
+		r.dropCall(x)
 	}
 }
 
 // turn changes the phase of a resource without a call under way, if it is to go another way now.
 func (r *Runtime) turn(x *resource, now time.Duration) {
+	if x.unable && x.stuck && x.phase == steady && x.want == v1.Want_WANT_ONLINE {
+		x.unable, x.stuck, x.verdict = false, false, 0 // it is where it is wanted
+	}
+	if x.want == v1.Want_WANT_ONLINE {
+		x.intentional = false // by a newer order
+	}
 	switch {
+	case x.adminWait != 0:
+	case x.config.GetMonitorOnly() && (x.phase != steady || x.uncleaned):
+		x.uncleaned = false
+		r.breakOff(x, now)
 	case r.startsNow(x):
-		x.phase, x.attempts, x.restarting, x.message = starting, 0, false, ""
-		r.setDue(x, never)
+		x.phase, x.attempts, x.restarting, x.message, x.verdict = starting, 0, false, "", 0
+		x.due = never
 	case r.stopsNow(x):
-		x.phase = stopping
-		x.restarting = false
+		x.phase, x.restarting, x.stuck = stopping, false, false
 		if x.pulledBy != "" {
 			x.message = "taken offline: it needs " + x.pulledBy
 		} else {
 			x.message = ""
 		}
-		r.setDue(x, never)
+		x.due = never
 	case x.phase == starting && (!x.mayRun() || x.want != v1.Want_WANT_ONLINE && !r.mayStart(x)):
 		r.settleDown(x, now) // what is not wanted online does not wait to be restarted
 	case x.phase == stopping && !r.allowed(x):
 		r.settleDown(x, now)
-		r.setDue(x, now)
+		x.due = now
+	case (x.phase == cleaning || x.phase == steady && x.uncleaned) && !x.faultsManaged() && r.mayAct:
+		if x.state == faulted {
+			r.setState(x, now, online) // shown as a fault while it was frozen
+		}
+		r.waitForAdmin(x)
 	case x.phase == cleaning && !r.allowed(x):
 		r.postponeClean(x, now)
-	case x.phase == steady && x.uncleaned && r.allowed(x):
+	case r.cleansNow(x):
 		x.uncleaned = false
 		if x.state == faulted {
 			r.setState(x, now, unknown)
 		}
 		x.phase = cleaning
-		r.setDue(x, now)
+		x.due = now
 	}
 }
 
-// begin makes a call. The caller has checked that it may.
-func (r *Runtime) begin(x *resource, e EntryPoint) {
-	r.lastToken++
-	x.call, x.entry, x.void, x.again = r.lastToken, e, false, false
-	r.calls[x.call] = &underWay{key: x.key(), entry: e, x: x}
-	r.busy[x.key()] = x.call
-	r.setDue(x, never)
-	c := Call{
-		Token: x.call, Group: x.g.Config.GetName(), Resource: x.name, Type: x.config.GetType(), Entry: e,
-		Attributes: x.attributes, Timeout: x.limits.timeout(e),
+// next is the call that has to be made of a resource without one, and how urgent it is; 0: none.
+func (r *Runtime) next(x *resource, now time.Duration) (EntryPoint, class) {
+	switch {
+	case x.forgotten || !x.managed():
+		if x.opened != nil {
+			return Close, soon
+		}
+		return 0, 0
+	case x.opened == nil:
+		return Open, soon
 	}
+	monitor := x.due <= now && x.adminWait == 0
+	switch x.phase {
+	case starting:
+		if r.mayStart(x) {
+			return Online, starts
+		}
+		return 0, 0
+	case stopping:
+		return Offline, stops
+	case cleaning:
+		if x.due <= now {
+			return Clean, stops
+		}
+		return 0, 0
+	case appearing, vanishing, cleaned:
+		if monitor {
+			return Monitor, soon
+		}
+		return 0, 0
+	}
+	switch {
+	case monitor && !x.periodic():
+		return Monitor, soon
+	case len(x.changed) > 0 && r.mayTell(x):
+		return AttrChanged, soon
+	case len(x.acts) > 0:
+		return Action, soon
+	case monitor:
+		return Monitor, routine
+	case x.infoWanted() && x.infoDue <= now:
+		return Info, extra
+	}
+	return 0, 0
+}
+
+// periodic: the next monitor is one of a row at intervals.
+func (x *resource) periodic() bool { return x.phase == steady && x.probed && !x.urgent }
+
+// begin makes a call. The caller has checked that it may.
+func (r *Runtime) begin(x *resource, p *pool, e EntryPoint) {
+	r.lastToken++
+	p.running++
+	u := &underWay{key: x.key(), entry: e, x: x, pool: p}
+	c := Call{
+		Token: r.lastToken, Group: u.key.group, Resource: x.name, Type: x.config.GetType(), Entry: e,
+		Attributes: x.attributes, Timeout: x.limits.timeouts[e], Definition: x.typ,
+	}
+	r.calls[c.Token], r.busy[u.key] = u, c.Token
+	x.call, x.entry, x.void, x.again = c.Token, e, false, false
 	switch e {
 	case Monitor:
-		c.Watch = true
+		if x.periodic() {
+			c.Deep = x.deepens()
+		}
+		x.asked = x.wantsWatch()
+		c.Watch = x.asked
+		x.urgent = false
+		x.due = never
 	case Online:
 		c.Starts = true
 		c.Takeover = x.g.Takeover && !x.restarting
 		c.Restarts = x.restarts
 		x.attempts++
+		x.watched = false
+		x.due = never
+	case Offline:
+		x.watched = false
+		x.due = never
 	case Clean:
-		c.CleanReason = x.reason
+		c.CleanReason, c.Forced = x.reason, x.forced
+		x.watched = false
+		x.due = never
+	case Open:
+		x.opened = x.typ
+	case Close:
+		c.Definition = x.opened
+		x.opened = nil
+		if x.forgotten {
+			delete(r.ghosts, u.key)
+			x.call, u.x = 0, nil
+		}
+	case Action:
+		u.act = x.acts[0]
+		x.acts = slices.Delete(x.acts, 0, 1)
+		c.Name, c.Arguments = u.act.name, u.act.arguments
+	case Info:
+		x.infoDue = never
+	case AttrChanged:
+		u.changed = x.changed
+		c.Changed, x.changed = u.changed, nil
 	}
 	r.out.Calls = append(r.out.Calls, c)
 }
@@ -175,10 +311,11 @@ func (r *Runtime) settleDown(x *resource, now time.Duration) {
 	r.schedule(x, now)
 }
 
-// breakOff ends going online or offline at a point where nobody knows how far it got: it is probed anew.
+// breakOff ends what is on its way at a point where nobody knows how far it got: it is probed anew.
 func (r *Runtime) breakOff(x *resource, now time.Duration) {
 	r.settleDown(x, now)
-	x.probed, x.expect, x.tries = false, offline, 0
+	x.probed, x.expect, x.leftover, x.tries = false, offline, false, 0
+	x.unable, x.stuck, x.cleanFails, x.recheck = false, false, 0, false
 	r.count(x)
 	r.look(x, now)
 }
@@ -186,11 +323,15 @@ func (r *Runtime) breakOff(x *resource, now time.Duration) {
 // look has the resource monitored as soon as possible.
 func (r *Runtime) look(x *resource, now time.Duration) {
 	switch {
-	case !x.managed():
+	case !x.managed() || x.adminWait != 0:
 	case x.call != 0:
-		x.again = x.entry == Monitor
+		switch x.entry {
+		case Monitor, Action, Info, AttrChanged:
+			x.again = true
+			r.mark(x)
+		}
 	case x.phase == steady, x.phase == appearing, x.phase == vanishing, x.phase == cleaned:
-		r.setDue(x, now)
+		x.urgent, x.due = true, now
 		r.mark(x)
 	}
 }
@@ -198,44 +339,99 @@ func (r *Runtime) look(x *resource, now time.Duration) {
 // schedule sets the time of the next monitor of a steady resource.
 func (r *Runtime) schedule(x *resource, now time.Duration) {
 	interval := x.limits.monitorInterval
+	x.steps = 1
 	switch {
+	case x.adminWait != 0:
+		x.due = never
+		return
 	case x.uncleaned:
 	case !x.probed:
 		interval = retry(slowRetries, x.tries, interval)
 		x.tries++
-		r.setDue(x, now+interval)
+		x.due = now + interval
+		return
+	case x.asked != x.wantsWatch() && (x.watched || !x.asked):
+		// A watch has yet to begin, or to end. Not at once: what changes all the time would have no pause.
+		x.urgent = true
+		x.due = now + quickRetries[0]
 		return
 	case x.state == online, x.state == unknown, x.persistent():
 	case x.limits.offlineMonitorInterval == 0:
-		r.setDue(x, never)
+		x.due = never
 		return
 	default:
 		interval = x.limits.offlineMonitorInterval
 	}
+	unpolled := x.watched && x.limits.imfMonitorFreq == 0
 	switch {
 	case x.hung > 0 || x.tolerated > 0:
-	case x.scattered:
-		interval = interval/4 + interval*3/4/1024*spread(x.g.Config.GetName(), x.name)
+	case x.scattered && !unpolled:
+		interval = x.share(interval)
 	case x.watched:
-		interval *= watchedFactor
+		interval = times(x.untilNext(), interval)
 	}
 	x.scattered = false
-	r.setDue(x, together(now+interval, interval))
+	x.due = together(after(now, interval), interval)
+}
+
+// untilNext is how many intervals a resource whose changes are told may go without a monitor.
+func (x *resource) untilNext() uint32 {
+	const forever = 1<<32 - 1
+	x.steps = x.limits.imfMonitorFreq
+	if x.steps == 0 {
+		x.steps = forever
+	}
+	if freq := x.limits.deepFreq; freq > 0 && x.state == online {
+		x.steps = min(x.steps, max(1, freq-min(freq, x.cycles)))
+	}
+	return x.steps
+}
+
+// deepens counts periodic monitors while it is online, and says whether this one is a deep one.
+func (x *resource) deepens() bool {
+	freq := x.limits.deepFreq
+	if freq == 0 || x.state != online {
+		return false
+	}
+	if x.cycles += x.steps; x.cycles < freq {
+		return false
+	}
+	x.cycles = 0
+	return true
 }
 
 // together moves a monitor a little forward, to a moment at which others are
 // due as well: on an idle node waking up costs more than the monitors do.
 func together(at, interval time.Duration) time.Duration {
 	step := min(interval/32, 250*time.Millisecond)
-	if step <= 0 {
+	if step <= 0 || at == never {
 		return at
 	}
 	return at / step * step
 }
 
-func (r *Runtime) setDue(x *resource, at time.Duration) {
-	x.due = at
-	r.queue.arrange(x)
+// arm sets when x has to be looked at next if nothing happens before. What is due already has begun, or waits for
+// something else.
+func (r *Runtime) arm(x *resource, now time.Duration) {
+	at := never
+	if x.due > now && !x.forgotten {
+		at = x.due
+	}
+	if x.infoDue > now && x.infoWanted() {
+		at = min(at, x.infoDue)
+	}
+	if calm := x.calmAt(); calm > now {
+		at = min(at, calm)
+	}
+	for _, a := range x.acts {
+		at = min(at, max(now+1, a.until))
+	}
+	if at != x.at {
+		x.at = at
+		r.queue.arrange(x)
+	} else if at != never && x.slot < 0 {
+		r.queue.arrange(x)
+	}
 }
 
 func (r *Runtime) setState(x *resource, now time.Duration, s v1.ResourceState) {
@@ -245,10 +441,16 @@ func (r *Runtime) setState(x *resource, now time.Duration, s v1.ResourceState) {
 	x.state = s
 	x.changedMs = now.Milliseconds() + r.wallOffset
 	x.scattered = true
+	x.unwatched, x.cycles = 0, 0
+	x.confidence, x.info, x.changed = 0, nil, nil
+	x.infoDue = never
+	if s == online {
+		x.infoDue = now
+	}
 }
 
 func (r *Runtime) mark(x *resource) {
-	if !x.inDirty && !x.forgotten {
+	if !x.inDirty && (!x.forgotten || x.opened != nil) {
 		x.inDirty = true
 		r.dirty = append(r.dirty, x)
 	}

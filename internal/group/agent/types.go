@@ -49,7 +49,8 @@ const (
 	Online
 	Offline
 	Clean
-	// Open is called when a resource begins to be managed, Close when that ends. Their results are not waited for.
+	// Open is called when a resource begins to be managed, before its first probe, Close when that ends. What they say has
+	// no consequence.
 	Open
 	Close
 	// Action is called on demand, Info at intervals, AttrChanged when a registered attribute has changed while online.
@@ -127,6 +128,8 @@ type Call struct {
 	Timeout time.Duration
 	// CleanReason of a clean.
 	CleanReason CleanReason
+	// Forced, of a clean: an administrator has asked for it after the way offline had been broken off.
+	Forced bool
 	// Takeover of an online: the group ran elsewhere before.
 	Takeover bool
 	// Restarts, of an online: restarts in place so far, this one included.
@@ -153,7 +156,7 @@ type Result struct {
 	// State found by a monitor: ONLINE, OFFLINE, FAULTED (something of it is there but does not work: where it is not known
 	// to be offline it is cleaned before anything else), or UNKNOWN (also unset).
 	State v1.ResourceState
-	// Confidence in ONLINE, 10 to 100 percent; 0: not told.
+	// Confidence in ONLINE, 10 to 100 percent; 0: not told. Changes of 10 points and more are reported.
 	Confidence int
 	// Err: the entry point failed, and why. A monitor that failed found out nothing.
 	Err string
@@ -165,11 +168,13 @@ type Result struct {
 	Wait time.Duration
 	// Watched, of a monitor: a change of what it found will be told by a Notice, so polling may be slow.
 	Watched bool
-	// Intentional, of a monitor that says OFFLINE: it was taken offline on purpose (the field's exit code 200).
+	// Intentional, of a monitor that says OFFLINE: it was taken offline on purpose (the field's exit code 200). It counts for
+	// types with intentional_offline only.
 	Intentional bool
-	// Verdict, of an online, offline or monitor that failed or found it offline: what that means beyond itself.
+	// Verdict, of an entry point that failed or found it offline: what that means beyond itself. HALT_ABORTED, of an offline
+	// or clean that failed: nothing more is done with it before the next order, or until it is cleared.
 	Verdict v1.Verdict
-	// Info, of info: what to show, at most 4 KiB in all.
+	// Info, of info: what to show; what goes beyond 4 KiB in all is left out.
 	Info map[string]string
 	// Output, of an action: at most 64 KiB.
 	Output string
@@ -190,6 +195,15 @@ type Notice struct {
 	What string
 }
 
+// Acted is the end of an action that [Runtime.Act] was asked for.
+type Acted struct {
+	// Token that was given to Act.
+	Token uint64
+	// Err: it failed or was not run, and why.
+	Err    string
+	Output string
+}
+
 // Actions are what the caller must carry out now.
 type Actions struct {
 	// Protect names groups of which something runs from now on, or is about to: guard must be told what it has to stop.
@@ -202,6 +216,10 @@ type Actions struct {
 	Reports []*statepb.GroupReport
 	// Gone names groups of which nothing runs any more.
 	Gone []string
+	// Acted has the ends of actions.
+	Acted []Acted
+	// Events for the log of events that follow from no report; at most maxEvents at a time.
+	Events []*v1.Event
 	// Wake is the time at which Tick must be called; 0: not needed.
 	Wake time.Duration
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,8 +28,12 @@ type world struct {
 	guarded   map[string]bool
 	wake      time.Duration
 	calls     int
-	// quiet leaves monitors that find nothing new out of the trace.
-	quiet bool
+	// types of resources that groups may have.
+	types map[string]*v1.ResourceType
+	// hidden calls are left out of the trace.
+	hidden map[EntryPoint]bool
+	// acted counts how often the end of each action was told.
+	acted map[uint64]int
 	// checkIdle has reports compared with what was found out last (A4).
 	checkIdle bool
 	// voided intents must start nothing (A5).
@@ -50,10 +55,19 @@ type thing struct {
 	// shows: running becomes true so long after online has returned.
 	shows   time.Duration
 	watched bool
-	busy    EntryPoint
-	visible time.Duration
+	// What its monitors say beside the state, and what fails says beside failing.
+	confidence  int
+	intentional bool
+	verdict     v1.Verdict
+	info        map[string]string
+	busy        EntryPoint
+	visible     time.Duration
 	// told: a monitor or clean that was not cancelled has told something; gone: the last one said that nothing runs.
 	told, gone bool
+	// byAdmin: an administrator has said so, and nothing has looked since.
+	byAdmin bool
+	// opened as the last call of open or close was; halfOpen: that was an open, and it was cut off.
+	opened, halfOpen bool
 }
 
 type completion struct {
@@ -67,6 +81,23 @@ func newWorld(t failer) *world {
 	return &world{
 		t: t, r: New("n1"), things: map[key]*thing{}, trace: &strings.Builder{},
 		committed: map[string]map[string]*v1.ResourceStatus{}, intents: map[string]uint64{}, guarded: map[string]bool{}, voided: map[string]uint64{},
+		types: plainTypes(), hidden: map[EntryPoint]bool{}, acted: map[uint64]int{},
+	}
+}
+
+// plainTypes has one type for each kind of operations.
+func plainTypes() map[string]*v1.ResourceType {
+	out := map[string]*v1.ResourceType{}
+	for name, ops := range operations {
+		out[name] = &v1.ResourceType{Name: name, Operations: ops, Attributes: []*v1.Attribute{{Name: "Greeting", Default: "hello"}}}
+	}
+	return out
+}
+
+// hide leaves calls that nothing interesting follows from out of the trace.
+func (w *world) hide(quiet bool) {
+	for _, e := range []EntryPoint{Monitor, Open, Close, Info} {
+		w.hidden[e] = quiet
 	}
 }
 
@@ -147,6 +178,13 @@ func (w *world) act() {
 		w.guarded[g] = false
 		w.printf("gone %s", g)
 	}
+	for _, done := range a.Acted {
+		w.printf("acted %d: %s", done.Token, cmp.Or(done.Err, "ok")+done.Output)
+		w.acted[done.Token]++
+	}
+	for _, e := range a.Events {
+		w.printf("event %s %s %s/%s: %s", e.Severity, e.Code, e.Group, e.Resource, e.Message)
+	}
 }
 
 func describe(name string, s *v1.ResourceStatus) string {
@@ -156,6 +194,21 @@ func describe(name string, s *v1.ResourceStatus) string {
 	}
 	if s.UnableToOffline {
 		out += " unable-to-offline"
+	}
+	if s.AdminWait != 0 {
+		out += " admin-wait=" + strings.ToLower(strings.TrimPrefix(s.AdminWait.String(), "ADMIN_WAIT_"))
+	}
+	if s.Verdict != 0 {
+		out += " verdict=" + strings.ToLower(strings.TrimPrefix(s.Verdict.String(), "VERDICT_"))
+	}
+	if s.Intentional {
+		out += " intentional"
+	}
+	if s.Confidence != 0 {
+		out += fmt.Sprintf(" confidence=%d", s.Confidence)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Info)) {
+		out += fmt.Sprintf(" %s=%s", k, s.Info[k])
 	}
 	if s.MonitorTimedOut {
 		out += " monitor-timed-out"
@@ -169,14 +222,33 @@ func describe(name string, s *v1.ResourceStatus) string {
 	return out
 }
 
-// start checks A1, A2, A3 and A5 from outside and begins the call.
+// start checks A1, A2, A3, A5, A7 and A8 from outside and begins the call.
 func (w *world) start(c Call) {
-	th := w.thing(c.Group, c.Resource)
+	th, config := w.thing(c.Group, c.Resource), w.config(c.Group, c.Resource)
 	if th.busy != 0 {
 		w.t.Errorf("%s: A1: %s of %s while %s is under way\n%s", w.now, c.Entry, c.Resource, th.busy, w.trace)
 	}
 	th.busy = c.Entry
+	sameType := 1
+	for _, p := range w.pending {
+		if p.call.Type == c.Type {
+			sameType++
+		}
+	}
+	if most := threads(c.Definition); sameType > most {
+		w.t.Errorf("%s: A7: %d calls of %s, not %d\n%s", w.now, sameType, c.Type, most, w.trace)
+	}
+	if s := w.committed[c.Group][c.Resource]; s.GetAdminWait() != 0 && !slices.Contains([]EntryPoint{Open, Close, Action}, c.Entry) {
+		w.t.Errorf("%s: A8: %s of %s, which waits for an administrator\n%s", w.now, c.Entry, c.Resource, w.trace)
+	}
+	if opens := c.Entry == Open; opens == th.opened && !th.halfOpen {
+		w.t.Errorf("%s: %s of %s; it is open: %t\n%s", w.now, c.Entry, c.Resource, th.opened, w.trace)
+	}
 	switch c.Entry {
+	case Open:
+		th.opened, th.halfOpen = true, false
+	case Close:
+		th.opened, th.halfOpen = false, false
 	case Online:
 		if !w.desired.MayAct {
 			w.t.Errorf("%s: A2: online of %s without MayAct\n%s", w.now, c.Resource, w.trace)
@@ -189,42 +261,109 @@ func (w *world) start(c Call) {
 		if !c.Starts || !w.guarded[c.Group] {
 			w.t.Errorf("%s: online of %s, but guard does not protect %s\n%s", w.now, c.Resource, c.Group, w.trace)
 		}
-		for _, n := range w.config(c.Group, c.Resource).GetRequires() {
-			if s := w.committed[c.Group][n]; s.GetState() != online {
+		for _, n := range config.GetRequires() {
+			if s := w.committed[c.Group][n]; s.GetState() != online || s.GetAdminWait() != 0 {
 				w.t.Errorf("%s: A2: online of %s, which requires %s, which is %s\n%s", w.now, c.Resource, n, s, w.trace)
+			}
+		}
+		for _, a := range config.GetRequiresAtLeast() {
+			if n := w.online(c.Group, a, ""); n < int(a.Count) {
+				w.t.Errorf("%s: A2: online of %s with %d of %s\n%s", w.now, c.Resource, n, a, w.trace)
 			}
 		}
 	case Offline:
 		for _, g := range w.desired.Groups {
 			for _, p := range g.Config.Resources {
-				if g.Config.Name == c.Group && slices.Contains(p.Requires, c.Resource) && !w.leaves(c.Group, p) {
+				if g.Config.Name == c.Group && w.needs(c.Group, p, c.Resource) && !w.leaves(c.Group, p) {
 					w.t.Errorf("%s: A3: offline of %s before %s\n%s", w.now, c.Resource, p.Name, w.trace)
 				}
 			}
 		}
+	}
+	if c.Entry != Monitor && c.Entry != Open && c.Entry != Close && config.GetMonitorOnly() && c.Entry != Info {
+		w.t.Errorf("%s: %s of %s, which is only monitored\n%s", w.now, c.Entry, c.Resource, w.trace)
+	}
+	if c.Entry == Clean && manages(w.group(c.Group), config) == v1.ManageFaults_MANAGE_FAULTS_NONE {
+		w.t.Errorf("%s: A8: clean of %s, of which faults are not managed\n%s", w.now, c.Resource, w.trace)
 	}
 	how := th.how[c.Entry]
 	at := w.now + th.takes[c.Entry]
 	if how == "hang" {
 		at = w.now + c.Timeout
 	}
-	extra := ""
-	if c.Entry == Clean {
-		extra = fmt.Sprintf(" (%s)", c.CleanReason)
-	}
-	if c.Takeover {
-		extra += " takeover"
-	}
-	if c.Entry != Monitor || !w.quiet {
-		w.printf("call %s %s%s", c.Resource, c.Entry, extra)
+	if !w.hidden[c.Entry] {
+		w.printf("call %s %s%s", c.Resource, c.Entry, details(c))
 	}
 	w.pending = append(w.pending, completion{at: at, seq: int(c.Token), call: c, how: how})
+}
+
+func details(c Call) string {
+	out := ""
+	if c.Entry == Clean {
+		out = fmt.Sprintf(" (%s)", c.CleanReason)
+	}
+	if c.Forced {
+		out += " forced"
+	}
+	if c.Takeover {
+		out += " takeover"
+	}
+	if c.Entry == Monitor && !c.Watch {
+		out += " without watch"
+	}
+	if c.Deep {
+		out += " deep"
+	}
+	if c.Name != "" {
+		out += fmt.Sprintf(" %s %q", c.Name, c.Arguments)
+	}
+	for _, name := range c.Changed {
+		out += fmt.Sprintf(" %s=%s", name, c.Attributes[name])
+	}
+	return out
+}
+
+func (w *world) group(name string) *v1.Group {
+	for _, g := range w.desired.Groups {
+		if g.Config.Name == name {
+			return g.Config
+		}
+	}
+	return nil
+}
+
+// manages says who deals with the faults of a resource.
+func manages(g *v1.Group, r *v1.Resource) v1.ManageFaults {
+	return cmp.Or(r.GetManageFaults(), g.GetManageFaults())
+}
+
+// online counts the members that are online and stay so by the reports.
+func (w *world) online(group string, a *v1.AtLeast, without string) int {
+	n := 0
+	for _, name := range a.Of {
+		s := w.committed[group][name]
+		if name != without && s.GetState() == online && s.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE && s.GetAdminWait() == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// needs: p can't stay online without the resource.
+func (w *world) needs(group string, p *v1.Resource, resource string) bool {
+	if slices.Contains(p.Requires, resource) {
+		return true
+	}
+	return slices.ContainsFunc(p.RequiresAtLeast, func(a *v1.AtLeast) bool {
+		return slices.Contains(a.Of, resource) && w.online(group, a, resource) < int(a.Count)
+	})
 }
 
 // leaves: by the reports nothing keeps what p requires from going offline.
 func (w *world) leaves(group string, p *v1.Resource) bool {
 	s := w.committed[group][p.Name]
-	return p.Type != "on-off" || p.Enabled != nil && !p.GetEnabled() || isIdle(s) && s.GetState() != online && s.GetState() != unknown
+	return p.Type != "on-off" || p.MonitorOnly || p.Enabled != nil && !p.GetEnabled() ||
+		isIdle(s) && s.GetState() != online && s.GetState() != unknown && s.GetAdminWait() == 0
 }
 
 // isIdle: by its report nothing is done with it.
@@ -237,10 +376,10 @@ func (w *world) set(th *thing, running bool) { th.running, th.visible = running,
 
 func (w *world) checkReport(group, name string, s *v1.ResourceStatus) {
 	th := w.thing(group, name)
-	if w.checkIdle && isIdle(s) && (s.State == offline || s.State == faulted) && w.config(group, name).GetType() != "none" && !(th.told && th.gone) {
+	if w.checkIdle && s.AdminWait == 0 && !th.byAdmin && isIdle(s) && (s.State == offline || s.State == faulted) && w.config(group, name).GetType() != "none" && !(th.told && th.gone) {
 		w.t.Errorf("%s: A4: %s is reported %s, but nothing has said so\n%s", w.now, name, s.State, w.trace)
 	}
-	if isIdle(s) && s.State != unknown && th.busy != 0 && th.busy != Monitor {
+	if isIdle(s) && s.State != unknown && slices.Contains([]EntryPoint{Online, Offline, Clean}, th.busy) {
 		w.t.Errorf("%s: %s is reported idle during %s\n%s", w.now, name, th.busy, w.trace)
 	}
 }
@@ -254,6 +393,7 @@ func (w *world) complete(p completion) {
 	switch {
 	case p.how == "cancelled":
 		res.Err = "cancelled"
+		th.halfOpen = p.call.Entry == Open
 	case p.how == "hang":
 		res.TimedOut = true
 	case p.how == "err":
@@ -265,13 +405,26 @@ func (w *world) complete(p completion) {
 	case (p.call.Entry == Offline || p.call.Entry == Clean) && ok:
 		th.running = false
 	case p.call.Entry == Monitor && ok:
-		res.State, res.Watched = offline, th.watched
+		res.State, res.Watched = offline, th.watched && p.call.Watch
 		if th.running && w.now >= th.visible {
-			res.State = online
+			res.State, res.Confidence = online, th.confidence
+		} else {
+			res.Intentional, res.Verdict = th.intentional, th.verdict
 		}
+	case p.call.Entry == Action && ok:
+		res.Output = " " + p.call.Name + " was done"
+	case p.call.Entry == Info && ok:
+		res.Info = th.info
 	}
-	if p.how != "" && p.how != "ok" && p.how != "noeffect" && !(w.quiet && p.how == "unknown") {
+	if res.Err != "" || res.TimedOut {
+		res.Verdict = th.verdict
+	}
+	if p.how != "" && p.how != "ok" && p.how != "noeffect" && !(w.hidden[p.call.Entry] && (p.how == "unknown" || p.how == "cancelled" && p.call.Entry != Monitor)) {
 		w.printf("done %s %s: %s", p.call.Resource, p.call.Entry, p.how)
+	}
+	switch {
+	case p.call.Entry == Monitor || p.call.Entry == Clean:
+		th.byAdmin = false
 	}
 	switch {
 	case p.call.Entry == Monitor && ok:

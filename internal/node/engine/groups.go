@@ -347,7 +347,11 @@ func (e *Engine) appliedCommand(c *statepb.Command) {
 		}
 	case *statepb.Command_Flush:
 		if here(c.Flush.GetNode()) {
-			rt.Flush(e.now, c.Flush.GetGroup())
+			rt.Flush(e.now, c.Flush.GetGroup(), c.Flush.GetForce())
+		}
+	case *statepb.Command_ClearAdminWait:
+		if here(c.ClearAdminWait.GetNode()) {
+			rt.ClearAdminWait(e.now, c.ClearAdminWait.GetGroup(), c.ClearAdminWait.GetResource(), c.ClearAdminWait.GetFault())
 		}
 	case *statepb.Command_Probe:
 		if here(c.Probe.GetNode()) {

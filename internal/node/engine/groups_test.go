@@ -81,7 +81,13 @@ func (w *solo) step(in Input) {
 		for _, g := range out.Gone {
 			w.asked, w.protects = append(w.asked, "gone "+g), false
 		}
+		opens := false
 		for _, c := range out.Calls {
+			if c.Entry == agent.Open {
+				opens = true
+				w.e.Step(w.now, 0, CallDone{agent.Done{Token: c.Token}})
+				continue
+			}
 			what := c.Entry.String() + " " + c.Resource
 			w.asked = append(w.asked, what)
 			w.calls[what] = c.Token
@@ -91,7 +97,7 @@ func (w *solo) step(in Input) {
 		}
 		if out.Persist != nil {
 			w.e.Step(w.now, 0, Persisted{})
-		} else if len(out.ToGuard) == 0 {
+		} else if len(out.ToGuard) == 0 && !opens {
 			return
 		}
 	}

@@ -5683,7 +5683,9 @@ type Flush struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Empty: everywhere.
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Cleans that fail are given up, too: the next monitor says what has become of the resources.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5730,6 +5732,13 @@ func (x *Flush) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *Flush) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 // Probe asks for a monitor now.
@@ -7340,10 +7349,11 @@ const file_internal_cluster_state_statepb_state_proto_rawDesc = "" +
 	"\x05Clear\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
-	"\x04node\x18\x03 \x01(\tR\x04node\"1\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"G\n" +
 	"\x05Flush\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"M\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"M\n" +
 	"\x05Probe\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
