@@ -155,6 +155,7 @@ var permissions = map[string]permission{
 	"ExplainService/Node":      {guest, someone},
 	"ExplainService/Event":     {guest, someone},
 	"SimulateService/Simulate": {guest, someone},
+	"OperationService/List":    {guest, someone},
 	"OperationService/Get":     {guest, someone},
 	"OperationService/Watch":   {guest, someone},
 }

@@ -102,7 +102,21 @@ func (l *look) operation(id uint64) (*v1.Operation, error) {
 	if id > 0 && id <= l.GetNextOperation() {
 		return nil, fail(CodeNotFound, "", "operation %d ended long ago and is forgotten", id)
 	}
-	return nil, fail(CodeNotFound, "holdfast status lists those that run", "there is no operation %d", id)
+	return nil, fail(CodeNotFound, "holdfast operation list --all lists those that are kept", "there is no operation %d", id)
+}
+
+func (s *operationServer) List(ctx context.Context, req *connect.Request[v1.ListOperationsRequest]) (*connect.Response[v1.ListOperationsResponse], error) {
+	l, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp := &v1.ListOperationsResponse{Source: l.source()}
+	for _, op := range l.GetOperations() {
+		if req.Msg.GetAll() || op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {
+			resp.Operations = append(resp.Operations, op)
+		}
+	}
+	return connect.NewResponse(resp), nil
 }
 
 func (s *operationServer) Get(ctx context.Context, req *connect.Request[v1.GetOperationRequest]) (*connect.Response[v1.GetOperationResponse], error) {

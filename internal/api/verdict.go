@@ -299,6 +299,9 @@ func (l *look) conditions(nodes []*v1.NodeInfo, groups []*v1.GroupInfo) (out []*
 	}
 	for _, g := range groups {
 		for _, h := range g.GetHolds() {
+			if h.GetKind() == v1.HoldKind_HOLD_KIND_AUTO_DISABLED && len(g.GetActiveOn()) > 0 {
+				continue // it runs where it is known to
+			}
 			if c := holdConditions[h.GetKind()]; c.code != "" {
 				warn(c.code, h.GetNode(), c.format+" (%s)", g.GetName(), holdText(h), h.GetLift())
 			}

@@ -80,9 +80,14 @@ another: the path of a unix socket, or https://HOST:PORT with --client-dir.`,
 	f := root.PersistentFlags()
 	f.StringVar(&a.api, "api", "", "API of a node: the path of its unix socket, or https://HOST:PORT (default $HOLDFAST_API, else "+defaultAPI+")")
 	f.StringVar(&a.client, "client-dir", "", "directory with ca.pem, client.pem and client.key, for https (default $HOLDFAST_CLIENT_DIR)")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage("%v", err).hint(c) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if f := new(failure); errors.As(err, &f) { // a file that a flag names
+			return f
+		}
+		return usage("%v", err).hint(c)
+	})
 	root.AddCommand(
-		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.quorumCommand(), a.fenceCommand(), a.groupCommand(), a.resourceCommand(), a.typeCommand(),
+		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.quorumCommand(), a.fenceCommand(), a.groupCommand(), a.packageCommand(), a.resourceCommand(), a.typeCommand(), a.signalCommand(),
 		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
 		a.setupCommand(), a.versionCommand(),
 	)

@@ -20,11 +20,7 @@ func (a *app) complete(per ...func(*v1.Configuration) []string) completion {
 		if len(args) >= len(per) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		ctx := cmd.Context()
-		if ctx == nil {
-			ctx = context.Background()
-		}
-		ctx, cancel := context.WithTimeout(ctx, completeLimit)
+		ctx, cancel := context.WithTimeout(commandContext(cmd), completeLimit)
 		defer cancel()
 		c, err := a.dial()
 		if err != nil {
@@ -37,6 +33,13 @@ func (a *app) complete(per ...func(*v1.Configuration) []string) completion {
 		names := slices.DeleteFunc(per[len(args)](m.GetConfiguration()), func(n string) bool { return slices.Contains(args, n) })
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+func commandContext(c *cobra.Command) context.Context {
+	if ctx := c.Context(); ctx != nil {
+		return ctx
+	}
+	return context.Background()
 }
 
 func namesOf[T interface{ GetName() string }](list []T) (names []string) {

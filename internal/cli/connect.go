@@ -19,6 +19,7 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/api"
 	"github.com/holdfast-ha/holdfast/internal/cluster/identity"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 const (
@@ -40,6 +41,7 @@ type client struct {
 	fence      v1.FenceServiceClient
 	groups     v1.GroupServiceClient
 	resources  v1.ResourceServiceClient
+	signals    v1.SignalServiceClient
 	types      v1.TypeServiceClient
 	config     v1.ConfigServiceClient
 	events     v1.EventServiceClient
@@ -66,6 +68,7 @@ func (a *app) dial() (*client, error) {
 		fence:      v1.NewFenceServiceClient(h, base),
 		groups:     v1.NewGroupServiceClient(h, base),
 		resources:  v1.NewResourceServiceClient(h, base),
+		signals:    v1.NewSignalServiceClient(h, base),
 		types:      v1.NewTypeServiceClient(h, base),
 		config:     v1.NewConfigServiceClient(h, base),
 		events:     v1.NewEventServiceClient(h, base),
@@ -111,6 +114,11 @@ func call[Q, R any](ctx context.Context, c *client, f func(context.Context, *con
 		return nil, c.failed(err)
 	}
 	return r.Msg, nil
+}
+
+// notThere is the failure for a name of which this program has found out that it does not exist.
+func notThere(what, name string, names []string) *failure {
+	return &failure{code: api.CodeNotFound, message: fmt.Sprintf("there is no %s %q", what, name), next: protoyaml.DidYouMean(name, names, what+"s")}
 }
 
 // run makes what a command does from what it does with a client.

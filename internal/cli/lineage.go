@@ -35,7 +35,7 @@ then their certificates are issued anew; then the one before is dropped. It wait
 for every node that has ever joined: remove those that will not come back.
 
 Certificates of users end with the authority that has signed them: issue new ones.`),
-		a.seedCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(), a.reseedCommand(),
+		a.seedCommand(), a.destroyCommand(), a.backupCommand(), a.snapshotCommand(), a.restoreCommand(), a.reseedCommand(),
 	}
 }
 
@@ -225,12 +225,7 @@ users. It holds no keys; a restored cluster has keys of its own.`,
 			if n := m.GetSource().GetNote(); n != "" {
 				fmt.Fprintln(a.Err, n)
 			}
-			f, err := os.OpenFile(args[0], os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
-			if err != nil {
-				return &failure{code: api.CodeUsage, message: err.Error(), next: "name a file that does not exist"}
-			}
-			_, err = f.Write(m.GetBackup())
-			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+			if err := writeNewFile(args[0], m.GetBackup()); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(a.Out, "%s: index %d as %s knows it\n", args[0], m.GetSource().GetAppliedIndex(), m.GetSource().GetNode())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,12 +26,20 @@ func (a *app) nodeCommand() *cobra.Command {
 			return a.show("nodes/1", m, func(w io.Writer) {
 				heading(w, m.GetSource())
 				rows := [][]string{{"NODE", "STATE", "LEADER", "LINKS", "GROUPS", "ADDRESSES"}}
+				loaded := slices.ContainsFunc(m.GetNodes(), func(n *v1.NodeInfo) bool { return len(n.GetLoad()) > 0 })
+				if loaded {
+					rows[0] = append(rows[0], "LEFT")
+				}
 				for _, n := range m.GetNodes() {
 					var addresses []string
 					for _, l := range n.GetLinks() {
 						addresses = append(addresses, l.GetAddress())
 					}
-					rows = append(rows, []string{n.GetName(), nodeState(n), yes(n.GetLeader()), nodeLinks(n), few(n.GetGroups(), 5), strings.Join(addresses, " ")})
+					row := []string{n.GetName(), nodeState(n), yes(n.GetLeader()), nodeLinks(n), few(n.GetGroups(), 5), strings.Join(addresses, " ")}
+					if loaded {
+						row = append(row, loadLeft(n.GetLoad()))
+					}
+					rows = append(rows, row)
 				}
 				table(w, rows...)
 			})
@@ -46,32 +55,22 @@ func (a *app) nodeCommand() *cobra.Command {
 			return a.show("node/1", m, func(w io.Writer) { writeNode(w, m) })
 		}),
 	})
-	freeze := a.simple("freeze NODE", "Let no group come to a node; what runs there stays", nodeNames, "is frozen: no group comes to it",
-		func(ctx context.Context, c *client, name string) error {
-			_, err := call(ctx, c, c.nodes.Freeze, &v1.FreezeNodeRequest{Node: name})
-			return err
-		})
-	unfreeze := a.simple("unfreeze NODE", "Let groups come to a node again", nodeNames, "is not frozen any more",
-		func(ctx context.Context, c *client, name string) error {
-			_, err := call(ctx, c, c.nodes.Unfreeze, &v1.UnfreezeNodeRequest{Node: name})
-			return err
-		})
 	return grouped(&cobra.Command{Use: "node", Short: "Nodes: the machines of the cluster"},
-		append(a.membershipCommands(), list, show, freeze, unfreeze, a.nodeStopCommand(), a.nodeSilenceCommand(), a.nodeConfirmDownCommand())...)
+		append(a.membershipCommands(), list, show, a.nodeFreezeCommand(), a.nodeUnfreezeCommand(), a.nodeEvacuateCommand(), a.nodeLoadCommand(),
+			a.nodeStopCommand(), a.nodeSilenceCommand(), a.nodeConfirmDownCommand())...)
 }
 
 // simple is a command that does one thing at once to what it names.
 func (a *app) simple(use, short string, names func(*v1.Configuration) []string, done string, do func(context.Context, *client, string) error) *cobra.Command {
-	return &cobra.Command{
+	return a.withOutput(&cobra.Command{
 		Use: use, Short: short, Args: args(1, 1), ValidArgsFunction: a.complete(names),
 		RunE: a.run(func(ctx context.Context, c *client, args []string) error {
 			if err := do(ctx, c, args[0]); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(a.Out, args[0]+" "+done)
-			return err
+			return a.did(args[0], args[0]+" "+done)
 		}),
-	}
+	})
 }
 
 func writeNode(w io.Writer, m *v1.ShowNodeResponse) {
@@ -88,8 +87,10 @@ func writeNode(w io.Writer, m *v1.ShowNodeResponse) {
 	if n.GetSelf() {
 		links = "(this node)"
 	}
-	pairs(w, [2]string{"Node", n.GetName()}, [2]string{"State", nodeState(n)}, [2]string{"Role", role}, [2]string{"Links", links},
-		[2]string{"Incarnation", fmt.Sprintf("raft id %d, guard %d", n.GetRaftId(), n.GetGuardIncarnation())}, [2]string{"Waits", n.GetWaitingForProof()})
+	pairs(w, [2]string{"Node", n.GetName()}, [2]string{"State", nodeState(n)}, [2]string{"Role", role}, [2]string{"Site", n.GetSite()}, [2]string{"Links", links},
+		[2]string{"Incarnation", fmt.Sprintf("raft id %d, guard %d", n.GetRaftId(), n.GetGuardIncarnation())}, [2]string{"Waits", n.GetWaitingForProof()},
+		[2]string{"Reset", n.GetReset_()})
+	writeHolds(w, n.GetHolds())
 	rows := [][]string{{"LINK", "ADDRESS", "STATE", "ROUND TRIP", "LOSS", "HEARD"}}
 	for i, l := range n.GetLinks() {
 		row := []string{l.GetName(), l.GetAddress(), "", "", "", ""}
@@ -106,48 +107,20 @@ func writeNode(w io.Writer, m *v1.ShowNodeResponse) {
 	section(w, "Links", rows...)
 	rows = [][]string{{"GROUP", "STATE", "ONLINE", "NOTE"}}
 	for _, g := range m.GetGroups() {
-		rows = append(rows, []string{g.GetGroup(), word(g.GetStatus().GetState()), onlineOf(g.GetStatus()), g.GetStatus().GetMessage()})
+		rows = append(rows, []string{g.GetGroup(), word(g.GetStatus().GetState()), onlineOf(g.GetStatus()), placeNote(g.GetStatus())})
 	}
 	section(w, "Groups that may run here", rows...)
+	section(w, "Load", loadRows(n.GetLoad())...)
 }
 
 func onlineOf(g *v1.GroupOnNodeInfo) string {
 	return fmt.Sprintf("%d of %d", g.GetOnline(), g.GetTotal())
 }
 
-func (a *app) nodeStopCommand() *cobra.Command {
-	w := &waiting{}
-	evacuate := false
-	c := a.withOutput(&cobra.Command{
-		Use: "stop NODE", Short: "Take a node's groups offline and let it leave the cluster", Args: args(1, 1), ValidArgsFunction: a.complete(nodeNames),
-		Long: `Take a node's groups offline and let it leave the cluster.
-With --evacuate its groups are moved to other nodes first; without, they stay
-offline until the node is back or somebody brings them online elsewhere.`,
-		RunE: a.run(func(ctx context.Context, c *client, args []string) error {
-			n, err := call(ctx, c, c.nodes.Show, &v1.ShowNodeRequest{Node: args[0]})
-			if err != nil {
-				return err
-			}
-			m, err := call(ctx, c, c.nodes.Stop, &v1.StopNodeRequest{Node: args[0], Evacuate: evacuate})
-			if err != nil {
-				return err
-			}
-			gone := ""
-			if n.GetNode().GetSelf() {
-				gone = args[0]
-			}
-			return a.finish(ctx, c, m.GetOperation(), w, gone)
-		}),
-	})
-	c.Flags().BoolVar(&evacuate, "evacuate", false, "move its groups to other nodes first")
-	w.flags(c)
-	return c
-}
-
 func (a *app) nodeSilenceCommand() *cobra.Command {
 	var length time.Duration
 	var over bool
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: "silence NODE (--for TIME | --end)", Short: "Announce that a node will not be heard for a while", Args: args(1, 1), ValidArgsFunction: a.complete(nodeNames),
 		Long: `Announce that a node will not be heard for a while (it is about to be paused or
 migrated). Nobody evicts it meanwhile; its groups are not taken over before the
@@ -167,10 +140,9 @@ silence has ended, even if the node is lost.`,
 			if over {
 				text = "the silence of " + args[0] + " has ended"
 			}
-			_, err := fmt.Fprintln(a.Out, text)
-			return err
+			return a.did(args[0], text)
 		}),
-	}
+	})
 	c.Flags().DurationVar(&length, "for", 0, "length of the silence, 1s to 10m")
 	c.Flags().BoolVar(&over, "end", false, "end a silence that was announced")
 	return c

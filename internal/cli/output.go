@@ -56,6 +56,21 @@ func (a *app) show(schema string, m proto.Message, table func(w io.Writer)) erro
 	return err
 }
 
+// did prints that something was done to an object.
+func (a *app) did(object, message string) error {
+	if a.output == "json" || a.output == "yaml" {
+		opts := protoyaml.Options{First: []protoyaml.Pair{{Key: "schema", Value: "done/1"}, {Key: "object", Value: object}, {Key: "message", Value: message}}}
+		text := opts.JSON(&v1.FlushGroupResponse{}) // has no fields of its own
+		if a.output == "yaml" {
+			text = opts.YAML(&v1.FlushGroupResponse{})
+		}
+		_, err := a.Out.Write(text)
+		return err
+	}
+	_, err := fmt.Fprintln(a.Out, message)
+	return err
+}
+
 // failMachine prints an error for programs.
 func (a *app) failMachine(f *failure) {
 	d := &v1.ErrorDetail{Code: f.code, NextStep: f.next}
@@ -132,7 +147,10 @@ func span(d *durationpb.Duration) string {
 	if d == nil {
 		return ""
 	}
-	v := d.AsDuration()
+	return spanOf(d.AsDuration())
+}
+
+func spanOf(v time.Duration) string {
 	switch {
 	case v >= time.Second:
 		v = v.Round(10 * time.Millisecond)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -63,14 +64,15 @@ func (a *app) resourceCommand() *cobra.Command {
 			_, err := call(ctx, c, c.resources.Clear, &v1.ClearResourceRequest{Resource: name, Node: node})
 			return err
 		})
-	return grouped(&cobra.Command{Use: "resource", Short: "Resources: the parts of groups"}, list, show, online, offline, probe, clear)
+	return grouped(&cobra.Command{Use: "resource", Short: "Resources: the parts of groups"}, list, show, online, offline, probe, clear,
+		a.actionCommand(), a.adminWaitCommand("clear-admin-wait RESOURCE", false), a.infoCommand())
 }
 
 func (a *app) resourceOperation(use, short string, begin func(ctx context.Context, c *client, name, node string) (*v1.Operation, error)) *cobra.Command {
 	w := &waiting{}
 	node := ""
 	c := a.withOutput(&cobra.Command{
-		Use: use + " [--on NODE]", Short: short, Args: args(1, 1), ValidArgsFunction: a.complete(resourceNames),
+		Use: use + " [--node NODE]", Short: short, Args: args(1, 1), ValidArgsFunction: a.complete(resourceNames),
 		RunE: a.run(func(ctx context.Context, c *client, args []string) error {
 			op, err := begin(ctx, c, args[0], node)
 			if err != nil {
@@ -79,7 +81,8 @@ func (a *app) resourceOperation(use, short string, begin func(ctx context.Contex
 			return a.finish(ctx, c, op, w, "")
 		}),
 	})
-	a.nodeFlag(c, &node, "on", "on this node (default: where its group is)")
+	a.nodeFlag(c, &node, "node", "on this node (default: where its group is)")
+	alias(c, "on", &node)
 	w.flags(c)
 	return c
 }
@@ -103,7 +106,11 @@ func writeResource(w io.Writer, m *v1.ShowResourceResponse) {
 	section(w, "Attributes", rows...)
 	rows = [][]string{{"NODE", "STATE", "SINCE", "NOTE"}}
 	for _, n := range m.GetResource().GetNodes() {
-		rows = append(rows, []string{n.GetNode(), resourceState(n.GetStatus()), clock(n.GetStatus().GetChangedMs()), n.GetStatus().GetMessage()})
+		note := n.GetStatus().GetMessage()
+		if k := n.GetStatus().GetRestarts(); k > 0 {
+			note = strings.TrimSuffix(fmt.Sprintf("restarted %d times; %s", k, note), "; ")
+		}
+		rows = append(rows, []string{n.GetNode(), resourceState(n.GetStatus()), clock(n.GetStatus().GetChangedMs()), note})
 	}
 	section(w, "Nodes", rows...)
 	writeLimits(w, m.GetEffectiveLimits(), r.GetLimits())

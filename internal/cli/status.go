@@ -57,12 +57,12 @@ func writeStatus(w io.Writer, m *v1.StatusResponse, all bool) {
 
 	rows, hidden = [][]string{{"GROUP", "STATE", "NODE", "NOTE"}}, 0
 	for _, g := range m.GetGroups() {
-		well := g.GetState() == v1.GroupState_GROUP_STATE_ONLINE && !g.GetFrozen()
+		well := g.GetState() == v1.GroupState_GROUP_STATE_ONLINE && len(g.GetHolds()) == 0
 		if !all && len(m.GetGroups()) > fewGroups && well {
 			hidden++
 			continue
 		}
-		rows = append(rows, []string{g.GetName(), word(g.GetState()), g.GetNode(), groupNote(g)})
+		rows = append(rows, groupRows(g)...)
 	}
 	fmt.Fprintln(w)
 	writeList(w, rows, hidden, "groups are online")
@@ -118,7 +118,7 @@ func nodeState(n *v1.NodeInfo) string {
 		is   bool
 		text string
 	}{
-		{n.GetFrozen(), "frozen"}, {n.GetSuspected() && n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING, "silent"}, {n.GetSilence(), "silence announced"},
+		{n.GetFrozen(), "frozen"}, {n.GetDetaching(), "detaching"}, {n.GetReset_() != "", "to be reset"}, {n.GetSuspected() && n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING, "silent"}, {n.GetSilence(), "silence announced"},
 		{n.GetEngineDown(), "engine down"}, {n.GetWaitingForProof() != "", "not proven to have stopped"},
 	} {
 		if more.is {
@@ -146,25 +146,17 @@ func nodeLinks(n *v1.NodeInfo) string {
 	return state + " (" + strings.Join(bad, ", ") + ")"
 }
 
-func groupNote(g *v1.GroupInfo) string {
-	var notes []string
-	if g.GetFrozen() {
-		notes = append(notes, "frozen")
-	}
-	if g.GetHeldOffline() {
-		notes = append(notes, "taken offline by an administrator")
-	}
-	if g.GetOperation() != 0 {
-		notes = append(notes, fmt.Sprintf("operation %d", g.GetOperation()))
-	}
-	if g.GetMessage() != "" {
-		notes = append(notes, g.GetMessage())
-	}
-	return strings.Join(notes, "; ")
-}
-
 func resourceState(s *v1.ResourceStatus) string {
 	text := cmp.Or(word(s.GetState()), "unknown")
+	if c := s.GetConfidence(); c > 0 && c < 100 && s.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE {
+		text += fmt.Sprintf(" (%d%%)", c)
+	}
+	if s.GetIntentional() {
+		text += " on purpose"
+	}
+	if w := s.GetAdminWait(); w != 0 {
+		text += ", waits for an administrator (" + word(w) + ")"
+	}
 	if s.GetUnableToOffline() {
 		text += ", unable to offline"
 	}

@@ -47,7 +47,14 @@ func operationName(o *v1.Operation) string {
 	case v1.OperationKind_OPERATION_KIND_RESOURCE_OFFLINE:
 		return "offline resource " + o.GetResource() + at("on")
 	case v1.OperationKind_OPERATION_KIND_NODE_STOP:
+		if o.GetDetach() {
+			return "stop node " + o.GetNode() + ", detaching its groups"
+		}
 		return "stop node " + o.GetNode()
+	case v1.OperationKind_OPERATION_KIND_NODE_EVACUATE:
+		return "evacuate node " + o.GetNode()
+	case v1.OperationKind_OPERATION_KIND_RESOURCE_ACTION:
+		return "action " + o.GetAction() + " of resource " + o.GetResource() + at("on")
 	}
 	return "operation"
 }
@@ -174,6 +181,14 @@ func clipped(s string, most int) string {
 	return strings.TrimRight(string(r[:most-1]), " ") + "…"
 }
 
+func firstLine(s string) string {
+	line, more, _ := strings.Cut(s, "\n")
+	if more != "" {
+		line += " …"
+	}
+	return line
+}
+
 func (a *app) operationCommand() *cobra.Command {
 	number := func(s string) (uint64, error) {
 		n, err := strconv.ParseUint(s, 10, 64)
@@ -213,5 +228,24 @@ func (a *app) operationCommand() *cobra.Command {
 		}),
 	})
 	wait.Flags().DurationVar(&w.timeout, "timeout", 0, "wait no longer than this (default: as long as it takes)")
-	return grouped(&cobra.Command{Use: "operation", Short: "Follow what was begun with --no-wait"}, show, wait)
+	all := false
+	list := a.withOutput(&cobra.Command{
+		Use: "list", Short: "List the operations that run, or all that are kept", Args: args(0, 0),
+		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
+			m, err := call(ctx, c, c.operations.List, &v1.ListOperationsRequest{All: all})
+			if err != nil {
+				return err
+			}
+			return a.show("operations/1", m, func(w io.Writer) {
+				heading(w, m.GetSource())
+				rows := [][]string{{"ID", "WHAT", "STATE", "BEGUN", "ENDED", "NOTE"}}
+				for _, o := range m.GetOperations() {
+					rows = append(rows, []string{fmt.Sprint(o.GetId()), operationName(o), word(o.GetState()), clock(o.GetStartedMs()), clock(o.GetEndedMs()), firstLine(o.GetMessage())})
+				}
+				table(w, rows...)
+			})
+		}),
+	})
+	list.Flags().BoolVar(&all, "all", false, "list also those that have ended and are kept")
+	return grouped(&cobra.Command{Use: "operation", Short: "What was begun, and how far it is"}, list, show, wait)
 }

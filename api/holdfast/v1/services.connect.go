@@ -215,6 +215,8 @@ const (
 	// SimulateServiceSimulateProcedure is the fully-qualified name of the SimulateService's Simulate
 	// RPC.
 	SimulateServiceSimulateProcedure = "/holdfast.v1.SimulateService/Simulate"
+	// OperationServiceListProcedure is the fully-qualified name of the OperationService's List RPC.
+	OperationServiceListProcedure = "/holdfast.v1.OperationService/List"
 	// OperationServiceGetProcedure is the fully-qualified name of the OperationService's Get RPC.
 	OperationServiceGetProcedure = "/holdfast.v1.OperationService/Get"
 	// OperationServiceWatchProcedure is the fully-qualified name of the OperationService's Watch RPC.
@@ -2819,6 +2821,7 @@ func (UnimplementedSimulateServiceHandler) Simulate(context.Context, *connect.Re
 
 // OperationServiceClient is a client for the holdfast.v1.OperationService service.
 type OperationServiceClient interface {
+	List(context.Context, *connect.Request[ListOperationsRequest]) (*connect.Response[ListOperationsResponse], error)
 	Get(context.Context, *connect.Request[GetOperationRequest]) (*connect.Response[GetOperationResponse], error)
 	// Watch sends the operation whenever it or its progress changes; the last message has it done or failed.
 	Watch(context.Context, *connect.Request[WatchOperationRequest]) (*connect.ServerStreamForClient[WatchOperationResponse], error)
@@ -2835,6 +2838,13 @@ func NewOperationServiceClient(httpClient connect.HTTPClient, baseURL string, op
 	baseURL = strings.TrimRight(baseURL, "/")
 	operationServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("OperationService").Methods()
 	return &operationServiceClient{
+		list: connect.NewClient[ListOperationsRequest, ListOperationsResponse](
+			httpClient,
+			baseURL+OperationServiceListProcedure,
+			connect.WithSchema(operationServiceMethods.ByName("List")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		get: connect.NewClient[GetOperationRequest, GetOperationResponse](
 			httpClient,
 			baseURL+OperationServiceGetProcedure,
@@ -2853,8 +2863,14 @@ func NewOperationServiceClient(httpClient connect.HTTPClient, baseURL string, op
 
 // operationServiceClient implements OperationServiceClient.
 type operationServiceClient struct {
+	list  *connect.Client[ListOperationsRequest, ListOperationsResponse]
 	get   *connect.Client[GetOperationRequest, GetOperationResponse]
 	watch *connect.Client[WatchOperationRequest, WatchOperationResponse]
+}
+
+// List calls holdfast.v1.OperationService.List.
+func (c *operationServiceClient) List(ctx context.Context, req *connect.Request[ListOperationsRequest]) (*connect.Response[ListOperationsResponse], error) {
+	return c.list.CallUnary(ctx, req)
 }
 
 // Get calls holdfast.v1.OperationService.Get.
@@ -2869,6 +2885,7 @@ func (c *operationServiceClient) Watch(ctx context.Context, req *connect.Request
 
 // OperationServiceHandler is an implementation of the holdfast.v1.OperationService service.
 type OperationServiceHandler interface {
+	List(context.Context, *connect.Request[ListOperationsRequest]) (*connect.Response[ListOperationsResponse], error)
 	Get(context.Context, *connect.Request[GetOperationRequest]) (*connect.Response[GetOperationResponse], error)
 	// Watch sends the operation whenever it or its progress changes; the last message has it done or failed.
 	Watch(context.Context, *connect.Request[WatchOperationRequest], *connect.ServerStream[WatchOperationResponse]) error
@@ -2881,6 +2898,13 @@ type OperationServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewOperationServiceHandler(svc OperationServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	operationServiceMethods := File_api_holdfast_v1_services_proto.Services().ByName("OperationService").Methods()
+	operationServiceListHandler := connect.NewUnaryHandler(
+		OperationServiceListProcedure,
+		svc.List,
+		connect.WithSchema(operationServiceMethods.ByName("List")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	operationServiceGetHandler := connect.NewUnaryHandler(
 		OperationServiceGetProcedure,
 		svc.Get,
@@ -2896,6 +2920,8 @@ func NewOperationServiceHandler(svc OperationServiceHandler, opts ...connect.Han
 	)
 	return "/holdfast.v1.OperationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case OperationServiceListProcedure:
+			operationServiceListHandler.ServeHTTP(w, r)
 		case OperationServiceGetProcedure:
 			operationServiceGetHandler.ServeHTTP(w, r)
 		case OperationServiceWatchProcedure:
@@ -2908,6 +2934,10 @@ func NewOperationServiceHandler(svc OperationServiceHandler, opts ...connect.Han
 
 // UnimplementedOperationServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedOperationServiceHandler struct{}
+
+func (UnimplementedOperationServiceHandler) List(context.Context, *connect.Request[ListOperationsRequest]) (*connect.Response[ListOperationsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.OperationService.List is not implemented"))
+}
 
 func (UnimplementedOperationServiceHandler) Get(context.Context, *connect.Request[GetOperationRequest]) (*connect.Response[GetOperationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.OperationService.Get is not implemented"))

@@ -10606,6 +10606,104 @@ func (x *SimulatedGroup) GetReason() string {
 	return ""
 }
 
+type ListOperationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also those that have ended and are kept.
+	All           bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperationsRequest) Reset() {
+	*x = ListOperationsRequest{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperationsRequest) ProtoMessage() {}
+
+func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
+func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{151}
+}
+
+func (x *ListOperationsRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type ListOperationsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source *Source                `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Oldest first.
+	Operations    []*Operation `protobuf:"bytes,2,rep,name=operations,proto3" json:"operations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperationsResponse) Reset() {
+	*x = ListOperationsResponse{}
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperationsResponse) ProtoMessage() {}
+
+func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
+func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{152}
+}
+
+func (x *ListOperationsResponse) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ListOperationsResponse) GetOperations() []*Operation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
 type GetOperationRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -10615,7 +10713,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10627,7 +10725,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[151]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10640,7 +10738,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{151}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *GetOperationRequest) GetId() uint64 {
@@ -10662,7 +10760,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10674,7 +10772,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[152]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10687,7 +10785,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{152}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *GetOperationResponse) GetSource() *Source {
@@ -10720,7 +10818,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10732,7 +10830,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[153]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10745,7 +10843,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{153}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *WatchOperationRequest) GetId() uint64 {
@@ -10765,7 +10863,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10777,7 +10875,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[154]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10790,7 +10888,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{154}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -10816,7 +10914,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10828,7 +10926,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[155]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10841,7 +10939,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{155}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *AddNodeRequest) GetNode() *Node {
@@ -10860,7 +10958,7 @@ type AddNodeResponse struct {
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10872,7 +10970,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[156]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10885,7 +10983,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{156}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *AddNodeResponse) GetConfigRevision() uint64 {
@@ -10907,7 +11005,7 @@ type InviteNodeRequest struct {
 
 func (x *InviteNodeRequest) Reset() {
 	*x = InviteNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10919,7 +11017,7 @@ func (x *InviteNodeRequest) String() string {
 func (*InviteNodeRequest) ProtoMessage() {}
 
 func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[157]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10932,7 +11030,7 @@ func (x *InviteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeRequest.ProtoReflect.Descriptor instead.
 func (*InviteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{157}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *InviteNodeRequest) GetNode() *Node {
@@ -10961,7 +11059,7 @@ type InviteNodeResponse struct {
 
 func (x *InviteNodeResponse) Reset() {
 	*x = InviteNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -10973,7 +11071,7 @@ func (x *InviteNodeResponse) String() string {
 func (*InviteNodeResponse) ProtoMessage() {}
 
 func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[158]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -10986,7 +11084,7 @@ func (x *InviteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteNodeResponse.ProtoReflect.Descriptor instead.
 func (*InviteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{158}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *InviteNodeResponse) GetToken() string {
@@ -11018,7 +11116,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11030,7 +11128,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[159]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11043,7 +11141,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{159}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{161}
 }
 
 type ListInvitationsResponse struct {
@@ -11056,7 +11154,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11068,7 +11166,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[160]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11081,7 +11179,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{160}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *ListInvitationsResponse) GetSource() *Source {
@@ -11110,7 +11208,7 @@ type InvitationInfo struct {
 
 func (x *InvitationInfo) Reset() {
 	*x = InvitationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11122,7 +11220,7 @@ func (x *InvitationInfo) String() string {
 func (*InvitationInfo) ProtoMessage() {}
 
 func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[161]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11135,7 +11233,7 @@ func (x *InvitationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvitationInfo.ProtoReflect.Descriptor instead.
 func (*InvitationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{161}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *InvitationInfo) GetId() string {
@@ -11175,7 +11273,7 @@ type WithdrawInvitationRequest struct {
 
 func (x *WithdrawInvitationRequest) Reset() {
 	*x = WithdrawInvitationRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11187,7 +11285,7 @@ func (x *WithdrawInvitationRequest) String() string {
 func (*WithdrawInvitationRequest) ProtoMessage() {}
 
 func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[162]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11200,7 +11298,7 @@ func (x *WithdrawInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{162}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *WithdrawInvitationRequest) GetId() string {
@@ -11218,7 +11316,7 @@ type WithdrawInvitationResponse struct {
 
 func (x *WithdrawInvitationResponse) Reset() {
 	*x = WithdrawInvitationResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11230,7 +11328,7 @@ func (x *WithdrawInvitationResponse) String() string {
 func (*WithdrawInvitationResponse) ProtoMessage() {}
 
 func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[163]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11243,7 +11341,7 @@ func (x *WithdrawInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawInvitationResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{163}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{165}
 }
 
 type RemoveNodeRequest struct {
@@ -11257,7 +11355,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11269,7 +11367,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[164]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11282,7 +11380,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{164}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -11307,7 +11405,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11319,7 +11417,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[165]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11332,7 +11430,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{165}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{167}
 }
 
 type SecurityRequest struct {
@@ -11343,7 +11441,7 @@ type SecurityRequest struct {
 
 func (x *SecurityRequest) Reset() {
 	*x = SecurityRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11355,7 +11453,7 @@ func (x *SecurityRequest) String() string {
 func (*SecurityRequest) ProtoMessage() {}
 
 func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[166]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11368,7 +11466,7 @@ func (x *SecurityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityRequest.ProtoReflect.Descriptor instead.
 func (*SecurityRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{166}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{168}
 }
 
 type SecurityResponse struct {
@@ -11389,7 +11487,7 @@ type SecurityResponse struct {
 
 func (x *SecurityResponse) Reset() {
 	*x = SecurityResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11401,7 +11499,7 @@ func (x *SecurityResponse) String() string {
 func (*SecurityResponse) ProtoMessage() {}
 
 func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[167]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11414,7 +11512,7 @@ func (x *SecurityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityResponse.ProtoReflect.Descriptor instead.
 func (*SecurityResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{167}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *SecurityResponse) GetSource() *Source {
@@ -11484,7 +11582,7 @@ type RotationInfo struct {
 
 func (x *RotationInfo) Reset() {
 	*x = RotationInfo{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11496,7 +11594,7 @@ func (x *RotationInfo) String() string {
 func (*RotationInfo) ProtoMessage() {}
 
 func (x *RotationInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[168]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11509,7 +11607,7 @@ func (x *RotationInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationInfo.ProtoReflect.Descriptor instead.
 func (*RotationInfo) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{168}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *RotationInfo) GetGeneration() uint64 {
@@ -11541,7 +11639,7 @@ type NodeSecurity struct {
 
 func (x *NodeSecurity) Reset() {
 	*x = NodeSecurity{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11553,7 +11651,7 @@ func (x *NodeSecurity) String() string {
 func (*NodeSecurity) ProtoMessage() {}
 
 func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[169]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11566,7 +11664,7 @@ func (x *NodeSecurity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSecurity.ProtoReflect.Descriptor instead.
 func (*NodeSecurity) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{169}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *NodeSecurity) GetNode() string {
@@ -11627,7 +11725,7 @@ type RotateRequest struct {
 
 func (x *RotateRequest) Reset() {
 	*x = RotateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11639,7 +11737,7 @@ func (x *RotateRequest) String() string {
 func (*RotateRequest) ProtoMessage() {}
 
 func (x *RotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[170]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11652,7 +11750,7 @@ func (x *RotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
 func (*RotateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{170}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *RotateRequest) GetWhat() Rotatable {
@@ -11670,7 +11768,7 @@ type RotateResponse struct {
 
 func (x *RotateResponse) Reset() {
 	*x = RotateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11682,7 +11780,7 @@ func (x *RotateResponse) String() string {
 func (*RotateResponse) ProtoMessage() {}
 
 func (x *RotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[171]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11695,7 +11793,7 @@ func (x *RotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
 func (*RotateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{171}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{173}
 }
 
 type DestroyClusterRequest struct {
@@ -11708,7 +11806,7 @@ type DestroyClusterRequest struct {
 
 func (x *DestroyClusterRequest) Reset() {
 	*x = DestroyClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11720,7 +11818,7 @@ func (x *DestroyClusterRequest) String() string {
 func (*DestroyClusterRequest) ProtoMessage() {}
 
 func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[172]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11733,7 +11831,7 @@ func (x *DestroyClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterRequest.ProtoReflect.Descriptor instead.
 func (*DestroyClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{172}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *DestroyClusterRequest) GetName() string {
@@ -11751,7 +11849,7 @@ type DestroyClusterResponse struct {
 
 func (x *DestroyClusterResponse) Reset() {
 	*x = DestroyClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11763,7 +11861,7 @@ func (x *DestroyClusterResponse) String() string {
 func (*DestroyClusterResponse) ProtoMessage() {}
 
 func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[173]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11776,7 +11874,7 @@ func (x *DestroyClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyClusterResponse.ProtoReflect.Descriptor instead.
 func (*DestroyClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{173}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{175}
 }
 
 type SeedClusterRequest struct {
@@ -11787,7 +11885,7 @@ type SeedClusterRequest struct {
 
 func (x *SeedClusterRequest) Reset() {
 	*x = SeedClusterRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11799,7 +11897,7 @@ func (x *SeedClusterRequest) String() string {
 func (*SeedClusterRequest) ProtoMessage() {}
 
 func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[174]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11812,7 +11910,7 @@ func (x *SeedClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedClusterRequest.ProtoReflect.Descriptor instead.
 func (*SeedClusterRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{174}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{176}
 }
 
 type SeedClusterResponse struct {
@@ -11823,7 +11921,7 @@ type SeedClusterResponse struct {
 
 func (x *SeedClusterResponse) Reset() {
 	*x = SeedClusterResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11835,7 +11933,7 @@ func (x *SeedClusterResponse) String() string {
 func (*SeedClusterResponse) ProtoMessage() {}
 
 func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[175]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11848,7 +11946,7 @@ func (x *SeedClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedClusterResponse.ProtoReflect.Descriptor instead.
 func (*SeedClusterResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{175}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{177}
 }
 
 type BackupRequest struct {
@@ -11859,7 +11957,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11871,7 +11969,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[176]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11884,7 +11982,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{176}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{178}
 }
 
 type BackupResponse struct {
@@ -11898,7 +11996,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11910,7 +12008,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[177]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11923,7 +12021,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{177}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *BackupResponse) GetSource() *Source {
@@ -11948,7 +12046,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11960,7 +12058,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[178]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -11973,7 +12071,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{178}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{180}
 }
 
 type SnapshotResponse struct {
@@ -11987,7 +12085,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -11999,7 +12097,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[179]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12012,7 +12110,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{179}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{181}
 }
 
 func (x *SnapshotResponse) GetSource() *Source {
@@ -12037,7 +12135,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12049,7 +12147,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[180]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12062,7 +12160,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{180}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{182}
 }
 
 type ListUsersResponse struct {
@@ -12075,7 +12173,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12087,7 +12185,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[181]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12100,7 +12198,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{181}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *ListUsersResponse) GetSource() *Source {
@@ -12128,7 +12226,7 @@ type SetUserRequest struct {
 
 func (x *SetUserRequest) Reset() {
 	*x = SetUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12140,7 +12238,7 @@ func (x *SetUserRequest) String() string {
 func (*SetUserRequest) ProtoMessage() {}
 
 func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[182]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12153,7 +12251,7 @@ func (x *SetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserRequest.ProtoReflect.Descriptor instead.
 func (*SetUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{182}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *SetUserRequest) GetUser() *User {
@@ -12179,7 +12277,7 @@ type SetUserResponse struct {
 
 func (x *SetUserResponse) Reset() {
 	*x = SetUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12191,7 +12289,7 @@ func (x *SetUserResponse) String() string {
 func (*SetUserResponse) ProtoMessage() {}
 
 func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[183]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12204,7 +12302,7 @@ func (x *SetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetUserResponse.ProtoReflect.Descriptor instead.
 func (*SetUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{183}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *SetUserResponse) GetUser() *User {
@@ -12223,7 +12321,7 @@ type DeleteUserRequest struct {
 
 func (x *DeleteUserRequest) Reset() {
 	*x = DeleteUserRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12235,7 +12333,7 @@ func (x *DeleteUserRequest) String() string {
 func (*DeleteUserRequest) ProtoMessage() {}
 
 func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[184]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12248,7 +12346,7 @@ func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
 func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{184}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{186}
 }
 
 func (x *DeleteUserRequest) GetName() string {
@@ -12266,7 +12364,7 @@ type DeleteUserResponse struct {
 
 func (x *DeleteUserResponse) Reset() {
 	*x = DeleteUserResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12278,7 +12376,7 @@ func (x *DeleteUserResponse) String() string {
 func (*DeleteUserResponse) ProtoMessage() {}
 
 func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[185]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12291,7 +12389,7 @@ func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
 func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{185}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{187}
 }
 
 type UserCertificateRequest struct {
@@ -12305,7 +12403,7 @@ type UserCertificateRequest struct {
 
 func (x *UserCertificateRequest) Reset() {
 	*x = UserCertificateRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12317,7 +12415,7 @@ func (x *UserCertificateRequest) String() string {
 func (*UserCertificateRequest) ProtoMessage() {}
 
 func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[186]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12330,7 +12428,7 @@ func (x *UserCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateRequest.ProtoReflect.Descriptor instead.
 func (*UserCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{186}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{188}
 }
 
 func (x *UserCertificateRequest) GetName() string {
@@ -12358,7 +12456,7 @@ type UserCertificateResponse struct {
 
 func (x *UserCertificateResponse) Reset() {
 	*x = UserCertificateResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[189]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12370,7 +12468,7 @@ func (x *UserCertificateResponse) String() string {
 func (*UserCertificateResponse) ProtoMessage() {}
 
 func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[187]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[189]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12383,7 +12481,7 @@ func (x *UserCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificateResponse.ProtoReflect.Descriptor instead.
 func (*UserCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{187}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{189}
 }
 
 func (x *UserCertificateResponse) GetCertificate() []byte {
@@ -12408,7 +12506,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[190]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12420,7 +12518,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[188]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[190]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12433,7 +12531,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{188}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{190}
 }
 
 type WhoamiResponse struct {
@@ -12448,7 +12546,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[189]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[191]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -12460,7 +12558,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_holdfast_v1_services_proto_msgTypes[189]
+	mi := &file_api_holdfast_v1_services_proto_msgTypes[191]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -12473,7 +12571,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{189}
+	return file_api_holdfast_v1_services_proto_rawDescGZIP(), []int{191}
 }
 
 func (x *WhoamiResponse) GetSource() *Source {
@@ -13217,7 +13315,14 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\tR\x05after\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"%\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\")\n" +
+	"\x15ListOperationsRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\"}\n" +
+	"\x16ListOperationsResponse\x12+\n" +
+	"\x06source\x18\x01 \x01(\v2\x13.holdfast.v1.SourceR\x06source\x126\n" +
+	"\n" +
+	"operations\x18\x02 \x03(\v2\x16.holdfast.v1.OperationR\n" +
+	"operations\"%\n" +
 	"\x13GetOperationRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"\x95\x01\n" +
 	"\x14GetOperationResponse\x12+\n" +
@@ -13495,8 +13600,9 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x04Node\x12\x1f.holdfast.v1.ExplainNodeRequest\x1a .holdfast.v1.ExplainNodeResponse\"\x03\x90\x02\x01\x12Q\n" +
 	"\x05Event\x12 .holdfast.v1.ExplainEventRequest\x1a!.holdfast.v1.ExplainEventResponse\"\x03\x90\x02\x012_\n" +
 	"\x0fSimulateService\x12L\n" +
-	"\bSimulate\x12\x1c.holdfast.v1.SimulateRequest\x1a\x1d.holdfast.v1.SimulateResponse\"\x03\x90\x02\x012\xb7\x01\n" +
-	"\x10OperationService\x12O\n" +
+	"\bSimulate\x12\x1c.holdfast.v1.SimulateRequest\x1a\x1d.holdfast.v1.SimulateResponse\"\x03\x90\x02\x012\x8d\x02\n" +
+	"\x10OperationService\x12T\n" +
+	"\x04List\x12\".holdfast.v1.ListOperationsRequest\x1a#.holdfast.v1.ListOperationsResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\x03Get\x12 .holdfast.v1.GetOperationRequest\x1a!.holdfast.v1.GetOperationResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\x05Watch\x12\".holdfast.v1.WatchOperationRequest\x1a#.holdfast.v1.WatchOperationResponse0\x01B<Z:github.com/holdfast-ha/holdfast/api/holdfast/v1;holdfastv1b\x06proto3"
 
@@ -13513,7 +13619,7 @@ func file_api_holdfast_v1_services_proto_rawDescGZIP() []byte {
 }
 
 var file_api_holdfast_v1_services_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 192)
+var file_api_holdfast_v1_services_proto_msgTypes = make([]protoimpl.MessageInfo, 194)
 var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(Health)(0),                         // 0: holdfast.v1.Health
 	(NodePhase)(0),                      // 1: holdfast.v1.NodePhase
@@ -13676,92 +13782,94 @@ var file_api_holdfast_v1_services_proto_goTypes = []any{
 	(*SimulateResponse)(nil),            // 158: holdfast.v1.SimulateResponse
 	(*SimulatedStep)(nil),               // 159: holdfast.v1.SimulatedStep
 	(*SimulatedGroup)(nil),              // 160: holdfast.v1.SimulatedGroup
-	(*GetOperationRequest)(nil),         // 161: holdfast.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),        // 162: holdfast.v1.GetOperationResponse
-	(*WatchOperationRequest)(nil),       // 163: holdfast.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),      // 164: holdfast.v1.WatchOperationResponse
-	(*AddNodeRequest)(nil),              // 165: holdfast.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),             // 166: holdfast.v1.AddNodeResponse
-	(*InviteNodeRequest)(nil),           // 167: holdfast.v1.InviteNodeRequest
-	(*InviteNodeResponse)(nil),          // 168: holdfast.v1.InviteNodeResponse
-	(*ListInvitationsRequest)(nil),      // 169: holdfast.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),     // 170: holdfast.v1.ListInvitationsResponse
-	(*InvitationInfo)(nil),              // 171: holdfast.v1.InvitationInfo
-	(*WithdrawInvitationRequest)(nil),   // 172: holdfast.v1.WithdrawInvitationRequest
-	(*WithdrawInvitationResponse)(nil),  // 173: holdfast.v1.WithdrawInvitationResponse
-	(*RemoveNodeRequest)(nil),           // 174: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),          // 175: holdfast.v1.RemoveNodeResponse
-	(*SecurityRequest)(nil),             // 176: holdfast.v1.SecurityRequest
-	(*SecurityResponse)(nil),            // 177: holdfast.v1.SecurityResponse
-	(*RotationInfo)(nil),                // 178: holdfast.v1.RotationInfo
-	(*NodeSecurity)(nil),                // 179: holdfast.v1.NodeSecurity
-	(*RotateRequest)(nil),               // 180: holdfast.v1.RotateRequest
-	(*RotateResponse)(nil),              // 181: holdfast.v1.RotateResponse
-	(*DestroyClusterRequest)(nil),       // 182: holdfast.v1.DestroyClusterRequest
-	(*DestroyClusterResponse)(nil),      // 183: holdfast.v1.DestroyClusterResponse
-	(*SeedClusterRequest)(nil),          // 184: holdfast.v1.SeedClusterRequest
-	(*SeedClusterResponse)(nil),         // 185: holdfast.v1.SeedClusterResponse
-	(*BackupRequest)(nil),               // 186: holdfast.v1.BackupRequest
-	(*BackupResponse)(nil),              // 187: holdfast.v1.BackupResponse
-	(*SnapshotRequest)(nil),             // 188: holdfast.v1.SnapshotRequest
-	(*SnapshotResponse)(nil),            // 189: holdfast.v1.SnapshotResponse
-	(*ListUsersRequest)(nil),            // 190: holdfast.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),           // 191: holdfast.v1.ListUsersResponse
-	(*SetUserRequest)(nil),              // 192: holdfast.v1.SetUserRequest
-	(*SetUserResponse)(nil),             // 193: holdfast.v1.SetUserResponse
-	(*DeleteUserRequest)(nil),           // 194: holdfast.v1.DeleteUserRequest
-	(*DeleteUserResponse)(nil),          // 195: holdfast.v1.DeleteUserResponse
-	(*UserCertificateRequest)(nil),      // 196: holdfast.v1.UserCertificateRequest
-	(*UserCertificateResponse)(nil),     // 197: holdfast.v1.UserCertificateResponse
-	(*WhoamiRequest)(nil),               // 198: holdfast.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),              // 199: holdfast.v1.WhoamiResponse
-	nil,                                 // 200: holdfast.v1.SetNodeLoadRequest.LoadEntry
-	nil,                                 // 201: holdfast.v1.LockDiskSpec.PathsEntry
-	(*Link)(nil),                        // 202: holdfast.v1.Link
-	(*durationpb.Duration)(nil),         // 203: google.protobuf.Duration
-	(*ResourceStatus)(nil),              // 204: holdfast.v1.ResourceStatus
-	(Want)(0),                           // 205: holdfast.v1.Want
-	(*Resource)(nil),                    // 206: holdfast.v1.Resource
-	(Operations)(0),                     // 207: holdfast.v1.Operations
-	(Severity)(0),                       // 208: holdfast.v1.Severity
-	(*Operation)(nil),                   // 209: holdfast.v1.Operation
-	(*Cluster)(nil),                     // 210: holdfast.v1.Cluster
-	(*Timers)(nil),                      // 211: holdfast.v1.Timers
-	(PreferredFencing)(0),               // 212: holdfast.v1.PreferredFencing
-	(*CoordinationPoint)(nil),           // 213: holdfast.v1.CoordinationPoint
-	(*Group)(nil),                       // 214: holdfast.v1.Group
-	(*GroupDependency)(nil),             // 215: holdfast.v1.GroupDependency
-	(*Limits)(nil),                      // 216: holdfast.v1.Limits
-	(SignalState)(0),                    // 217: holdfast.v1.SignalState
-	(*ResourceType)(nil),                // 218: holdfast.v1.ResourceType
-	(*Configuration)(nil),               // 219: holdfast.v1.Configuration
-	(*Event)(nil),                       // 220: holdfast.v1.Event
-	(*Rejection)(nil),                   // 221: holdfast.v1.Rejection
-	(*Decision)(nil),                    // 222: holdfast.v1.Decision
-	(*Node)(nil),                        // 223: holdfast.v1.Node
-	(*User)(nil),                        // 224: holdfast.v1.User
+	(*ListOperationsRequest)(nil),       // 161: holdfast.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),      // 162: holdfast.v1.ListOperationsResponse
+	(*GetOperationRequest)(nil),         // 163: holdfast.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),        // 164: holdfast.v1.GetOperationResponse
+	(*WatchOperationRequest)(nil),       // 165: holdfast.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),      // 166: holdfast.v1.WatchOperationResponse
+	(*AddNodeRequest)(nil),              // 167: holdfast.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),             // 168: holdfast.v1.AddNodeResponse
+	(*InviteNodeRequest)(nil),           // 169: holdfast.v1.InviteNodeRequest
+	(*InviteNodeResponse)(nil),          // 170: holdfast.v1.InviteNodeResponse
+	(*ListInvitationsRequest)(nil),      // 171: holdfast.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),     // 172: holdfast.v1.ListInvitationsResponse
+	(*InvitationInfo)(nil),              // 173: holdfast.v1.InvitationInfo
+	(*WithdrawInvitationRequest)(nil),   // 174: holdfast.v1.WithdrawInvitationRequest
+	(*WithdrawInvitationResponse)(nil),  // 175: holdfast.v1.WithdrawInvitationResponse
+	(*RemoveNodeRequest)(nil),           // 176: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),          // 177: holdfast.v1.RemoveNodeResponse
+	(*SecurityRequest)(nil),             // 178: holdfast.v1.SecurityRequest
+	(*SecurityResponse)(nil),            // 179: holdfast.v1.SecurityResponse
+	(*RotationInfo)(nil),                // 180: holdfast.v1.RotationInfo
+	(*NodeSecurity)(nil),                // 181: holdfast.v1.NodeSecurity
+	(*RotateRequest)(nil),               // 182: holdfast.v1.RotateRequest
+	(*RotateResponse)(nil),              // 183: holdfast.v1.RotateResponse
+	(*DestroyClusterRequest)(nil),       // 184: holdfast.v1.DestroyClusterRequest
+	(*DestroyClusterResponse)(nil),      // 185: holdfast.v1.DestroyClusterResponse
+	(*SeedClusterRequest)(nil),          // 186: holdfast.v1.SeedClusterRequest
+	(*SeedClusterResponse)(nil),         // 187: holdfast.v1.SeedClusterResponse
+	(*BackupRequest)(nil),               // 188: holdfast.v1.BackupRequest
+	(*BackupResponse)(nil),              // 189: holdfast.v1.BackupResponse
+	(*SnapshotRequest)(nil),             // 190: holdfast.v1.SnapshotRequest
+	(*SnapshotResponse)(nil),            // 191: holdfast.v1.SnapshotResponse
+	(*ListUsersRequest)(nil),            // 192: holdfast.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),           // 193: holdfast.v1.ListUsersResponse
+	(*SetUserRequest)(nil),              // 194: holdfast.v1.SetUserRequest
+	(*SetUserResponse)(nil),             // 195: holdfast.v1.SetUserResponse
+	(*DeleteUserRequest)(nil),           // 196: holdfast.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),          // 197: holdfast.v1.DeleteUserResponse
+	(*UserCertificateRequest)(nil),      // 198: holdfast.v1.UserCertificateRequest
+	(*UserCertificateResponse)(nil),     // 199: holdfast.v1.UserCertificateResponse
+	(*WhoamiRequest)(nil),               // 200: holdfast.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),              // 201: holdfast.v1.WhoamiResponse
+	nil,                                 // 202: holdfast.v1.SetNodeLoadRequest.LoadEntry
+	nil,                                 // 203: holdfast.v1.LockDiskSpec.PathsEntry
+	(*Link)(nil),                        // 204: holdfast.v1.Link
+	(*durationpb.Duration)(nil),         // 205: google.protobuf.Duration
+	(*ResourceStatus)(nil),              // 206: holdfast.v1.ResourceStatus
+	(Want)(0),                           // 207: holdfast.v1.Want
+	(*Resource)(nil),                    // 208: holdfast.v1.Resource
+	(Operations)(0),                     // 209: holdfast.v1.Operations
+	(Severity)(0),                       // 210: holdfast.v1.Severity
+	(*Operation)(nil),                   // 211: holdfast.v1.Operation
+	(*Cluster)(nil),                     // 212: holdfast.v1.Cluster
+	(*Timers)(nil),                      // 213: holdfast.v1.Timers
+	(PreferredFencing)(0),               // 214: holdfast.v1.PreferredFencing
+	(*CoordinationPoint)(nil),           // 215: holdfast.v1.CoordinationPoint
+	(*Group)(nil),                       // 216: holdfast.v1.Group
+	(*GroupDependency)(nil),             // 217: holdfast.v1.GroupDependency
+	(*Limits)(nil),                      // 218: holdfast.v1.Limits
+	(SignalState)(0),                    // 219: holdfast.v1.SignalState
+	(*ResourceType)(nil),                // 220: holdfast.v1.ResourceType
+	(*Configuration)(nil),               // 221: holdfast.v1.Configuration
+	(*Event)(nil),                       // 222: holdfast.v1.Event
+	(*Rejection)(nil),                   // 223: holdfast.v1.Rejection
+	(*Decision)(nil),                    // 224: holdfast.v1.Decision
+	(*Node)(nil),                        // 225: holdfast.v1.Node
+	(*User)(nil),                        // 226: holdfast.v1.User
 }
 var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	11,  // 0: holdfast.v1.ErrorDetail.faults:type_name -> holdfast.v1.Fault
 	4,   // 1: holdfast.v1.Hold.kind:type_name -> holdfast.v1.HoldKind
 	1,   // 2: holdfast.v1.NodeInfo.phase:type_name -> holdfast.v1.NodePhase
 	2,   // 3: holdfast.v1.NodeInfo.link_state:type_name -> holdfast.v1.LinkState
-	202, // 4: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
+	204, // 4: holdfast.v1.NodeInfo.links:type_name -> holdfast.v1.Link
 	2,   // 5: holdfast.v1.NodeInfo.link_states:type_name -> holdfast.v1.LinkState
 	13,  // 6: holdfast.v1.NodeInfo.holds:type_name -> holdfast.v1.Hold
 	14,  // 7: holdfast.v1.NodeInfo.load:type_name -> holdfast.v1.LoadInfo
 	2,   // 8: holdfast.v1.LinkInfo.state:type_name -> holdfast.v1.LinkState
-	203, // 9: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
-	203, // 10: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
-	203, // 11: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
-	203, // 12: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
-	204, // 13: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
-	205, // 14: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
-	206, // 15: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
-	207, // 16: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
+	205, // 9: holdfast.v1.LinkInfo.since_heard:type_name -> google.protobuf.Duration
+	205, // 10: holdfast.v1.LinkInfo.round_trip_p50:type_name -> google.protobuf.Duration
+	205, // 11: holdfast.v1.LinkInfo.round_trip_p99:type_name -> google.protobuf.Duration
+	205, // 12: holdfast.v1.LinkInfo.arrival_bounds:type_name -> google.protobuf.Duration
+	206, // 13: holdfast.v1.ResourceOnNode.status:type_name -> holdfast.v1.ResourceStatus
+	207, // 14: holdfast.v1.ResourceOnNode.want:type_name -> holdfast.v1.Want
+	208, // 15: holdfast.v1.ResourceInfo.resource:type_name -> holdfast.v1.Resource
+	209, // 16: holdfast.v1.ResourceInfo.operations:type_name -> holdfast.v1.Operations
 	17,  // 17: holdfast.v1.ResourceInfo.nodes:type_name -> holdfast.v1.ResourceOnNode
 	3,   // 18: holdfast.v1.GroupOnNodeInfo.state:type_name -> holdfast.v1.GroupState
-	205, // 19: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
+	207, // 19: holdfast.v1.GroupOnNodeInfo.want:type_name -> holdfast.v1.Want
 	13,  // 20: holdfast.v1.GroupOnNodeInfo.holds:type_name -> holdfast.v1.Hold
 	6,   // 21: holdfast.v1.GroupOnNodeInfo.package_state:type_name -> holdfast.v1.PackageState
 	3,   // 22: holdfast.v1.InstanceInfo.state:type_name -> holdfast.v1.GroupState
@@ -13772,28 +13880,28 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	20,  // 27: holdfast.v1.GroupInfo.instances:type_name -> holdfast.v1.InstanceInfo
 	13,  // 28: holdfast.v1.GroupInfo.holds:type_name -> holdfast.v1.Hold
 	6,   // 29: holdfast.v1.GroupInfo.package_state:type_name -> holdfast.v1.PackageState
-	204, // 30: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
-	208, // 31: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
+	206, // 30: holdfast.v1.FailedResource.status:type_name -> holdfast.v1.ResourceStatus
+	210, // 31: holdfast.v1.Condition.severity:type_name -> holdfast.v1.Severity
 	12,  // 32: holdfast.v1.StatusResponse.source:type_name -> holdfast.v1.Source
 	0,   // 33: holdfast.v1.StatusResponse.health:type_name -> holdfast.v1.Health
 	15,  // 34: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.NodeInfo
 	21,  // 35: holdfast.v1.StatusResponse.groups:type_name -> holdfast.v1.GroupInfo
 	22,  // 36: holdfast.v1.StatusResponse.failed:type_name -> holdfast.v1.FailedResource
 	23,  // 37: holdfast.v1.StatusResponse.conditions:type_name -> holdfast.v1.Condition
-	209, // 38: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
+	211, // 38: holdfast.v1.StatusResponse.operations:type_name -> holdfast.v1.Operation
 	12,  // 39: holdfast.v1.ShowClusterResponse.source:type_name -> holdfast.v1.Source
-	210, // 40: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
-	211, // 41: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
-	203, // 42: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
-	203, // 43: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
-	203, // 44: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
-	203, // 45: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
-	203, // 46: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
-	203, // 47: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
-	203, // 48: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
-	203, // 49: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
-	212, // 50: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
-	203, // 51: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
+	212, // 40: holdfast.v1.ShowClusterResponse.cluster:type_name -> holdfast.v1.Cluster
+	213, // 41: holdfast.v1.ShowClusterResponse.effective_timers:type_name -> holdfast.v1.Timers
+	205, // 42: holdfast.v1.ShowClusterResponse.effective_engine_down_limit:type_name -> google.protobuf.Duration
+	205, // 43: holdfast.v1.ShowClusterResponse.lease:type_name -> google.protobuf.Duration
+	205, // 44: holdfast.v1.ShowClusterResponse.stop:type_name -> google.protobuf.Duration
+	205, // 45: holdfast.v1.ShowClusterResponse.margin:type_name -> google.protobuf.Duration
+	205, // 46: holdfast.v1.SetClusterRequest.heartbeat:type_name -> google.protobuf.Duration
+	205, // 47: holdfast.v1.SetClusterRequest.peertrouble:type_name -> google.protobuf.Duration
+	205, // 48: holdfast.v1.SetClusterRequest.peerinact:type_name -> google.protobuf.Duration
+	205, // 49: holdfast.v1.SetClusterRequest.engine_down_limit:type_name -> google.protobuf.Duration
+	214, // 50: holdfast.v1.SetClusterRequest.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	205, // 51: holdfast.v1.SetClusterRequest.preferred_fencing_delay:type_name -> google.protobuf.Duration
 	126, // 52: holdfast.v1.SetClusterResponse.changes:type_name -> holdfast.v1.Change
 	11,  // 53: holdfast.v1.SetClusterResponse.notes:type_name -> holdfast.v1.Fault
 	12,  // 54: holdfast.v1.ListNodesResponse.source:type_name -> holdfast.v1.Source
@@ -13803,49 +13911,49 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	16,  // 58: holdfast.v1.ShowNodeResponse.links:type_name -> holdfast.v1.LinkInfo
 	34,  // 59: holdfast.v1.ShowNodeResponse.groups:type_name -> holdfast.v1.GroupOnNodeEntry
 	19,  // 60: holdfast.v1.GroupOnNodeEntry.status:type_name -> holdfast.v1.GroupOnNodeInfo
-	203, // 61: holdfast.v1.FreezeNodeRequest.length:type_name -> google.protobuf.Duration
-	209, // 62: holdfast.v1.FreezeNodeResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 63: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 64: holdfast.v1.EvacuateNodeResponse.operation:type_name -> holdfast.v1.Operation
-	200, // 65: holdfast.v1.SetNodeLoadRequest.load:type_name -> holdfast.v1.SetNodeLoadRequest.LoadEntry
-	203, // 66: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
+	205, // 61: holdfast.v1.FreezeNodeRequest.length:type_name -> google.protobuf.Duration
+	211, // 62: holdfast.v1.FreezeNodeResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 63: holdfast.v1.StopNodeResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 64: holdfast.v1.EvacuateNodeResponse.operation:type_name -> holdfast.v1.Operation
+	202, // 65: holdfast.v1.SetNodeLoadRequest.load:type_name -> holdfast.v1.SetNodeLoadRequest.LoadEntry
+	205, // 66: holdfast.v1.SilenceNodeRequest.length:type_name -> google.protobuf.Duration
 	12,  // 67: holdfast.v1.ListLinksResponse.source:type_name -> holdfast.v1.Source
 	16,  // 68: holdfast.v1.ListLinksResponse.links:type_name -> holdfast.v1.LinkInfo
 	49,  // 69: holdfast.v1.ListLinksResponse.outlooks:type_name -> holdfast.v1.LinkOutlook
 	2,   // 70: holdfast.v1.LinkOutlook.state:type_name -> holdfast.v1.LinkState
-	213, // 71: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
-	203, // 72: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
-	203, // 73: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
+	215, // 71: holdfast.v1.PointInfo.point:type_name -> holdfast.v1.CoordinationPoint
+	205, // 72: holdfast.v1.PointInfo.since:type_name -> google.protobuf.Duration
+	205, // 73: holdfast.v1.PointInfo.round_trip:type_name -> google.protobuf.Duration
 	12,  // 74: holdfast.v1.ShowQuorumResponse.source:type_name -> holdfast.v1.Source
 	50,  // 75: holdfast.v1.ShowQuorumResponse.points:type_name -> holdfast.v1.PointInfo
-	213, // 76: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
-	212, // 77: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
+	215, // 76: holdfast.v1.ShowQuorumResponse.wanted:type_name -> holdfast.v1.CoordinationPoint
+	214, // 77: holdfast.v1.ShowQuorumResponse.preferred_fencing:type_name -> holdfast.v1.PreferredFencing
 	23,  // 78: holdfast.v1.ShowQuorumResponse.conditions:type_name -> holdfast.v1.Condition
 	54,  // 79: holdfast.v1.PointSpec.lock_disk:type_name -> holdfast.v1.LockDiskSpec
-	201, // 80: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
+	203, // 80: holdfast.v1.LockDiskSpec.paths:type_name -> holdfast.v1.LockDiskSpec.PathsEntry
 	53,  // 81: holdfast.v1.ChangeQuorumRequest.add:type_name -> holdfast.v1.PointSpec
-	213, // 82: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	213, // 83: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
-	213, // 84: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
-	203, // 85: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
+	215, // 82: holdfast.v1.ChangeQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	215, // 83: holdfast.v1.WatchQuorumResponse.points:type_name -> holdfast.v1.CoordinationPoint
+	215, // 84: holdfast.v1.TryPointRequest.point:type_name -> holdfast.v1.CoordinationPoint
+	205, // 85: holdfast.v1.TryPointResponse.round_trip:type_name -> google.protobuf.Duration
 	12,  // 86: holdfast.v1.ListGroupsResponse.source:type_name -> holdfast.v1.Source
 	21,  // 87: holdfast.v1.ListGroupsResponse.groups:type_name -> holdfast.v1.GroupInfo
 	12,  // 88: holdfast.v1.ShowGroupResponse.source:type_name -> holdfast.v1.Source
 	21,  // 89: holdfast.v1.ShowGroupResponse.group:type_name -> holdfast.v1.GroupInfo
-	214, // 90: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
+	216, // 90: holdfast.v1.ShowGroupResponse.configuration:type_name -> holdfast.v1.Group
 	18,  // 91: holdfast.v1.ShowGroupResponse.resources:type_name -> holdfast.v1.ResourceInfo
-	209, // 92: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 93: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 94: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
-	203, // 95: holdfast.v1.FreezeGroupRequest.length:type_name -> google.protobuf.Duration
+	211, // 92: holdfast.v1.OnlineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 93: holdfast.v1.OfflineGroupResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 94: holdfast.v1.SwitchGroupResponse.operation:type_name -> holdfast.v1.Operation
+	205, // 95: holdfast.v1.FreezeGroupRequest.length:type_name -> google.protobuf.Duration
 	12,  // 96: holdfast.v1.ForecastGroupResponse.source:type_name -> holdfast.v1.Source
 	91,  // 97: holdfast.v1.ForecastGroupResponse.nodes:type_name -> holdfast.v1.RankedNode
 	14,  // 98: holdfast.v1.RankedNode.load:type_name -> holdfast.v1.LoadInfo
 	12,  // 99: holdfast.v1.GroupDependenciesResponse.source:type_name -> holdfast.v1.Source
 	94,  // 100: holdfast.v1.GroupDependenciesResponse.dependencies:type_name -> holdfast.v1.DependencyInfo
 	21,  // 101: holdfast.v1.GroupDependenciesResponse.groups:type_name -> holdfast.v1.GroupInfo
-	215, // 102: holdfast.v1.DependencyInfo.dependency:type_name -> holdfast.v1.GroupDependency
-	203, // 103: holdfast.v1.DrillGroupRequest.timeout:type_name -> google.protobuf.Duration
+	217, // 102: holdfast.v1.DependencyInfo.dependency:type_name -> holdfast.v1.GroupDependency
+	205, // 103: holdfast.v1.DrillGroupRequest.timeout:type_name -> google.protobuf.Duration
 	12,  // 104: holdfast.v1.DrillGroupResponse.source:type_name -> holdfast.v1.Source
 	97,  // 105: holdfast.v1.DrillGroupResponse.checks:type_name -> holdfast.v1.DrillCheck
 	7,   // 106: holdfast.v1.DrillCheck.result:type_name -> holdfast.v1.DrillResult
@@ -13853,49 +13961,49 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	18,  // 108: holdfast.v1.ListResourcesResponse.resources:type_name -> holdfast.v1.ResourceInfo
 	12,  // 109: holdfast.v1.ShowResourceResponse.source:type_name -> holdfast.v1.Source
 	18,  // 110: holdfast.v1.ShowResourceResponse.resource:type_name -> holdfast.v1.ResourceInfo
-	216, // 111: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
-	209, // 112: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 113: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 114: holdfast.v1.ResourceActionResponse.operation:type_name -> holdfast.v1.Operation
+	218, // 111: holdfast.v1.ShowResourceResponse.effective_limits:type_name -> holdfast.v1.Limits
+	211, // 112: holdfast.v1.OnlineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 113: holdfast.v1.OfflineResourceResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 114: holdfast.v1.ResourceActionResponse.operation:type_name -> holdfast.v1.Operation
 	12,  // 115: holdfast.v1.ListSignalsResponse.source:type_name -> holdfast.v1.Source
 	116, // 116: holdfast.v1.ListSignalsResponse.signals:type_name -> holdfast.v1.SignalInfo
 	117, // 117: holdfast.v1.SignalInfo.nodes:type_name -> holdfast.v1.SignalOnNode
-	217, // 118: holdfast.v1.SignalOnNode.state:type_name -> holdfast.v1.SignalState
-	203, // 119: holdfast.v1.SignalOnNode.time_to_live:type_name -> google.protobuf.Duration
-	217, // 120: holdfast.v1.SetSignalRequest.state:type_name -> holdfast.v1.SignalState
-	203, // 121: holdfast.v1.SetSignalRequest.time_to_live:type_name -> google.protobuf.Duration
+	219, // 118: holdfast.v1.SignalOnNode.state:type_name -> holdfast.v1.SignalState
+	205, // 119: holdfast.v1.SignalOnNode.time_to_live:type_name -> google.protobuf.Duration
+	219, // 120: holdfast.v1.SetSignalRequest.state:type_name -> holdfast.v1.SignalState
+	205, // 121: holdfast.v1.SetSignalRequest.time_to_live:type_name -> google.protobuf.Duration
 	12,  // 122: holdfast.v1.ListTypesResponse.source:type_name -> holdfast.v1.Source
-	218, // 123: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
+	220, // 123: holdfast.v1.ListTypesResponse.types:type_name -> holdfast.v1.ResourceType
 	12,  // 124: holdfast.v1.ShowTypeResponse.source:type_name -> holdfast.v1.Source
-	218, // 125: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
-	216, // 126: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
+	220, // 125: holdfast.v1.ShowTypeResponse.type:type_name -> holdfast.v1.ResourceType
+	218, // 126: holdfast.v1.ShowTypeResponse.effective_limits:type_name -> holdfast.v1.Limits
 	8,   // 127: holdfast.v1.Change.kind:type_name -> holdfast.v1.ChangeKind
-	219, // 128: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
+	221, // 128: holdfast.v1.ApplyRequest.documents:type_name -> holdfast.v1.Configuration
 	126, // 129: holdfast.v1.ApplyResponse.changes:type_name -> holdfast.v1.Change
 	11,  // 130: holdfast.v1.ApplyResponse.notes:type_name -> holdfast.v1.Fault
 	12,  // 131: holdfast.v1.ExportResponse.source:type_name -> holdfast.v1.Source
-	219, // 132: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
-	219, // 133: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
+	221, // 132: holdfast.v1.ExportResponse.configuration:type_name -> holdfast.v1.Configuration
+	221, // 133: holdfast.v1.DiffRequest.documents:type_name -> holdfast.v1.Configuration
 	12,  // 134: holdfast.v1.DiffResponse.source:type_name -> holdfast.v1.Source
 	126, // 135: holdfast.v1.DiffResponse.changes:type_name -> holdfast.v1.Change
 	11,  // 136: holdfast.v1.DiffResponse.notes:type_name -> holdfast.v1.Fault
-	208, // 137: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
+	210, // 137: holdfast.v1.ListEventsRequest.at_least:type_name -> holdfast.v1.Severity
 	12,  // 138: holdfast.v1.ListEventsResponse.source:type_name -> holdfast.v1.Source
-	220, // 139: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
+	222, // 139: holdfast.v1.ListEventsResponse.events:type_name -> holdfast.v1.Event
 	135, // 140: holdfast.v1.ListEventsResponse.gaps:type_name -> holdfast.v1.EventGap
 	133, // 141: holdfast.v1.FollowEventsRequest.filter:type_name -> holdfast.v1.ListEventsRequest
-	220, // 142: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
+	222, // 142: holdfast.v1.FollowEventsResponse.events:type_name -> holdfast.v1.Event
 	135, // 143: holdfast.v1.FollowEventsResponse.gaps:type_name -> holdfast.v1.EventGap
 	12,  // 144: holdfast.v1.ExplainGroupResponse.source:type_name -> holdfast.v1.Source
-	221, // 145: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
-	222, // 146: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
+	223, // 145: holdfast.v1.ExplainGroupResponse.not_there:type_name -> holdfast.v1.Rejection
+	224, // 146: holdfast.v1.ExplainGroupResponse.decisions:type_name -> holdfast.v1.Decision
 	13,  // 147: holdfast.v1.ExplainGroupResponse.holds:type_name -> holdfast.v1.Hold
 	12,  // 148: holdfast.v1.ExplainResourceResponse.source:type_name -> holdfast.v1.Source
 	142, // 149: holdfast.v1.ExplainResourceResponse.nodes:type_name -> holdfast.v1.ExplainedResource
-	220, // 150: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
-	222, // 151: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
-	204, // 152: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
-	205, // 153: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
+	222, // 150: holdfast.v1.ExplainResourceResponse.events:type_name -> holdfast.v1.Event
+	224, // 151: holdfast.v1.ExplainResourceResponse.decisions:type_name -> holdfast.v1.Decision
+	206, // 152: holdfast.v1.ExplainedResource.status:type_name -> holdfast.v1.ResourceStatus
+	207, // 153: holdfast.v1.ExplainedResource.want:type_name -> holdfast.v1.Want
 	13,  // 154: holdfast.v1.ExplainedResource.holds:type_name -> holdfast.v1.Hold
 	12,  // 155: holdfast.v1.ExplainNodeResponse.source:type_name -> holdfast.v1.Source
 	145, // 156: holdfast.v1.ExplainNodeResponse.runs:type_name -> holdfast.v1.GroupReason
@@ -13903,12 +14011,12 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	145, // 158: holdfast.v1.ExplainNodeResponse.could_not_take:type_name -> holdfast.v1.GroupReason
 	13,  // 159: holdfast.v1.ExplainNodeResponse.holds:type_name -> holdfast.v1.Hold
 	14,  // 160: holdfast.v1.ExplainNodeResponse.load:type_name -> holdfast.v1.LoadInfo
-	220, // 161: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
+	222, // 161: holdfast.v1.ExplainNodeResponse.events:type_name -> holdfast.v1.Event
 	12,  // 162: holdfast.v1.ExplainEventResponse.source:type_name -> holdfast.v1.Source
-	220, // 163: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
-	222, // 164: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
-	220, // 165: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
-	220, // 166: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
+	222, // 163: holdfast.v1.ExplainEventResponse.event:type_name -> holdfast.v1.Event
+	224, // 164: holdfast.v1.ExplainEventResponse.decision:type_name -> holdfast.v1.Decision
+	222, // 165: holdfast.v1.ExplainEventResponse.before:type_name -> holdfast.v1.Event
+	222, // 166: holdfast.v1.ExplainEventResponse.after:type_name -> holdfast.v1.Event
 	149, // 167: holdfast.v1.SimulateRequest.steps:type_name -> holdfast.v1.SimulateStep
 	155, // 168: holdfast.v1.SimulateStep.fail_nodes:type_name -> holdfast.v1.NodeNames
 	156, // 169: holdfast.v1.SimulateStep.online:type_name -> holdfast.v1.GroupOnNodeName
@@ -13927,182 +14035,186 @@ var file_api_holdfast_v1_services_proto_depIdxs = []int32{
 	12,  // 182: holdfast.v1.SimulateResponse.source:type_name -> holdfast.v1.Source
 	159, // 183: holdfast.v1.SimulateResponse.steps:type_name -> holdfast.v1.SimulatedStep
 	160, // 184: holdfast.v1.SimulateResponse.groups:type_name -> holdfast.v1.SimulatedGroup
-	222, // 185: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
+	224, // 185: holdfast.v1.SimulatedStep.decisions:type_name -> holdfast.v1.Decision
 	160, // 186: holdfast.v1.SimulatedStep.moves:type_name -> holdfast.v1.SimulatedGroup
-	12,  // 187: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
-	209, // 188: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
-	209, // 189: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
-	223, // 190: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
-	223, // 191: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
-	203, // 192: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
-	12,  // 193: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
-	171, // 194: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
-	12,  // 195: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
-	178, // 196: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
-	178, // 197: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
-	179, // 198: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
-	9,   // 199: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
-	12,  // 200: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
-	12,  // 201: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
-	12,  // 202: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
-	224, // 203: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
-	224, // 204: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
-	224, // 205: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
-	12,  // 206: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
-	224, // 207: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
-	24,  // 208: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	26,  // 209: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
-	28,  // 210: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
-	176, // 211: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
-	180, // 212: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
-	184, // 213: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
-	182, // 214: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
-	186, // 215: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
-	188, // 216: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
-	190, // 217: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
-	192, // 218: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
-	194, // 219: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
-	196, // 220: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
-	198, // 221: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
-	30,  // 222: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
-	32,  // 223: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
-	35,  // 224: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
-	37,  // 225: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
-	39,  // 226: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
-	41,  // 227: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
-	43,  // 228: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
-	45,  // 229: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
-	165, // 230: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
-	167, // 231: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
-	169, // 232: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
-	172, // 233: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
-	174, // 234: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
-	47,  // 235: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
-	51,  // 236: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
-	55,  // 237: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
-	57,  // 238: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
-	59,  // 239: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
-	61,  // 240: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
-	63,  // 241: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
-	65,  // 242: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
-	67,  // 243: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
-	69,  // 244: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
-	71,  // 245: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
-	73,  // 246: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
-	75,  // 247: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
-	77,  // 248: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
-	79,  // 249: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
-	81,  // 250: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
-	83,  // 251: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
-	85,  // 252: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
-	87,  // 253: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
-	89,  // 254: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
-	92,  // 255: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
-	95,  // 256: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
-	98,  // 257: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
-	100, // 258: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
-	102, // 259: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
-	104, // 260: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
-	106, // 261: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
-	108, // 262: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
-	110, // 263: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
-	112, // 264: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
-	114, // 265: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
-	118, // 266: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
-	120, // 267: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
-	122, // 268: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
-	124, // 269: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
-	127, // 270: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
-	129, // 271: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
-	131, // 272: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
-	133, // 273: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
-	136, // 274: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
-	138, // 275: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
-	140, // 276: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
-	143, // 277: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
-	146, // 278: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
-	148, // 279: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
-	161, // 280: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
-	163, // 281: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
-	25,  // 282: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	27,  // 283: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
-	29,  // 284: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
-	177, // 285: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
-	181, // 286: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
-	185, // 287: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
-	183, // 288: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
-	187, // 289: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
-	189, // 290: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
-	191, // 291: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
-	193, // 292: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
-	195, // 293: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
-	197, // 294: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
-	199, // 295: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
-	31,  // 296: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
-	33,  // 297: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
-	36,  // 298: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
-	38,  // 299: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
-	40,  // 300: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
-	42,  // 301: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
-	44,  // 302: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
-	46,  // 303: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
-	166, // 304: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
-	168, // 305: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
-	170, // 306: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
-	173, // 307: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
-	175, // 308: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
-	48,  // 309: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
-	52,  // 310: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
-	56,  // 311: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
-	58,  // 312: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
-	60,  // 313: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
-	62,  // 314: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
-	64,  // 315: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
-	66,  // 316: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
-	68,  // 317: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
-	70,  // 318: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
-	72,  // 319: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
-	74,  // 320: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
-	76,  // 321: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
-	78,  // 322: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
-	80,  // 323: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
-	82,  // 324: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
-	84,  // 325: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
-	86,  // 326: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
-	88,  // 327: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
-	90,  // 328: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
-	93,  // 329: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
-	96,  // 330: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
-	99,  // 331: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
-	101, // 332: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
-	103, // 333: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
-	105, // 334: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
-	107, // 335: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
-	109, // 336: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
-	111, // 337: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
-	113, // 338: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
-	115, // 339: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
-	119, // 340: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
-	121, // 341: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
-	123, // 342: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
-	125, // 343: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
-	128, // 344: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
-	130, // 345: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
-	132, // 346: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
-	134, // 347: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
-	137, // 348: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
-	139, // 349: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
-	141, // 350: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
-	144, // 351: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
-	147, // 352: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
-	158, // 353: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
-	162, // 354: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
-	164, // 355: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
-	282, // [282:356] is the sub-list for method output_type
-	208, // [208:282] is the sub-list for method input_type
-	208, // [208:208] is the sub-list for extension type_name
-	208, // [208:208] is the sub-list for extension extendee
-	0,   // [0:208] is the sub-list for field type_name
+	12,  // 187: holdfast.v1.ListOperationsResponse.source:type_name -> holdfast.v1.Source
+	211, // 188: holdfast.v1.ListOperationsResponse.operations:type_name -> holdfast.v1.Operation
+	12,  // 189: holdfast.v1.GetOperationResponse.source:type_name -> holdfast.v1.Source
+	211, // 190: holdfast.v1.GetOperationResponse.operation:type_name -> holdfast.v1.Operation
+	211, // 191: holdfast.v1.WatchOperationResponse.operation:type_name -> holdfast.v1.Operation
+	225, // 192: holdfast.v1.AddNodeRequest.node:type_name -> holdfast.v1.Node
+	225, // 193: holdfast.v1.InviteNodeRequest.node:type_name -> holdfast.v1.Node
+	205, // 194: holdfast.v1.InviteNodeRequest.valid:type_name -> google.protobuf.Duration
+	12,  // 195: holdfast.v1.ListInvitationsResponse.source:type_name -> holdfast.v1.Source
+	173, // 196: holdfast.v1.ListInvitationsResponse.invitations:type_name -> holdfast.v1.InvitationInfo
+	12,  // 197: holdfast.v1.SecurityResponse.source:type_name -> holdfast.v1.Source
+	180, // 198: holdfast.v1.SecurityResponse.heartbeat_key:type_name -> holdfast.v1.RotationInfo
+	180, // 199: holdfast.v1.SecurityResponse.authority:type_name -> holdfast.v1.RotationInfo
+	181, // 200: holdfast.v1.SecurityResponse.nodes:type_name -> holdfast.v1.NodeSecurity
+	9,   // 201: holdfast.v1.RotateRequest.what:type_name -> holdfast.v1.Rotatable
+	12,  // 202: holdfast.v1.BackupResponse.source:type_name -> holdfast.v1.Source
+	12,  // 203: holdfast.v1.SnapshotResponse.source:type_name -> holdfast.v1.Source
+	12,  // 204: holdfast.v1.ListUsersResponse.source:type_name -> holdfast.v1.Source
+	226, // 205: holdfast.v1.ListUsersResponse.users:type_name -> holdfast.v1.User
+	226, // 206: holdfast.v1.SetUserRequest.user:type_name -> holdfast.v1.User
+	226, // 207: holdfast.v1.SetUserResponse.user:type_name -> holdfast.v1.User
+	12,  // 208: holdfast.v1.WhoamiResponse.source:type_name -> holdfast.v1.Source
+	226, // 209: holdfast.v1.WhoamiResponse.user:type_name -> holdfast.v1.User
+	24,  // 210: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	26,  // 211: holdfast.v1.ClusterService.Show:input_type -> holdfast.v1.ShowClusterRequest
+	28,  // 212: holdfast.v1.ClusterService.Set:input_type -> holdfast.v1.SetClusterRequest
+	178, // 213: holdfast.v1.ClusterService.Security:input_type -> holdfast.v1.SecurityRequest
+	182, // 214: holdfast.v1.ClusterService.Rotate:input_type -> holdfast.v1.RotateRequest
+	186, // 215: holdfast.v1.ClusterService.Seed:input_type -> holdfast.v1.SeedClusterRequest
+	184, // 216: holdfast.v1.ClusterService.Destroy:input_type -> holdfast.v1.DestroyClusterRequest
+	188, // 217: holdfast.v1.ClusterService.Backup:input_type -> holdfast.v1.BackupRequest
+	190, // 218: holdfast.v1.ClusterService.Snapshot:input_type -> holdfast.v1.SnapshotRequest
+	192, // 219: holdfast.v1.UserService.List:input_type -> holdfast.v1.ListUsersRequest
+	194, // 220: holdfast.v1.UserService.Set:input_type -> holdfast.v1.SetUserRequest
+	196, // 221: holdfast.v1.UserService.Delete:input_type -> holdfast.v1.DeleteUserRequest
+	198, // 222: holdfast.v1.UserService.Certificate:input_type -> holdfast.v1.UserCertificateRequest
+	200, // 223: holdfast.v1.UserService.Whoami:input_type -> holdfast.v1.WhoamiRequest
+	30,  // 224: holdfast.v1.NodeService.List:input_type -> holdfast.v1.ListNodesRequest
+	32,  // 225: holdfast.v1.NodeService.Show:input_type -> holdfast.v1.ShowNodeRequest
+	35,  // 226: holdfast.v1.NodeService.Freeze:input_type -> holdfast.v1.FreezeNodeRequest
+	37,  // 227: holdfast.v1.NodeService.Unfreeze:input_type -> holdfast.v1.UnfreezeNodeRequest
+	39,  // 228: holdfast.v1.NodeService.Stop:input_type -> holdfast.v1.StopNodeRequest
+	41,  // 229: holdfast.v1.NodeService.Evacuate:input_type -> holdfast.v1.EvacuateNodeRequest
+	43,  // 230: holdfast.v1.NodeService.SetLoad:input_type -> holdfast.v1.SetNodeLoadRequest
+	45,  // 231: holdfast.v1.NodeService.Silence:input_type -> holdfast.v1.SilenceNodeRequest
+	167, // 232: holdfast.v1.NodeService.Add:input_type -> holdfast.v1.AddNodeRequest
+	169, // 233: holdfast.v1.NodeService.Invite:input_type -> holdfast.v1.InviteNodeRequest
+	171, // 234: holdfast.v1.NodeService.ListInvitations:input_type -> holdfast.v1.ListInvitationsRequest
+	174, // 235: holdfast.v1.NodeService.Withdraw:input_type -> holdfast.v1.WithdrawInvitationRequest
+	176, // 236: holdfast.v1.NodeService.Remove:input_type -> holdfast.v1.RemoveNodeRequest
+	47,  // 237: holdfast.v1.LinkService.List:input_type -> holdfast.v1.ListLinksRequest
+	51,  // 238: holdfast.v1.QuorumService.Show:input_type -> holdfast.v1.ShowQuorumRequest
+	55,  // 239: holdfast.v1.QuorumService.Change:input_type -> holdfast.v1.ChangeQuorumRequest
+	57,  // 240: holdfast.v1.QuorumService.Watch:input_type -> holdfast.v1.WatchQuorumRequest
+	59,  // 241: holdfast.v1.QuorumService.TryPoint:input_type -> holdfast.v1.TryPointRequest
+	61,  // 242: holdfast.v1.GroupService.List:input_type -> holdfast.v1.ListGroupsRequest
+	63,  // 243: holdfast.v1.GroupService.Show:input_type -> holdfast.v1.ShowGroupRequest
+	65,  // 244: holdfast.v1.GroupService.Online:input_type -> holdfast.v1.OnlineGroupRequest
+	67,  // 245: holdfast.v1.GroupService.Offline:input_type -> holdfast.v1.OfflineGroupRequest
+	69,  // 246: holdfast.v1.GroupService.Switch:input_type -> holdfast.v1.SwitchGroupRequest
+	71,  // 247: holdfast.v1.GroupService.Freeze:input_type -> holdfast.v1.FreezeGroupRequest
+	73,  // 248: holdfast.v1.GroupService.Unfreeze:input_type -> holdfast.v1.UnfreezeGroupRequest
+	75,  // 249: holdfast.v1.GroupService.Clear:input_type -> holdfast.v1.ClearGroupRequest
+	77,  // 250: holdfast.v1.GroupService.Flush:input_type -> holdfast.v1.FlushGroupRequest
+	79,  // 251: holdfast.v1.GroupService.Enable:input_type -> holdfast.v1.EnableGroupRequest
+	81,  // 252: holdfast.v1.GroupService.Disable:input_type -> holdfast.v1.DisableGroupRequest
+	83,  // 253: holdfast.v1.GroupService.AutoEnable:input_type -> holdfast.v1.AutoEnableGroupRequest
+	85,  // 254: holdfast.v1.GroupService.SetSwitching:input_type -> holdfast.v1.SetGroupSwitchingRequest
+	87,  // 255: holdfast.v1.GroupService.SetMaintenance:input_type -> holdfast.v1.SetGroupMaintenanceRequest
+	89,  // 256: holdfast.v1.GroupService.Forecast:input_type -> holdfast.v1.ForecastGroupRequest
+	92,  // 257: holdfast.v1.GroupService.Dependencies:input_type -> holdfast.v1.GroupDependenciesRequest
+	95,  // 258: holdfast.v1.GroupService.Drill:input_type -> holdfast.v1.DrillGroupRequest
+	98,  // 259: holdfast.v1.ResourceService.List:input_type -> holdfast.v1.ListResourcesRequest
+	100, // 260: holdfast.v1.ResourceService.Show:input_type -> holdfast.v1.ShowResourceRequest
+	102, // 261: holdfast.v1.ResourceService.Online:input_type -> holdfast.v1.OnlineResourceRequest
+	104, // 262: holdfast.v1.ResourceService.Offline:input_type -> holdfast.v1.OfflineResourceRequest
+	106, // 263: holdfast.v1.ResourceService.Probe:input_type -> holdfast.v1.ProbeResourceRequest
+	108, // 264: holdfast.v1.ResourceService.Clear:input_type -> holdfast.v1.ClearResourceRequest
+	110, // 265: holdfast.v1.ResourceService.Action:input_type -> holdfast.v1.ResourceActionRequest
+	112, // 266: holdfast.v1.ResourceService.ClearAdminWait:input_type -> holdfast.v1.ClearAdminWaitRequest
+	114, // 267: holdfast.v1.SignalService.List:input_type -> holdfast.v1.ListSignalsRequest
+	118, // 268: holdfast.v1.SignalService.Set:input_type -> holdfast.v1.SetSignalRequest
+	120, // 269: holdfast.v1.SignalService.Clear:input_type -> holdfast.v1.ClearSignalRequest
+	122, // 270: holdfast.v1.TypeService.List:input_type -> holdfast.v1.ListTypesRequest
+	124, // 271: holdfast.v1.TypeService.Show:input_type -> holdfast.v1.ShowTypeRequest
+	127, // 272: holdfast.v1.ConfigService.Apply:input_type -> holdfast.v1.ApplyRequest
+	129, // 273: holdfast.v1.ConfigService.Export:input_type -> holdfast.v1.ExportRequest
+	131, // 274: holdfast.v1.ConfigService.Diff:input_type -> holdfast.v1.DiffRequest
+	133, // 275: holdfast.v1.EventService.List:input_type -> holdfast.v1.ListEventsRequest
+	136, // 276: holdfast.v1.EventService.Follow:input_type -> holdfast.v1.FollowEventsRequest
+	138, // 277: holdfast.v1.ExplainService.Group:input_type -> holdfast.v1.ExplainGroupRequest
+	140, // 278: holdfast.v1.ExplainService.Resource:input_type -> holdfast.v1.ExplainResourceRequest
+	143, // 279: holdfast.v1.ExplainService.Node:input_type -> holdfast.v1.ExplainNodeRequest
+	146, // 280: holdfast.v1.ExplainService.Event:input_type -> holdfast.v1.ExplainEventRequest
+	148, // 281: holdfast.v1.SimulateService.Simulate:input_type -> holdfast.v1.SimulateRequest
+	161, // 282: holdfast.v1.OperationService.List:input_type -> holdfast.v1.ListOperationsRequest
+	163, // 283: holdfast.v1.OperationService.Get:input_type -> holdfast.v1.GetOperationRequest
+	165, // 284: holdfast.v1.OperationService.Watch:input_type -> holdfast.v1.WatchOperationRequest
+	25,  // 285: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	27,  // 286: holdfast.v1.ClusterService.Show:output_type -> holdfast.v1.ShowClusterResponse
+	29,  // 287: holdfast.v1.ClusterService.Set:output_type -> holdfast.v1.SetClusterResponse
+	179, // 288: holdfast.v1.ClusterService.Security:output_type -> holdfast.v1.SecurityResponse
+	183, // 289: holdfast.v1.ClusterService.Rotate:output_type -> holdfast.v1.RotateResponse
+	187, // 290: holdfast.v1.ClusterService.Seed:output_type -> holdfast.v1.SeedClusterResponse
+	185, // 291: holdfast.v1.ClusterService.Destroy:output_type -> holdfast.v1.DestroyClusterResponse
+	189, // 292: holdfast.v1.ClusterService.Backup:output_type -> holdfast.v1.BackupResponse
+	191, // 293: holdfast.v1.ClusterService.Snapshot:output_type -> holdfast.v1.SnapshotResponse
+	193, // 294: holdfast.v1.UserService.List:output_type -> holdfast.v1.ListUsersResponse
+	195, // 295: holdfast.v1.UserService.Set:output_type -> holdfast.v1.SetUserResponse
+	197, // 296: holdfast.v1.UserService.Delete:output_type -> holdfast.v1.DeleteUserResponse
+	199, // 297: holdfast.v1.UserService.Certificate:output_type -> holdfast.v1.UserCertificateResponse
+	201, // 298: holdfast.v1.UserService.Whoami:output_type -> holdfast.v1.WhoamiResponse
+	31,  // 299: holdfast.v1.NodeService.List:output_type -> holdfast.v1.ListNodesResponse
+	33,  // 300: holdfast.v1.NodeService.Show:output_type -> holdfast.v1.ShowNodeResponse
+	36,  // 301: holdfast.v1.NodeService.Freeze:output_type -> holdfast.v1.FreezeNodeResponse
+	38,  // 302: holdfast.v1.NodeService.Unfreeze:output_type -> holdfast.v1.UnfreezeNodeResponse
+	40,  // 303: holdfast.v1.NodeService.Stop:output_type -> holdfast.v1.StopNodeResponse
+	42,  // 304: holdfast.v1.NodeService.Evacuate:output_type -> holdfast.v1.EvacuateNodeResponse
+	44,  // 305: holdfast.v1.NodeService.SetLoad:output_type -> holdfast.v1.SetNodeLoadResponse
+	46,  // 306: holdfast.v1.NodeService.Silence:output_type -> holdfast.v1.SilenceNodeResponse
+	168, // 307: holdfast.v1.NodeService.Add:output_type -> holdfast.v1.AddNodeResponse
+	170, // 308: holdfast.v1.NodeService.Invite:output_type -> holdfast.v1.InviteNodeResponse
+	172, // 309: holdfast.v1.NodeService.ListInvitations:output_type -> holdfast.v1.ListInvitationsResponse
+	175, // 310: holdfast.v1.NodeService.Withdraw:output_type -> holdfast.v1.WithdrawInvitationResponse
+	177, // 311: holdfast.v1.NodeService.Remove:output_type -> holdfast.v1.RemoveNodeResponse
+	48,  // 312: holdfast.v1.LinkService.List:output_type -> holdfast.v1.ListLinksResponse
+	52,  // 313: holdfast.v1.QuorumService.Show:output_type -> holdfast.v1.ShowQuorumResponse
+	56,  // 314: holdfast.v1.QuorumService.Change:output_type -> holdfast.v1.ChangeQuorumResponse
+	58,  // 315: holdfast.v1.QuorumService.Watch:output_type -> holdfast.v1.WatchQuorumResponse
+	60,  // 316: holdfast.v1.QuorumService.TryPoint:output_type -> holdfast.v1.TryPointResponse
+	62,  // 317: holdfast.v1.GroupService.List:output_type -> holdfast.v1.ListGroupsResponse
+	64,  // 318: holdfast.v1.GroupService.Show:output_type -> holdfast.v1.ShowGroupResponse
+	66,  // 319: holdfast.v1.GroupService.Online:output_type -> holdfast.v1.OnlineGroupResponse
+	68,  // 320: holdfast.v1.GroupService.Offline:output_type -> holdfast.v1.OfflineGroupResponse
+	70,  // 321: holdfast.v1.GroupService.Switch:output_type -> holdfast.v1.SwitchGroupResponse
+	72,  // 322: holdfast.v1.GroupService.Freeze:output_type -> holdfast.v1.FreezeGroupResponse
+	74,  // 323: holdfast.v1.GroupService.Unfreeze:output_type -> holdfast.v1.UnfreezeGroupResponse
+	76,  // 324: holdfast.v1.GroupService.Clear:output_type -> holdfast.v1.ClearGroupResponse
+	78,  // 325: holdfast.v1.GroupService.Flush:output_type -> holdfast.v1.FlushGroupResponse
+	80,  // 326: holdfast.v1.GroupService.Enable:output_type -> holdfast.v1.EnableGroupResponse
+	82,  // 327: holdfast.v1.GroupService.Disable:output_type -> holdfast.v1.DisableGroupResponse
+	84,  // 328: holdfast.v1.GroupService.AutoEnable:output_type -> holdfast.v1.AutoEnableGroupResponse
+	86,  // 329: holdfast.v1.GroupService.SetSwitching:output_type -> holdfast.v1.SetGroupSwitchingResponse
+	88,  // 330: holdfast.v1.GroupService.SetMaintenance:output_type -> holdfast.v1.SetGroupMaintenanceResponse
+	90,  // 331: holdfast.v1.GroupService.Forecast:output_type -> holdfast.v1.ForecastGroupResponse
+	93,  // 332: holdfast.v1.GroupService.Dependencies:output_type -> holdfast.v1.GroupDependenciesResponse
+	96,  // 333: holdfast.v1.GroupService.Drill:output_type -> holdfast.v1.DrillGroupResponse
+	99,  // 334: holdfast.v1.ResourceService.List:output_type -> holdfast.v1.ListResourcesResponse
+	101, // 335: holdfast.v1.ResourceService.Show:output_type -> holdfast.v1.ShowResourceResponse
+	103, // 336: holdfast.v1.ResourceService.Online:output_type -> holdfast.v1.OnlineResourceResponse
+	105, // 337: holdfast.v1.ResourceService.Offline:output_type -> holdfast.v1.OfflineResourceResponse
+	107, // 338: holdfast.v1.ResourceService.Probe:output_type -> holdfast.v1.ProbeResourceResponse
+	109, // 339: holdfast.v1.ResourceService.Clear:output_type -> holdfast.v1.ClearResourceResponse
+	111, // 340: holdfast.v1.ResourceService.Action:output_type -> holdfast.v1.ResourceActionResponse
+	113, // 341: holdfast.v1.ResourceService.ClearAdminWait:output_type -> holdfast.v1.ClearAdminWaitResponse
+	115, // 342: holdfast.v1.SignalService.List:output_type -> holdfast.v1.ListSignalsResponse
+	119, // 343: holdfast.v1.SignalService.Set:output_type -> holdfast.v1.SetSignalResponse
+	121, // 344: holdfast.v1.SignalService.Clear:output_type -> holdfast.v1.ClearSignalResponse
+	123, // 345: holdfast.v1.TypeService.List:output_type -> holdfast.v1.ListTypesResponse
+	125, // 346: holdfast.v1.TypeService.Show:output_type -> holdfast.v1.ShowTypeResponse
+	128, // 347: holdfast.v1.ConfigService.Apply:output_type -> holdfast.v1.ApplyResponse
+	130, // 348: holdfast.v1.ConfigService.Export:output_type -> holdfast.v1.ExportResponse
+	132, // 349: holdfast.v1.ConfigService.Diff:output_type -> holdfast.v1.DiffResponse
+	134, // 350: holdfast.v1.EventService.List:output_type -> holdfast.v1.ListEventsResponse
+	137, // 351: holdfast.v1.EventService.Follow:output_type -> holdfast.v1.FollowEventsResponse
+	139, // 352: holdfast.v1.ExplainService.Group:output_type -> holdfast.v1.ExplainGroupResponse
+	141, // 353: holdfast.v1.ExplainService.Resource:output_type -> holdfast.v1.ExplainResourceResponse
+	144, // 354: holdfast.v1.ExplainService.Node:output_type -> holdfast.v1.ExplainNodeResponse
+	147, // 355: holdfast.v1.ExplainService.Event:output_type -> holdfast.v1.ExplainEventResponse
+	158, // 356: holdfast.v1.SimulateService.Simulate:output_type -> holdfast.v1.SimulateResponse
+	162, // 357: holdfast.v1.OperationService.List:output_type -> holdfast.v1.ListOperationsResponse
+	164, // 358: holdfast.v1.OperationService.Get:output_type -> holdfast.v1.GetOperationResponse
+	166, // 359: holdfast.v1.OperationService.Watch:output_type -> holdfast.v1.WatchOperationResponse
+	285, // [285:360] is the sub-list for method output_type
+	210, // [210:285] is the sub-list for method input_type
+	210, // [210:210] is the sub-list for extension type_name
+	210, // [210:210] is the sub-list for extension extendee
+	0,   // [0:210] is the sub-list for field type_name
 }
 
 func init() { file_api_holdfast_v1_services_proto_init() }
@@ -14142,7 +14254,7 @@ func file_api_holdfast_v1_services_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_holdfast_v1_services_proto_rawDesc), len(file_api_holdfast_v1_services_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   192,
+			NumMessages:   194,
 			NumExtensions: 0,
 			NumServices:   14,
 		},
