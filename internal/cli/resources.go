@@ -163,7 +163,8 @@ func (a *app) typeCommand() *cobra.Command {
 			return a.show("type/1", m, func(w io.Writer) {
 				heading(w, m.GetSource())
 				t := m.GetType()
-				pairs(w, [2]string{"Type", t.GetName()}, [2]string{"Operations", operations(t)}, [2]string{"What", t.GetDescription()})
+				pairs(w, [2]string{"Type", t.GetName()}, [2]string{"Operations", operations(t)}, [2]string{"What", t.GetDescription()},
+					[2]string{"Actions", strings.Join(t.GetSupportedActions(), ", ")})
 				rows := [][]string{{"ATTRIBUTE", "KIND", "REQUIRED", "DEFAULT", "WHAT"}}
 				for _, at := range t.GetAttributes() {
 					need := yes(at.GetRequired())
