@@ -1648,7 +1648,9 @@ type Lease struct {
 	// After an end: everything that was protected is stopped.
 	Stopped bool `protobuf:"varint,3,opt,name=stopped,proto3" json:"stopped,omitempty"`
 	// Why it ended: "no quorum of voters acknowledged a heartbeat for 600ms: n2 silent for 1.2s".
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// In place of stopped: nothing runs but what goes on since this node was detached.
+	Detached      bool `protobuf:"varint,5,opt,name=detached,proto3" json:"detached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1709,6 +1711,13 @@ func (x *Lease) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Lease) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
 }
 
 // Suspect is this guard's binding statement. The age counts up to sending.
@@ -2606,12 +2615,13 @@ const file_internal_cluster_guard_guardpb_guard_proto_rawDesc = "" +
 	"engineDown\x12\x1f\n" +
 	"\vholds_lease\x18\n" +
 	" \x01(\bR\n" +
-	"holdsLease\"~\n" +
+	"holdsLease\"\x9a\x01\n" +
 	"\x05Lease\x12\x12\n" +
 	"\x04held\x18\x01 \x01(\bR\x04held\x12/\n" +
 	"\x05until\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05until\x12\x18\n" +
 	"\astopped\x18\x03 \x01(\bR\astopped\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"]\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bdetached\x18\x05 \x01(\bR\bdetached\"]\n" +
 	"\aSuspect\x12:\n" +
 	"\tstatement\x18\x01 \x01(\v2\x1c.holdfast.state.v1.StatementR\tstatement\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"9\n" +
