@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
 )
 
@@ -155,4 +156,15 @@ func lastLines(output string) string {
 func missing(name string) bool {
 	_, err := os.Stat(name)
 	return os.IsNotExist(err)
+}
+
+// CheckType finds what is wrong with the agent of a type as far as this machine can tell.
+func CheckType(t *v1.ResourceType) []error {
+	switch {
+	case t.GetScript() != nil:
+		return checkScripts(t)
+	case t.GetOcf() != nil:
+		return checkOCF(t)
+	}
+	return nil
 }

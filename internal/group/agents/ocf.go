@@ -373,3 +373,13 @@ func (o ocfAgent) reload(ctx context.Context) agent.Result {
 	}
 	return agent.Result{}
 }
+
+// checkOCF finds actions that an OCF agent must not be asked for.
+func checkOCF(t *v1.ResourceType) (errs []error) {
+	for _, name := range t.GetSupportedActions() {
+		if slices.Contains(ocfOwnActions, name) {
+			errs = append(errs, fmt.Errorf("%s is no action for people: the cluster calls it, or nobody", name))
+		}
+	}
+	return errs
+}

@@ -26,15 +26,15 @@ const (
 	isBroken  = v1.ResourceState_RESOURCE_STATE_FAULTED
 )
 
-// program is a resource of a type that is carried out by programs.
-type programs struct {
+// programmed is a resource of a type that is carried out by programs.
+type programmed struct {
 	*rig
 	typ        *v1.ResourceType
 	attributes map[string]string
 }
 
 // imported is a resource of a type of the package of agents.
-func imported(t *testing.T, r *rig, name string, attributes map[string]string) programs {
+func imported(t *testing.T, r *rig, name string, attributes map[string]string) programmed {
 	t.Helper()
 	typ, _, err := ImportOCF(t.Context(), name, false)
 	if err != nil {
@@ -45,10 +45,10 @@ func imported(t *testing.T, r *rig, name string, attributes map[string]string) p
 			t.Error(err)
 		}
 	})
-	return programs{rig: r, typ: typ, attributes: attributes}
+	return programmed{rig: r, typ: typ, attributes: attributes}
 }
 
-func (p programs) ask(c agent.Call) agent.Result {
+func (p programmed) ask(c agent.Call) agent.Result {
 	p.t.Helper()
 	c.Type, c.Definition = p.typ.GetName(), p.typ
 	c.Attributes = map[string]string{}
@@ -63,7 +63,7 @@ func (p programs) ask(c agent.Call) agent.Result {
 	return p.call(c)
 }
 
-func (p programs) must(e agent.EntryPoint) agent.Result {
+func (p programmed) must(e agent.EntryPoint) agent.Result {
 	p.t.Helper()
 	r := p.ask(agent.Call{Entry: e, Watch: true})
 	if r.Err != "" || r.TimedOut {
@@ -72,7 +72,7 @@ func (p programs) must(e agent.EntryPoint) agent.Result {
 	return r
 }
 
-func (p programs) want(state v1.ResourceState) agent.Result {
+func (p programmed) want(state v1.ResourceState) agent.Result {
 	p.t.Helper()
 	r := p.must(agent.Monitor)
 	if r.State != state {
@@ -82,7 +82,7 @@ func (p programs) want(state v1.ResourceState) agent.Result {
 }
 
 // life goes through what is asked of every agent: all entry points may be repeated.
-func (p programs) life() {
+func (p programmed) life() {
 	p.t.Helper()
 	p.want(isOffline)
 	for range 2 {
@@ -319,7 +319,7 @@ func TestOCFLeavesNothing(t *testing.T) {
 }
 
 // fakeOCF makes an agent of a shell script. The action is $1.
-func fakeOCF(t *testing.T, r *rig, lines ...string) programs {
+func fakeOCF(t *testing.T, r *rig, lines ...string) programmed {
 	t.Helper()
 	root := t.TempDir()
 	dir := filepath.Join(root, "resource.d", "test")
@@ -331,7 +331,7 @@ func fakeOCF(t *testing.T, r *rig, lines ...string) programs {
 	}
 	r.h.ocfRoot = root
 	t.Cleanup(func() { _ = os.RemoveAll(r.h.stateDir()) })
-	return programs{rig: r, typ: &v1.ResourceType{
+	return programmed{rig: r, typ: &v1.ResourceType{
 		Name: "ocf-test-fake", Agent: &v1.ResourceType_Ocf{Ocf: &v1.OcfAgent{Provider: "test", Agent: "fake"}},
 		Attributes:       []*v1.Attribute{{Name: "a"}, {Name: "b"}, {Name: ocfCheckLevel, Default: "20"}},
 		Limits:           &v1.Limits{MonitorInterval: seconds(7)},
