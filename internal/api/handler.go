@@ -23,7 +23,12 @@ const (
 // NewHandler serves all services for b. who says who makes a request; the
 // listeners have proved it.
 func NewHandler(b Backend, who func(*http.Request) Caller) http.Handler {
-	s := &server{b: b, now: time.Now}
+	return NewHandlerAt(b, who, time.Now)
+}
+
+// NewHandlerAt is NewHandler with a clock.
+func NewHandlerAt(b Backend, who func(*http.Request) Caller, now func() time.Time) http.Handler {
+	s := &server{b: b, now: now}
 	mux := http.NewServeMux()
 	opts := []connect.HandlerOption{connect.WithReadMaxBytes(MaxRequest), connect.WithRecover(recovered), connect.WithInterceptors(&access{s: s})}
 	mux.Handle(v1.NewClusterServiceHandler(&clusterServer{s}, opts...))

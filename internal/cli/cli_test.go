@@ -60,31 +60,38 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	text, err := os.ReadFile("testdata/cluster.yaml")
+	s := siteOf(t, "testdata/cluster.yaml", someTypes())
+	s.Change(func(st *statepb.State, _ *api.Local) {
+		apifake.Runs(st, "web", "n1")
+		apifake.Runs(st, "db", "n2")
+		st.Events = []*v1.Event{
+			{Number: 1, TimeMs: s.Now - 3_600_000, Severity: v1.Severity_SEVERITY_INFORMATION, Code: "group.online", Group: "web", Node: "n1", Message: "web is online on n1"},
+			{Number: 2, TimeMs: s.Now - 60_000, Severity: v1.Severity_SEVERITY_WARNING, Code: "node.evicted", Node: "n3", Message: "n3 was evicted: silent on both links for 1.002s"},
+		}
+		st.NextEvent = 2
+		st.Decisions = []*v1.Decision{{Number: 1, TimeMs: s.Now, Group: "web", Node: "n1", Action: "online web on n1",
+			Reasons: []string{"n1 comes first in the autoStartList"}, Rejections: []*v1.Rejection{{Node: "n2", Reason: "n1 comes first"}}}}
+	})
+	return s
+}
+
+// siteOf a configuration, with types in place of the bundled ones.
+func siteOf(t *testing.T, file string, types []*v1.ResourceType) *site {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	docs := config.Parse(config.File{Name: "testdata/cluster.yaml", Text: text})
+	docs := config.Parse(config.File{Name: file, Text: text})
 	if f := docs.Check(nil, agents.Types(), false, agents.Check); len(f) > 0 {
 		t.Fatal(f)
 	}
-	cfg := config.Complete(docs.Configuration(), someTypes())
+	cfg := config.Complete(docs.Configuration(), types)
 	cfg.Cluster.Uuid = "00112233445566778899aabbccddeeff"
 	n, err := apifake.New("n1", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Change(func(s *statepb.State, _ *api.Local) {
-		apifake.Runs(s, "web", "n1")
-		apifake.Runs(s, "db", "n2")
-		s.Events = []*v1.Event{
-			{Number: 1, TimeMs: n.Now - 3_600_000, Severity: v1.Severity_SEVERITY_INFORMATION, Code: "group.online", Group: "web", Node: "n1", Message: "web is online on n1"},
-			{Number: 2, TimeMs: n.Now - 60_000, Severity: v1.Severity_SEVERITY_WARNING, Code: "node.evicted", Node: "n3", Message: "n3 was evicted: silent on both links for 1.002s"},
-		}
-		s.NextEvent = 2
-		s.Decisions = []*v1.Decision{{Number: 1, TimeMs: n.Now, Group: "web", Node: "n1", Action: "online web on n1",
-			Reasons: []string{"n1 comes first in the autoStartList"}, Rejections: []*v1.Rejection{{Node: "n2", Reason: "n1 comes first"}}}}
-	})
 	dir, err := os.MkdirTemp("", "hf")
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +102,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.NewHandler(n, api.Root)}
+	srv := &http.Server{Handler: api.NewHandlerAt(n, api.Root, func() time.Time { return time.UnixMilli(n.Now) })}
 	s.Close = srv.Close
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })

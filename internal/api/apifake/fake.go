@@ -8,6 +8,7 @@ package apifake
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -159,16 +160,20 @@ func (n *Node) Watch(ctx context.Context) (<-chan struct{}, error) {
 	return ch, nil
 }
 
-// Runs makes a group known as probed everywhere and online on node; with an
+// Runs makes a group known as probed everywhere and online on nodes; with an
 // empty node it is offline everywhere.
-func Runs(s *statepb.State, group, node string) {
+func Runs(s *statepb.State, group string, nodes ...string) {
 	gs := s.GroupStatus[group]
-	gs.Instances = map[string]*statepb.Instance{"": {Active: node, IntentOnline: node != "", Online: node != "", LastOnline: node}}
+	gs.Instances = map[string]*statepb.Instance{}
+	for name := range gs.GetNodes() {
+		gs.Instances[state.InstanceAt(s.Groups[group], name)] = &statepb.Instance{}
+	}
 	for name, on := range gs.GetNodes() {
 		on.Probed, on.ReportedIntent = true, on.GetIntent()
 		on.Want = v1.Want_WANT_OFFLINE
 		st := v1.ResourceState_RESOURCE_STATE_OFFLINE
-		if name == node {
+		if slices.Contains(nodes, name) {
+			gs.Instances[state.InstanceAt(s.Groups[group], name)] = &statepb.Instance{Active: name, IntentOnline: true, Online: true, LastOnline: name}
 			on.Want, st = v1.Want_WANT_ONLINE, v1.ResourceState_RESOURCE_STATE_ONLINE
 		}
 		on.Resources = map[string]*v1.ResourceStatus{}
