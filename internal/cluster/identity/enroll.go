@@ -131,5 +131,6 @@ func Wipe(dir string) error {
 			all = errors.Join(all, err)
 		}
 	}
+	all = errors.Join(all, os.RemoveAll(filepath.Join(dir, DirEvents)))
 	return errors.Join(all, syncDir(dir))
 }

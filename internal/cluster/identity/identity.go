@@ -45,6 +45,8 @@ const (
 	FileKey         = "node.key"
 	FileSecret      = "cluster.key"
 	FileLog         = "raft.db"
+	// DirEvents holds the events that the node has kept.
+	DirEvents = "events"
 )
 
 // SecretSize is the length of the heartbeat secret in bytes.
