@@ -57,8 +57,8 @@ func (d dependency) leads() bool {
 // configuration has, are not looked into further.
 const deepest = 8
 
-// link finds the dependencies of all groups and puts children first; among
-// equally deep groups the order stays.
+// link finds the dependencies of all groups, and what follows from them for the
+// order of the pass.
 func (p *pass) link() {
 	byName := map[string]*group{}
 	for _, gr := range p.groups {
@@ -82,7 +82,16 @@ func (p *pass) link() {
 			}
 		}
 	}
-	slices.SortStableFunc(p.groups, func(a, b *group) int { return a.depth - b.depth })
+	for _, gr := range p.groups {
+		gr.weight = gr.g.GetDragPriority()
+	}
+	for range deepest {
+		for _, gr := range p.groups {
+			for _, d := range gr.children {
+				d.child.weight = max(d.child.weight, gr.weight)
+			}
+		}
+	}
 }
 
 // matches says whether a child that is on node is where the dependency wants it for a parent on at.
@@ -174,10 +183,10 @@ func (w *work) childless(sp *spot) string {
 
 // awaitsChildren says what the group waits for when its dependencies hold on
 // none of the nodes; empty: they do on one at least.
-func (w *work) awaitsChildren(nodes []string) string {
+func (w *work) awaitsChildren(r ranking) string {
 	first := ""
-	for _, node := range nodes {
-		sp := w.spot(node)
+	for _, n := range r.nodes {
+		sp := w.spot(n.node)
 		if sp == nil {
 			continue
 		}
@@ -231,7 +240,7 @@ func (w *work) bringThem() string {
 // a node; empty: none. Soft parents only if they are leaving anyway; frozen ones are left alone.
 func (w *work) relied(sp *spot) string {
 	for _, d := range w.parents {
-		if d.offline() || d.parent.g.GetFrozen() {
+		if d.offline() || d.parent.frozen() != "" {
 			continue
 		}
 		for _, p := range d.parent.instances {
@@ -291,8 +300,7 @@ func (w *work) parts(h *spot) bool {
 	why := b.GetParting()
 	b.Parting, b.PartingMs, b.Waiting = "", 0, ""
 	w.parted = true
-	w.order(h, wantOffline, nil, nil)
-	w.decided("offline "+w.g.GetName()+" on "+h.node, h.node, nil, why)
+	w.goOff(h, why)
 	if h.node == b.Active && w.runningOperation().GetKind() != opSwitch { // which remembers by it where it comes from
 		b.Active = ""
 	}
@@ -362,7 +370,7 @@ func (d dependency) at() string {
 // follows returns where a parent of a soft dependency may follow its child to, once that is online; nil: nowhere.
 func (w *work) follows(d dependency, h *spot) *spot {
 	for _, sp := range w.spots {
-		if sp != h && d.held(sp.node, true, nil) && w.reject(sp, false) == "" {
+		if sp != h && d.held(sp.node, true, nil) && w.reject(sp, false) == nil {
 			return sp
 		}
 	}
@@ -377,7 +385,7 @@ func (w *work) dragged(h *spot) string {
 		return ""
 	}
 	for _, d := range w.parents {
-		if !d.drags() || d.parent.g.GetFrozen() || len(d.parent.instances) == 0 {
+		if !d.drags() || d.parent.frozen() != "" || len(d.parent.instances) == 0 {
 			continue
 		}
 		p := d.parent.instances[0]
@@ -387,7 +395,7 @@ func (w *work) dragged(h *spot) string {
 		at := p.spot(h.node)
 		why := ""
 		if at != nil {
-			why = p.unfit(at, false)
+			why = p.unfit(at, false).sentence()
 		} else {
 			why = p.notListed(h.node)
 		}
@@ -398,7 +406,7 @@ func (w *work) dragged(h *spot) string {
 			if sp == h || p.spot(sp.node) == nil {
 				continue
 			}
-			if w.unfit(sp, false) == "" && w.unmet(sp) == "" && p.unfit(p.spot(sp.node), false) == "" {
+			if w.unfit(sp, false) == nil && w.unmet(sp) == "" && p.unfit(p.spot(sp.node), false) == nil {
 				return fmt.Sprintf("%s, which requires it, can run on %s and not on %s: %s", d.parent.g.GetName(), sp.node, h.node, why)
 			}
 		}
@@ -408,9 +416,10 @@ func (w *work) dragged(h *spot) string {
 
 // together puts nodes first on which the parents that may drag this group can
 // run, too; where such a parent leads, in the order of its system list.
-func (w *work) together(nodes []string) []string {
-	if at := w.asked(); at != "" && slices.Contains(nodes, at) {
-		return []string{at}
+func (w *work) together(r ranking) ranking {
+	if i := slices.IndexFunc(r.nodes, func(n ranked) bool { return n.node == w.asked() }); i >= 0 {
+		r.nodes = []ranked{r.nodes[i]}
+		return r
 	}
 	for _, d := range w.parents {
 		if !d.drags() || len(d.parent.instances) == 0 || !d.parent.instances[0].book.GetIntentOnline() {
@@ -419,18 +428,17 @@ func (w *work) together(nodes []string) []string {
 		p := d.parent.instances[0]
 		fits := func(node string) bool {
 			sp := p.spot(node)
-			return sp != nil && p.unfit(sp, false) == ""
+			return sp != nil && p.unfit(sp, false) == nil
 		}
 		if d.leads() {
 			list := p.systemList()
-			nodes = slices.Clone(nodes)
-			slices.SortStableFunc(nodes, func(a, b string) int { return rankIn(list, a) - rankIn(list, b) })
+			slices.SortStableFunc(r.nodes, func(a, b ranked) int { return rankIn(list, a.node) - rankIn(list, b.node) })
 		}
-		fit := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return !fits(n) })
-		rest := slices.DeleteFunc(slices.Clone(nodes), fits)
-		nodes = append(fit, rest...)
+		fit := slices.DeleteFunc(slices.Clone(r.nodes), func(n ranked) bool { return !fits(n.node) })
+		rest := slices.DeleteFunc(slices.Clone(r.nodes), func(n ranked) bool { return fits(n.node) })
+		r.nodes = append(fit, rest...)
 	}
-	return nodes
+	return r
 }
 
 func rankIn(list []string, node string) int {
@@ -465,7 +473,7 @@ func (w *work) asked() string {
 func (w *work) evicting(to *spot) string {
 	for _, d := range w.parents {
 		remote := d.GetLocation() == v1.GroupDependency_REMOTE && !d.offline() && !d.soft()
-		if !d.offline() && !remote || d.parent.g.GetFrozen() {
+		if !d.offline() && !remote || d.parent.frozen() != "" {
 			continue
 		}
 		for _, p := range d.parent.instances {
@@ -563,7 +571,7 @@ func (w *work) dropParents(why string, depth int) {
 			if h == nil && !p.book.GetIntentOnline() {
 				continue
 			}
-			p.unwant()
+			p.unwant(why)
 			if h != nil && h.member && h.fence == nil {
 				p.takeOff(h, why)
 			}

@@ -36,13 +36,10 @@
 //	    has confirmed its newest order and runs nothing of it; or no member, and proven to have stopped. (Where it has
 //	    been ordered online ever since, a fresh order needs only that nothing is known to run elsewhere)
 //	P3  equal states give equal plans, and a plan changes no state that it is given
-//	P4  the plan made from a state to which its own plan has been applied is nil; where groups depend on each other, after
-//	    two plans for each level of depth at most
+//	P4  the plan made from a state to which its own plan has been applied is nil
 //	P5  nothing is ordered of a frozen group; no group comes to a frozen or leaving node
 //	P6  within one failover episode (until the group is online, or an administrator orders it online) a node is tried once
 //	P7  every order comes with a decision that says why, and every operation ends with a sentence
-//	P8  a group is ordered to a node only where the groups that it depends on are online as the dependency says, or gone
-//	    (depends.go); a group that others require firmly goes offline after them, frozen ones excepted
 //
 // One file per concern: groups.go (what a group needs next), model.go and
 // facts.go (groups, instances and what is known of them on each node), placement.go (where it may go), faults.go (what a

@@ -56,8 +56,8 @@ func Explain(s *statepb.State, env Env, group string) *v1.ExplainGroupResponse {
 }
 
 func (w *work) whyNotThere(sp, h *spot) string {
-	if why := w.reject(sp, false); why != "" {
-		return why
+	if no := w.reject(sp, false); no != nil {
+		return no.text()
 	}
 	if h != nil {
 		return fmt.Sprintf("%s could run %s: it is wanted online on %s", sp.node, w.g.GetName(), h.node)
@@ -68,7 +68,9 @@ func (w *work) whyNotThere(sp, h *spot) string {
 // look gathers what is known of a group, to be read only.
 func look(s *statepb.State, env Env, name string) *group {
 	p := newPass(s, env)
+	p.sortOperations()
 	p.findLeaving()
+	p.openLedger()
 	for _, gr := range p.groups {
 		if gr.g.GetName() == name {
 			return gr
@@ -80,7 +82,7 @@ func look(s *statepb.State, env Env, name string) *group {
 // summary is one sentence on where the group is.
 func (gr *group) summary() string {
 	frozen := ""
-	if gr.g.GetFrozen() {
+	if gr.frozen() != "" {
 		frozen = "; it is frozen, so nothing is done with it"
 	}
 	if len(gr.instances) == 1 {

@@ -31,6 +31,15 @@ func (sp *spot) note(i int, r *resource, st *v1.ResourceStatus) {
 	if st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED {
 		sp.faulted = append(sp.faulted, i)
 	}
+	if st.GetAdminWait() != v1.AdminWait_ADMIN_WAIT_UNSPECIFIED {
+		sp.waiting = append(sp.waiting, i)
+	}
+	if st.GetVerdict() == v1.Verdict_VERDICT_HALT_ABORTED {
+		sp.aborted = append(sp.aborted, i)
+	}
+	if st.GetIntentional() && st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE {
+		sp.absent = append(sp.absent, i)
+	}
 	if !r.counts() {
 		return
 	}
@@ -123,8 +132,10 @@ func (w *work) notClear(sp *spot) string {
 		return w.notProven(sp)
 	case !sp.member:
 		return ""
-	case sp.on == nil || !sp.on.GetProbed():
-		return fmt.Sprintf("%s has not yet found out what of %s runs there", sp.node, w.g.GetName())
+	case sp.on == nil || !sp.on.GetProbed() && !sp.on.GetVouched():
+		return w.notProbed(sp)
+	case w.mustWait(sp) != "":
+		return w.mustWait(sp)
 	case len(sp.stuck) > 0:
 		return w.stuckSentence(sp)
 	case sp.want() == wantOnline:
@@ -136,7 +147,7 @@ func (w *work) notClear(sp *spot) string {
 		return fmt.Sprintf("%s is going offline on %s", w.g.GetName(), sp.node)
 	case sp.runs():
 		return fmt.Sprintf("%s running on %s", w.areNames(sp.running()), sp.node)
-	case len(sp.unknown) > 0:
+	case len(sp.unknown) > 0 && !sp.on.GetVouched():
 		return fmt.Sprintf("%s cannot tell the state of %s", sp.node, w.names(sp.unknown))
 	case !sp.confirmed():
 		return fmt.Sprintf("%s has not yet confirmed its newest order about %s", sp.node, w.g.GetName())
@@ -147,6 +158,9 @@ func (w *work) notClear(sp *spot) string {
 // notProven says what is missing of the proof that a lost node runs nothing of the group.
 func (w *work) notProven(sp *spot) string {
 	node, f := sp.node, sp.fence
+	if sp.on.GetDetached() {
+		return w.detached(sp)
+	}
 	need := state.Requirement(w.g)
 	if state.Suffices(need, statepb.Proof_PROOF_TIME) {
 		return fmt.Sprintf("%s was evicted in epoch %d and is not yet proven to have stopped", node, f.GetEpoch())
@@ -167,6 +181,14 @@ func (w *work) notProven(sp *spot) string {
 		return text + "; it has no fence levels, so that nothing can switch it off" + byHand
 	}
 	return text
+}
+
+// detached says that the group goes on there without the cluster.
+func (w *work) detached(sp *spot) string {
+	if sp.member {
+		return fmt.Sprintf("%s is back and has yet to look at %s, which it was left running", sp.node, w.g.GetName())
+	}
+	return fmt.Sprintf("%s goes on on %s, which was detached: start it again, or if you are sure that it is off: holdfast node confirm-down %s", w.g.GetName(), sp.node, sp.node)
 }
 
 func (w *work) stuckSentence(sp *spot) string {

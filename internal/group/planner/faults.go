@@ -49,22 +49,61 @@ func (w *work) faults(sp *spot) fault {
 }
 
 // criticalAbove returns i if it is critical, else a critical resource that
-// requires it and was not taken offline by itself; -1: none.
+// requires it and was not taken offline by itself; -1: none, or the fault goes no further.
 func (w *work) criticalAbove(sp *spot, i int) int {
-	if w.res[i].critical {
+	if !w.res[i].propagates {
+		return -1
+	}
+	down := w.dependants([]int{i}, w.broken(sp))
+	if w.res[i].critical && !w.spared(i, down) {
 		return i
 	}
-	down := w.dependants([]int{i})
 	for j := range w.res {
-		if down[j] && w.res[j].critical && !slices.Contains(sp.held(), w.res[j].name) {
+		if j != i && down[j] && w.res[j].critical && !slices.Contains(sp.held(), w.res[j].name) {
 			return j
 		}
 	}
 	return -1
 }
 
-// dependants marks roots and all that requires one of them, directly or not.
-func (w *work) dependants(roots []int) []bool {
+// broken are resources that do not serve there: faulted, down, or held offline.
+func (w *work) broken(sp *spot) []bool {
+	no := make([]bool, len(w.res))
+	for _, i := range sp.faulted {
+		no[i] = true
+	}
+	for _, i := range sp.down {
+		no[i] = true
+	}
+	for i := range w.res {
+		no[i] = no[i] || slices.Contains(sp.held(), w.res[i].name)
+	}
+	return no
+}
+
+// spared: the resource is one of several of which enough are left for all that
+// require some of them, and nothing requires it itself.
+func (w *work) spared(i int, down []bool) bool {
+	one := false
+	for j := range w.res {
+		if slices.Contains(w.res[j].requires, i) {
+			return false
+		}
+		for _, set := range w.res[j].atLeast {
+			if slices.Contains(set.of, i) {
+				if down[j] {
+					return false
+				}
+				one = true
+			}
+		}
+	}
+	return one
+}
+
+// dependants marks roots and all that can't do without one of them, directly or
+// not. Of several of which some are required, those that are broken do not count.
+func (w *work) dependants(roots []int, broken []bool) []bool {
 	marked := make([]bool, len(w.res))
 	for _, i := range roots {
 		marked[i] = true
@@ -72,18 +111,31 @@ func (w *work) dependants(roots []int) []bool {
 	for again := true; again; {
 		again = false
 		for i := range w.res {
-			if marked[i] {
-				continue
-			}
-			for _, j := range w.res[i].requires {
-				if marked[j] {
-					marked[i], again = true, true
-					break
-				}
+			if !marked[i] && w.lacks(&w.res[i], marked, broken) {
+				marked[i], again = true, true
 			}
 		}
 	}
 	return marked
+}
+
+// lacks: what the resource requires is marked, or so many of several that too few are left.
+func (w *work) lacks(r *resource, marked, broken []bool) bool {
+	if slices.ContainsFunc(r.requires, func(j int) bool { return marked[j] }) {
+		return true
+	}
+	for _, set := range r.atLeast {
+		left, hit := 0, false
+		for _, j := range set.of {
+			if hit = hit || marked[j]; !marked[j] && !broken[j] {
+				left++
+			}
+		}
+		if hit && left < set.count {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *work) faultSentence(sp *spot, i, critical int) string {
@@ -111,32 +163,74 @@ func (w *work) downSentence(sp *spot, i int) string {
 
 // exceptions returns the wants of single resources, for a node on which the
 // group is wanted online: what is held there, faulted or cut off stays offline.
-// Faulted resources are held from then on.
+// Faulted resources are held from then on. What somebody took offline on purpose is left as it is.
 func (w *work) exceptions(sp *spot, held []string) (map[string]v1.Want, []string) {
 	f := w.faults(sp)
-	var roots []int
+	var roots, alone []int
 	var keep []string
 	for i := range w.res {
 		if slices.Contains(held, w.res[i].name) || slices.Contains(f.tolerated, i) {
-			roots, keep = append(roots, i), append(keep, w.res[i].name)
+			keep = append(keep, w.res[i].name)
+			roots, alone = w.reaches(i, roots, alone)
 		}
 	}
-	roots = append(roots, f.tolerable...)
-	if len(roots) == 0 {
-		return nil, nil
+	for _, i := range f.tolerable {
+		roots, alone = w.reaches(i, roots, alone)
 	}
-	wants := map[string]v1.Want{}
-	for i, off := range w.dependants(roots) {
-		if off && !w.res[i].persistent() {
-			wants[w.res[i].name] = wantOffline
+	var wants map[string]v1.Want
+	except := func(i int, want v1.Want) {
+		if wants == nil {
+			wants = map[string]v1.Want{}
+		}
+		wants[w.res[i].name] = want
+	}
+	for _, i := range sp.absent {
+		if idle(w.status(sp, i)) && (sp.confirmed() || sp.resourceWants()[w.res[i].name] == wantNothing) {
+			except(i, wantNothing)
+		}
+	}
+	if len(roots)+len(alone) == 0 {
+		return wants, nil
+	}
+	off := w.dependants(roots, w.broken(sp))
+	for _, i := range alone {
+		off[i] = true
+	}
+	for i := range w.res {
+		if off[i] && !w.res[i].persistent() {
+			except(i, wantOffline)
 		}
 	}
 	return wants, keep
 }
 
+// reaches puts a resource that stays offline to those that take along what
+// requires them, or to those that do not.
+func (w *work) reaches(i int, roots, alone []int) ([]int, []int) {
+	if w.res[i].propagates {
+		return append(roots, i), alone
+	}
+	return roots, append(alone, i)
+}
+
+// notStarted are the resources that do not come online with the group there:
+// they wait for an administrator, or for somebody outside, and stay if they are online already.
+func (w *work) notStarted(sp *spot) (held []string) {
+	for i := range w.res {
+		if r := &w.res[i]; !r.starts && !r.persistent() && w.status(sp, i).GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE {
+			held = append(held, r.name)
+		}
+	}
+	return held
+}
+
 // expected: the resource shall be online there when the group is.
 func (w *work) expected(sp *spot, i int) bool {
-	return !w.res[i].persistent() && sp.resourceWants()[w.res[i].name] != wantOffline
+	if w.res[i].persistent() {
+		return false
+	}
+	want, single := sp.resourceWants()[w.res[i].name]
+	return !single || want == wantOnline
 }
 
 // complete: all that shall be online of the group there is, by its newest order.

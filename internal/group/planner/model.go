@@ -10,13 +10,25 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
-// resource is a managed resource of a group, as the configuration has it.
+// resource is a managed resource of a group, as the configuration has it. One
+// that is only monitored (monitorOnly), or disabled, is none.
 type resource struct {
 	name     string
 	kind     v1.Operations
 	critical bool
+	// Its fault reaches what requires it, and the group.
+	propagates bool
+	// It is brought online with the group.
+	starts bool
 	// Positions in group.res of what must be online first.
 	requires []int
+	atLeast  []atLeast
+}
+
+// atLeast requires some of several resources.
+type atLeast struct {
+	of    []int
+	count int
 }
 
 // counts: the group runs on a node as long as this resource does. Persistent
@@ -31,8 +43,11 @@ func (r *resource) persistent() bool { return r.kind == v1.Operations_OPERATIONS
 // and its instances.
 type group struct {
 	*pass
-	g  *v1.Group
-	st *statepb.GroupStatus
+	g    *v1.Group
+	attr attributes
+	st   *statepb.GroupStatus
+	// Why the group neither starts nor moves by itself, as it will be; empty: it does.
+	off string
 	// Enabled resources, in the order of the configuration.
 	res []resource
 	// Sorted by key: one of a failover group, one per node of a parallel one, one per zone of a hybrid one.
@@ -40,6 +55,8 @@ type group struct {
 	// Groups that it depends on, and those that depend on it; depth is 0 without children.
 	children, parents []dependency
 	depth             int
+	// The greatest drag priority of itself and of all that depend on it.
+	weight uint32
 	// Number within the plan of this group's latest decision.
 	decision uint64
 }
@@ -60,12 +77,21 @@ type work struct {
 	op *v1.Operation
 	// What the operation waits for.
 	awaits string
+	// Why nothing is done with it by itself; empty: nothing keeps the planner from it.
+	held string
 	// The node that others have to leave before the instance comes there, in this pass.
 	claims string
 	// It has just left its node, after those that depend on it.
 	parted bool
 	// What it requires will be brought online with it, so that this does not count yet.
 	bringsChildren bool
+	// The trigger that it waits for, nil: none; number within the plan of the one that it waits for from now
+	// on, 0: none; and whether anything waits for it in this pass.
+	run    *statepb.TriggerRun
+	newRun uint32
+	gated  bool
+	// It looks for a node and has found none so far ([work.strand]).
+	stranded *stranding
 }
 
 // spot is an instance on one node.
@@ -75,7 +101,9 @@ type spot struct {
 	listed bool
 	member bool
 	fence  *statepb.Fence
-	order  *statepb.Order // decided in this pass
+	// Decided in this pass; nil: nothing was.
+	order *statepb.Order
+	place *statepb.PlaceChange
 	facts
 }
 
@@ -87,10 +115,14 @@ type facts struct {
 	stuck   []int // unable to offline
 	faulted []int // all but persistent ones
 	down    []int // persistent ones
+	waiting []int // for an administrator
+	aborted []int // going offline stopped half-way
+	absent  []int // offline because somebody outside intended it
 }
 
 func (p *pass) newGroup(g *v1.Group) *group {
-	gr := &group{pass: p, g: g, st: p.s.GetGroupStatus()[g.GetName()]}
+	gr := &group{pass: p, g: g, attr: p.unset.attributes(g), st: p.s.GetGroupStatus()[g.GetName()]}
+	gr.off = gr.st.GetSwitchingOff()
 	gr.readResources()
 	byKey := map[string]*work{}
 	add := func(node string, listed bool) {
@@ -124,6 +156,7 @@ func (p *pass) newGroup(g *v1.Group) *group {
 		w := byKey[key]
 		w.book = proto.CloneOf(state.Book(gr.st, key))
 		w.faulted = w.wereFaulted()
+		w.run = state.Trigger(p.s, w.book.GetTrigger())
 		gr.instances = append(gr.instances, w)
 	}
 	return gr
@@ -134,14 +167,17 @@ func (gr *group) readResources() {
 	index := make(map[string]int, len(all))
 	gr.res = make([]resource, 0, len(all))
 	for _, r := range all {
-		if !state.Enabled(r) {
+		if !state.Enabled(r) || r.GetMonitorOnly() {
 			continue
 		}
+		t := gr.s.GetTypes()[r.GetType()]
 		index[r.GetName()] = len(gr.res)
 		gr.res = append(gr.res, resource{
-			name:     r.GetName(),
-			kind:     gr.s.GetTypes()[r.GetType()].GetOperations(),
-			critical: r.Critical == nil || r.GetCritical(),
+			name:       r.GetName(),
+			kind:       t.GetOperations(),
+			critical:   value(r.Critical, gr.unset.res.Critical),
+			propagates: gr.attr.propagates && (t == nil || value(t.FaultPropagation, gr.unset.kind.FaultPropagation)),
+			starts:     value(r.AutoStart, gr.unset.res.AutoStart),
 		})
 	}
 	for _, r := range all {
@@ -152,6 +188,35 @@ func (gr *group) readResources() {
 		for _, name := range r.GetRequires() {
 			if j, ok := index[name]; ok { // what is not managed cannot be waited for
 				gr.res[i].requires = append(gr.res[i].requires, j)
+			}
+		}
+		for _, some := range r.GetRequiresAtLeast() {
+			set := atLeast{count: int(some.GetCount())}
+			for _, name := range some.GetOf() {
+				if j, ok := index[name]; ok {
+					set.of = append(set.of, j)
+				} else {
+					set.count--
+				}
+			}
+			gr.res[i].atLeast = append(gr.res[i].atLeast, set)
+		}
+	}
+	gr.startRequired()
+}
+
+// startRequired: what a resource that is brought online with the group requires is brought online, too.
+func (gr *group) startRequired() {
+	for again := true; again; {
+		again = false
+		for i := range gr.res {
+			if !gr.res[i].starts {
+				continue
+			}
+			for _, j := range gr.res[i].requires {
+				if !gr.res[j].starts {
+					gr.res[j].starts, again = true, true
+				}
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -58,8 +59,27 @@ func (w *work) refuse(op *v1.Operation) string {
 	return fmt.Sprintf("operation kind %d is not known to this version", op.GetKind())
 }
 
+// refuseManual: what no operation on the group gets past.
+func (w *work) refuseManual(op *v1.Operation) string {
+	if g := w.g.GetName(); !w.attr.manualOps {
+		return fmt.Sprintf("manualOps of %s is off: it is brought online and offline by itself only", g)
+	}
+	if op.GetForce() && op.GetKind() == opOffline && !w.personWaits() {
+		return ""
+	}
+	return w.waitsForPerson()
+}
+
+// personWaits: a resource of the instance waits for an administrator, which no force overrides.
+func (w *work) personWaits() bool {
+	return slices.ContainsFunc(w.spots, func(sp *spot) bool { return sp.member && len(sp.waiting) > 0 })
+}
+
 func (w *work) refuseOnline(op *v1.Operation) string {
 	g, h := w.g.GetName(), w.home()
+	if why := w.refuseManual(op); why != "" {
+		return why
+	}
 	if h != nil && (op.GetNode() == "" || op.GetNode() == h.node) {
 		if !h.member {
 			return fmt.Sprintf("%s: %s moves by itself when that is proven", w.notClear(h), g)
@@ -88,6 +108,9 @@ func (w *work) refuseOnline(op *v1.Operation) string {
 
 func (w *work) refuseSwitch(op *v1.Operation) string {
 	g, h := w.g.GetName(), w.home()
+	if why := w.refuseManual(op); why != "" {
+		return why
+	}
 	switch {
 	case w.g.GetParallel():
 		return fmt.Sprintf("%s runs on all of its nodes at once: it cannot be switched", g)
@@ -110,36 +133,41 @@ func (w *work) refuseSwitch(op *v1.Operation) string {
 
 // refuseTarget: no node, or not the one that was asked for, can take the group.
 func (w *work) refuseTarget(op *v1.Operation, source string) string {
-	if targets := w.targets(op, source); !op.GetPropagate() && w.awaitsChildren(targets) != "" {
-		return w.awaitsChildren(targets) + w.bringThem()
+	targets := w.targets(op, source)
+	if why := w.awaitsChildren(targets); why != "" && !op.GetPropagate() {
+		return why + w.bringThem()
 	}
-	if c := w.choose(w.targets(op, source), true); c.to == nil {
+	if c := w.choose(targets, true); c.to == nil {
 		if op.GetNode() != "" {
-			return c.rejections[0].GetReason()
+			return c.rejected[0].text()
 		}
-		if len(c.rejections) == 0 {
+		if len(c.rejected) == 0 {
 			return fmt.Sprintf("%s has no other node on its system list", w.g.GetName())
 		}
-		return fmt.Sprintf("no node can run %s: %s", w.g.GetName(), sentence(c.rejections))
+		return fmt.Sprintf("no node can run %s: %s", w.g.GetName(), c.sentence())
 	}
 	return ""
 }
 
 // targets are the nodes to which an operation may bring the group.
-func (w *work) targets(op *v1.Operation, source string) []string {
+func (w *work) targets(op *v1.Operation, source string) ranking {
+	const list = "system list"
 	if op.GetNode() != "" {
-		return []string{op.GetNode()}
+		return w.inOrder([]string{op.GetNode()}, list)
 	}
 	for _, sp := range w.spots {
 		if sp.member && sp.alone() != "" {
-			return []string{sp.node} // where some of it is online by itself
+			return w.inOrder([]string{sp.node}, list) // where some of it is online by itself
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(w.systemList()), func(n string) bool { return n == source })
+	return w.byFailOver(slices.DeleteFunc(slices.Clone(w.systemList()), func(n string) bool { return n == source }), list)
 }
 
 func (w *work) refuseOffline(op *v1.Operation) string {
 	g := w.g.GetName()
+	if why := w.refuseManual(op); why != "" {
+		return why
+	}
 	if op.GetNode() == "" {
 		return w.refuseForDependents(op)
 	}
@@ -161,21 +189,23 @@ func (w *work) stuckAdvice(sp *spot) string {
 // begin does what an operation does once.
 func (w *work) begin() {
 	b := w.book
-	b.Operation = w.op.GetId()
+	b.Operation, b.Outcome, b.OutcomeFailed = w.op.GetId(), "", false
 	h := w.home()
 	switch w.op.GetKind() {
 	case opOffline:
-		if w.op.GetNode() == "" || h == nil || h.node == w.op.GetNode() {
-			w.unwant()
-			b.Tried, b.WaitsForNode, b.Waiting = nil, "", ""
+		if h == nil || w.op.GetForce() || !w.enables(preOffline) {
+			w.wantOffline()
+		}
+		for _, sp := range w.spots {
+			if w.op.GetForce() && sp.member && len(sp.aborted) > 0 && w.concerns(sp) {
+				w.takeOff(sp, "an administrator had the halt that had stopped half-way go on")
+			}
 		}
 	case opSwitch:
-		source := h.node
-		b.Cause = fmt.Sprintf("an administrator switched %s away from %s", w.g.GetName(), source)
-		w.takeOff(h, b.Cause)
-		b.Active, b.Tried = source, nil // the source is known by that until a target has been ordered
-	case opOnline:
 		b.Tried = nil
+		w.leaveSource(h)
+	case opOnline:
+		b.Tried, b.Retries, b.Clears = nil, 0, 0
 		if h != nil {
 			w.complement(h)
 		}
@@ -185,10 +215,56 @@ func (w *work) begin() {
 	w.propagate(0)
 }
 
+// concerns: the operation is about that node, too.
+func (w *work) concerns(sp *spot) bool { return w.op.GetNode() == "" || w.op.GetNode() == sp.node }
+
+// wantOffline: an administrator takes the instance offline where it is.
+func (w *work) wantOffline() {
+	if h := w.home(); h != nil && !w.concerns(h) {
+		return // it is online elsewhere, and stays there
+	}
+	b := w.book
+	w.unwant("an administrator took it offline")
+	b.Tried, b.WaitsForNode, b.Waiting = nil, "", ""
+}
+
+// leaveSource takes the instance off the node that it is switched away from,
+// after preswitch has been run on the one that it goes to, and preoffline here. The
+// source is known by book.active until a target has been ordered.
+func (w *work) leaveSource(h *spot) {
+	b, g := w.book, w.g.GetName()
+	if w.enables(preSwitch) && w.run.GetTrigger() != preOffline {
+		target := b.BoundFor
+		if target == "" {
+			target = w.choose(w.targets(w.op, h.node), true).to.node
+			b.BoundFor = target
+		}
+		gate := w.before(preSwitch, target, map[string]string{state.FactTo: target})
+		switch {
+		case gate.waits != "":
+			w.progress(gate.waits)
+			return
+		case !gate.passed:
+			b.BoundFor = ""
+			w.end(failed, fmt.Sprintf("%s stays on %s: %s", g, h.node, gate.why))
+			return
+		}
+	}
+	if !w.mayGoOff(h, "manual") {
+		w.progress(b.Waiting)
+		return
+	}
+	source := h.node
+	b.Cause = fmt.Sprintf("an administrator switched %s away from %s", g, source)
+	w.takeOff(h, b.Cause)
+	b.Active = source
+	w.progress(w.notClear(h))
+}
+
 // complement brings online what was left out where the group runs already.
 func (w *work) complement(h *spot) {
-	wants, held := w.exceptions(h, nil)
-	if sameWants(wants, h.on.GetResourceWants()) && slices.Equal(held, h.on.GetHeldResources()) {
+	wants, held := w.exceptions(h, w.notStarted(h))
+	if maps.Equal(wants, h.on.GetResourceWants()) && slices.Equal(held, h.on.GetHeldResources()) {
 		return
 	}
 	w.order(h, wantOnline, wants, held)
@@ -215,23 +291,30 @@ func (w *work) operateOffline() bool {
 	op, g := w.op, w.g.GetName()
 	var wait, stuck string
 	for _, sp := range w.spots {
-		if op.GetNode() != "" && sp.node != op.GetNode() {
+		if !w.concerns(sp) {
 			continue
 		}
 		up := sp.want() == wantOnline || sp.alone() != "" || sp.want() == wantNothing && len(sp.running()) > 0
 		if up && sp.member && sp.on != nil && sp.fence == nil {
+			if sp.want() == wantOnline && !op.GetForce() && !w.mayGoOff(sp, "manual") {
+				wait = w.book.Waiting
+				continue
+			}
+			w.wantOffline()
 			w.takeOff(sp, "an administrator took it offline")
 		}
 		why := w.notClear(sp)
 		switch {
 		case why == "":
+		case w.mustWait(sp) != "" && sp.confirmed():
+			stuck = why
 		case sp.fence == nil && len(sp.stuck) > 0 && len(sp.moving) == 0 && sp.confirmed():
 			stuck = why + w.stuckAdvice(sp)
 		case wait == "":
 			wait = why
 		}
 	}
-	others := op.GetNode() != "" && w.home() != nil
+	others := op.GetNode() != "" && w.home() != nil && !w.concerns(w.home())
 	switch {
 	case wait != "":
 		w.progress(wait)
@@ -259,19 +342,25 @@ func or(a, b string) string {
 	return b
 }
 
-// operateOnline carries online and switch on: take off the source (begun
-// already), wait until all is clear, order the target, wait until it is online.
+// operateOnline carries online and switch on: take off the source, wait until
+// all is clear, order the target, wait until it is online.
 func (w *work) operateOnline() bool {
-	if w.book.GetParting() != "" {
-		w.progress(w.book.GetWaiting())
-		return false
-	}
-	if w.home() != nil {
-		w.operateArrival()
-		return false
-	}
 	op, b, g := w.op, w.book, w.g.GetName()
-	if sp := w.departed(); sp != nil && !w.parted && state.Book(w.st, w.instance).GetOperation() == op.GetId() {
+	if b.GetParting() != "" {
+		w.progress(b.GetWaiting())
+		return false
+	}
+	if h := w.home(); h != nil {
+		switch {
+		case op.GetKind() == opSwitch && b.Trigger != 0 && h.order == nil && h.member: // it has not left the source yet
+			w.leaveSource(h)
+		case op.GetKind() == opSwitch && w.newRun != 0: // begun a moment ago
+		default:
+			w.operateArrival()
+		}
+		return false
+	}
+	if sp := w.departed(); sp != nil && !w.parted && state.Book(w.st, w.instance).GetOperation() == op.GetId() && !w.leftByOrder() {
 		w.endArrival(sp.node)
 		return true
 	}
@@ -285,8 +374,8 @@ func (w *work) operateOnline() bool {
 		w.giveUp(fmt.Sprintf("%s found online on %s", w.wereNames(f.online), f.node))
 		return true
 	} else if f != nil {
-		if why := w.reject(f, true); why != "" {
-			w.giveUp(why)
+		if no := w.reject(f, true); no != nil {
+			w.giveUp(no.text())
 			return true
 		}
 	}
@@ -296,9 +385,13 @@ func (w *work) operateOnline() bool {
 			return true
 		}
 	}
+	if why := w.waitsForPerson(); why != "" {
+		w.giveUp(why)
+		return true
+	}
 	c := w.choose(targets, true)
 	if c.to == nil {
-		w.giveUp(sentence(c.rejections))
+		w.giveUp(c.sentence())
 		return true
 	}
 	if f := w.bestFound(); f != nil && w.blocked(f) == "" { // partly online where it is asked for
@@ -322,13 +415,21 @@ func (w *work) operateOnline() bool {
 	if op.GetKind() == opSwitch {
 		why = fmt.Sprintf("an administrator switched %s", g)
 	}
-	second := "it was asked for on " + c.to.node
-	if op.GetNode() == "" {
-		second = w.first(c.to, "system list")
+	second := ""
+	if op.GetNode() != "" {
+		second = "it was asked for on " + c.to.node
 	}
-	w.bring(c.to, c.rejections, why, second)
+	if !w.arrive(&c, false, why, second) {
+		w.progress(b.Waiting)
+		return false
+	}
 	w.progress(fmt.Sprintf("bringing %s online on %s", g, c.to.node))
 	return false
+}
+
+// leftByOrder: the switch itself has taken the instance off its source in this pass.
+func (w *work) leftByOrder() bool {
+	return w.op.GetKind() == opSwitch && w.book.Active != "" && w.departed().node == w.book.Active
 }
 
 // ownParts returns sp if single resources are online there by order: they may
@@ -344,7 +445,7 @@ func (w *work) ownParts(sp *spot) *spot {
 // group then finds a node as after a fault, its source included.
 func (w *work) giveUp(why string) {
 	if w.op.GetKind() == opSwitch {
-		w.book.Active = ""
+		w.book.Active, w.book.BoundFor = "", ""
 	}
 	w.end(failed, why)
 }

@@ -24,12 +24,15 @@ func (w *work) write() {
 		if sp.order != nil {
 			w.plan.Orders = append(w.plan.Orders, sp.order)
 		}
+		if sp.place != nil {
+			w.plan.Places = append(w.plan.Places, sp.place)
+		}
 	}
-	if proto.Equal(w.book, state.Book(w.st, w.instance)) && slices.Equal(w.faulted, w.wereFaulted()) {
+	if w.newRun == 0 && proto.Equal(w.book, state.Book(w.st, w.instance)) && slices.Equal(w.faulted, w.wereFaulted()) {
 		return
 	}
 	w.plan.GroupChanges = append(w.plan.GroupChanges, &statepb.GroupChange{
-		Group: w.g.GetName(), Instance: w.instance, Book: w.book, Faulted: w.faulted, Nodes: nodes,
+		Group: w.g.GetName(), Instance: w.instance, Book: w.book, Faulted: w.faulted, Nodes: nodes, NewTrigger: w.newRun,
 	})
 }
 
@@ -102,26 +105,37 @@ func (w *work) end(st v1.OperationState, message string) {
 // progress says what the operation waits for.
 func (w *work) progress(message string) { w.awaits = message }
 
-// bring orders the group online on a node. The caller has seen to P2.
+// bring orders the instance online on a node. The caller has seen to P2.
 func (w *work) bring(sp *spot, rejections []*v1.Rejection, reasons ...string) {
-	wants, held := w.exceptions(sp, nil)
+	wants, held := w.exceptions(sp, w.notStarted(sp))
 	w.order(sp, wantOnline, wants, held)
+	w.ledger.enter(w, sp)
 	w.decided("online "+w.g.GetName()+" on "+sp.node, sp.node, rejections, reasons...)
 	b := w.book
 	b.IntentOnline, b.AutoStarted, b.HeldOffline = true, true, false
-	b.Parting, b.PartingMs = "", 0
 	b.Active, b.Online, b.Waiting, b.WaitsForNode, b.NoTarget = sp.node, false, w.hindrance(sp), "", false
+	b.Parting, b.PartingMs = "", 0
+	b.BoundFor, b.GivesWayTo, b.WaitsSinceMs, b.PlacedMs = "", "", 0, w.nowMs
 }
 
-// takeOff orders the group offline on a node. What happens then is in the notebook.
-// Groups that require it there leave first.
+// takeOff orders the instance offline on a node, whatever for; preoffline, where it
+// is due, has been run ([work.mayGoOff]). Groups that require it there leave first. What happens then is in the notebook.
 func (w *work) takeOff(sp *spot, reasons ...string) {
 	if w.part(sp, reasons) {
 		return
 	}
-	w.order(sp, wantOffline, nil, nil)
-	w.decided("offline "+w.g.GetName()+" on "+sp.node, sp.node, nil, reasons...)
+	w.goOff(sp, reasons...)
 	if sp.node == w.book.Active {
 		w.book.Active, w.book.Online = "", false
 	}
+}
+
+// goOff is the only place where an instance is ordered offline.
+func (w *work) goOff(sp *spot, reasons ...string) {
+	if sp.runs() && w.enables(postOffline) {
+		w.book.GoingOff = add(w.book.GoingOff, sp.node)
+	}
+	w.order(sp, wantOffline, nil, nil)
+	w.ledger.changed(sp)
+	w.decided("offline "+w.g.GetName()+" on "+sp.node, sp.node, nil, reasons...)
 }

@@ -590,7 +590,7 @@ func (w *world) mustBeOnline(g *v1.Group, asked bool) {
 		return
 	}
 	for _, gr := range newPass(w.s, w.env).groups {
-		if gr.g.GetName() == g.Name && len(gr.children) > 0 && gr.instances[0].awaitsChildren(g.SystemList) != "" {
+		if gr.g.GetName() == g.Name && len(gr.children) > 0 && gr.instances[0].awaitsChildren(gr.instances[0].inOrder(g.SystemList, "")) != "" {
 			return // a child that is held, or in the way
 		}
 	}

@@ -30,6 +30,9 @@ func (w *work) refuseResource(op *v1.Operation) string {
 	if i < 0 {
 		return fmt.Sprintf("%s has no managed resource %s", g, name)
 	}
+	if why := w.refuseManual(op); why != "" {
+		return why
+	}
 	sp := w.resourceSpot(op)
 	switch {
 	case sp == nil && op.GetNode() != "":
@@ -68,8 +71,8 @@ func (w *work) refuseResourceOnline(sp *spot, i int) string {
 	if h != nil {
 		return fmt.Sprintf("%s is wanted online on %s: nothing of it may run on %s", g, h.node, sp.node)
 	}
-	if why := w.reject(sp, true); why != "" {
-		return why
+	if no := w.reject(sp, true); no != nil {
+		return no.text()
 	}
 	if w.book.IntentOnline {
 		return fmt.Sprintf("%s is about to be brought online as a whole: take it offline first with holdfast group offline %s", g, g)
@@ -85,7 +88,7 @@ func (w *work) refuseResourceOffline(sp *spot, i int) string {
 	if len(sp.stuck) > 0 && slices.Contains(sp.stuck, i) {
 		return w.stuckSentence(sp) + w.stuckAdvice(sp)
 	}
-	above := w.dependants([]int{i})
+	above := w.dependants([]int{i}, w.broken(sp))
 	for j := range w.res {
 		if j != i && above[j] && w.res[j].counts() &&
 			(w.status(sp, j).GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE || !idle(w.status(sp, j))) {
@@ -110,8 +113,11 @@ func (w *work) orderResource() {
 			held = append(held, name)
 		}
 		wants, held := w.exceptions(sp, held)
+		if on {
+			delete(wants, name) // also what somebody outside had taken offline on purpose
+		}
 		if !on && w.nothingLeft(wants) {
-			w.unwant()
+			w.unwant(why)
 			w.takeOff(sp, why, "nothing of "+w.g.GetName()+" is left to be online")
 			return
 		}
@@ -137,7 +143,8 @@ func (w *work) orderResource() {
 // nothingLeft: no resource that counts is still to be online.
 func (w *work) nothingLeft(wants map[string]v1.Want) bool {
 	for i := range w.res {
-		if w.res[i].counts() && wants[w.res[i].name] != wantOffline {
+		want, single := wants[w.res[i].name]
+		if w.res[i].counts() && (!single || want == wantOnline) {
 			return false
 		}
 	}
