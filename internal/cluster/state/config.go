@@ -87,6 +87,9 @@ func (a *applier) mayReplace(nodes map[string]*v1.Node, types map[string]*v1.Res
 			if on.GetWant() == v1.Want_WANT_ONLINE && !contains(groups[name].GetSystemList(), node) {
 				return refuse(CodeConflict, "node %s can't be taken off the system list of group %s while the group runs there: switch it first", node, name)
 			}
+			if err := formKept(s.Groups[name], groups[name], node); err != nil {
+				return err
+			}
 			if err := resourcesKept(s.Groups[name], groups[name], on, node); err != nil {
 				return err
 			}

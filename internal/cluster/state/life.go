@@ -145,6 +145,7 @@ func (a *applier) enroll(c *pb.Enroll) *Refused {
 	if a.s.Nodes[name] == nil {
 		a.s.Nodes[name] = proto.CloneOf(inv.GetNode())
 		a.status(name)
+		a.welcomeNode(name)
 		numberNodes(a.s)
 		a.configChanged()
 	}
@@ -188,18 +189,17 @@ func (a *applier) removeNode(c *pb.RemoveNode) *Refused {
 		if len(list) == 1 {
 			return refuse(CodeConflict, "%s is the only node of group %s: give the group another node, or remove the group first", name, g)
 		}
-		listed = append(listed, g)
+		if !onAllNodes(a.s.Groups[g]) { // there nobody has listed it
+			listed = append(listed, g)
+		}
 	}
 	if len(listed) > 0 && !c.GetFromGroups() {
 		return refuse(CodeConflict, "%s is on the system list of %s: take it off there, or remove it with --from-groups", name, strings.Join(listed, ", "))
 	}
-	for _, g := range listed {
-		without := func(list []string) []string {
-			return slices.DeleteFunc(slices.Clone(list), func(n string) bool { return n == name })
+	for _, g := range SortedKeys(a.s.Groups) {
+		if slices.Contains(a.s.Groups[g].GetSystemList(), name) {
+			a.s.Groups[g] = forgetNode(a.s.Groups[g], name)
 		}
-		group := proto.CloneOf(a.s.Groups[g])
-		group.SystemList, group.AutoStartList = without(group.SystemList), without(group.AutoStartList)
-		a.s.Groups[g] = group
 	}
 	delete(a.s.Nodes, name)
 	delete(a.s.NodeStatus, name)
