@@ -43,9 +43,7 @@ func (c *checker) dependencies() {
 		c.room(w.paths[g.GetName()], g)
 		w.wrong[g.GetName()] = w.wrong[g.GetName()] || len(c.faults) > before
 	}
-	if w.cycles() {
-		return
-	}
+	w.cycles()
 	for _, g := range c.cfg.GetGroups() {
 		w.visit(g.GetName())
 	}
@@ -115,14 +113,11 @@ func (w *web) legal(g *v1.Group, i int, d *v1.GroupDependency) {
 		w.wrong[g.GetName()] = true // said by the rules of the field
 		return
 	}
+	if g.GetPackage() != nil {
+		return // packages have their own rules; they may also exclude each other on all nodes
+	}
 	if offline(d) {
-		switch d.GetLocation() {
-		case v1.GroupDependency_LOCATION_UNSPECIFIED, v1.GroupDependency_LOCAL:
-		case v1.GroupDependency_GLOBAL:
-			if g.GetPackage() == nil {
-				c.fault(at.Field("location"), "of an offline dependency can only be local", "write location: local: the child must not run where the parent does")
-			}
-		default:
+		if l := d.GetLocation(); l != v1.GroupDependency_LOCATION_UNSPECIFIED && l != v1.GroupDependency_LOCAL {
 			c.fault(at.Field("location"), "of an offline dependency can only be local", "write location: local: the child must not run where the parent does")
 		}
 		if d.GetRigidity() != v1.GroupDependency_RIGIDITY_UNSPECIFIED {
@@ -171,7 +166,7 @@ func (w *web) exclusion(g *v1.Group, d *v1.GroupDependency) bool {
 }
 
 // cycles reports each knot of groups that depend on each other, by one of its cycles.
-func (w *web) cycles() (found bool) {
+func (w *web) cycles() {
 	const unseen, open, done = 0, 1, 2
 	mark := map[string]int{}
 	var stack []string
@@ -187,6 +182,9 @@ func (w *web) cycles() (found bool) {
 			case w.groups[next] == nil || next == name || w.exclusion(g, d):
 			case mark[next] == open:
 				cycle := append(slices.Clone(stack[slices.Index(stack, next):]), next)
+				for _, n := range cycle {
+					w.wrong[n] = true
+				}
 				w.c.fault(w.at(g, d), "dependencies form a cycle: "+strings.Join(cycle, " depends on "), "remove one of them: none of these groups could ever be the first to start")
 				return true
 			case mark[next] == unseen && visit(next):
@@ -196,15 +194,15 @@ func (w *web) cycles() (found bool) {
 		return false
 	}
 	for _, g := range w.c.cfg.GetGroups() {
-		if mark[g.GetName()] == unseen && visit(g.GetName()) {
-			found = true
+		if mark[g.GetName()] == unseen {
+			visit(g.GetName())
 		}
 	}
-	return found
 }
 
 // visit works out where a group can run with all that must run beside it,
-// children first. There are no cycles.
+// children first. Of a group that is being visited already (there is a cycle)
+// nothing is known yet, and nothing follows.
 func (w *web) visit(name string) {
 	if w.depth[name] > 0 {
 		return

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"pgregory.net/rapid"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/group/agents"
+	"github.com/holdfast-ha/holdfast/internal/group/packages"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
@@ -41,10 +44,16 @@ func someTypes() []*v1.ResourceType {
 
 // TestScripts runs testdata/scripts: "check" prints what is wrong with documents,
 // "apply" what is wrong with them on top of the last good ones and else what
-// they change, "export" writes the last good ones.
+// they change, "export" writes the last good ones, "defaults" with all that is unset,
+// and "groups" writes packages as the groups that they become.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		base := &v1.Configuration{}
+		types, judges := someTypes(), []Judge(nil)
+		if filepath.Base(path) == "packages" {
+			// Packages are made of what is bundled.
+			types, judges = agents.Types(), []Judge{agents.Check}
+		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			docs := Parse(File{Name: "cluster.yaml", Text: []byte(d.Input + "\n")})
 			var on *v1.Configuration
@@ -56,21 +65,29 @@ func TestScripts(t *testing.T) {
 			case "export":
 				return string(Export(base))
 			case "defaults":
-				return string(Export(WithDefaults(base, someTypes())))
+				return string(Export(WithDefaults(base, types)))
+			case "groups":
+				// As they are planned with.
+				out := &v1.Configuration{Groups: proto.CloneOf(base).Groups}
+				for _, g := range out.Groups {
+					g.Package = nil
+				}
+				return string(Export(out))
 			default:
 				t.Fatalf("no such verb: %s", d.Cmd)
 			}
-			if faults := docs.Check(on, someTypes(), prune); len(faults) > 0 {
+			if faults := docs.Check(on, types, prune, judges...); len(faults) > 0 {
 				return lines(faults)
 			}
 			now, _ := Merge(on, docs.Configuration(), prune)
+			now = Complete(now, types)
 			changes := Diff(base, now)
 			out := ""
 			if d.Cmd == "apply" {
 				out = Render(changes)
 			}
 			base = now
-			return out + lines(docs.Locate(append(LintQuorum(now, 0), Lint(now, someTypes())...))) + "no faults\n"
+			return out + lines(docs.Locate(append(LintQuorum(now, 0), Lint(now, types)...))) + "no faults\n"
 		})
 	})
 }
@@ -174,6 +191,14 @@ var anyConfiguration = rapid.Custom(func(t *rapid.T) *v1.Configuration {
 	cfg.Nodes = distinct(t, func() *v1.Node { return &v1.Node{} })
 	cfg.Types = distinct(t, func() *v1.ResourceType { return &v1.ResourceType{} })
 	cfg.Groups = distinct(t, func() *v1.Group { return &v1.Group{} })
+	for i, g := range cfg.Groups {
+		if rapid.Bool().Draw(t, "package") {
+			p := &v1.Package{}
+			drawMessage(t, p.ProtoReflect())
+			p.Name = g.Name
+			cfg.Groups[i] = packages.Wrap(p)
+		}
+	}
 	return cfg
 })
 

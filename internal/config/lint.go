@@ -145,7 +145,7 @@ func lintResource(p protoyaml.Path, g *v1.Group, r *v1.Resource, t *v1.ResourceT
 		note(at.Field("offlineMonitorInterval"), "is 0s: what somebody starts by hand on a standby node goes unnoticed", "")
 	}
 	const patience = 10 * time.Minute
-	if n := l.GetFaultOnMonitorTimeouts(); n > 0 && r.GetLimits() != nil {
+	if n := l.GetFaultOnMonitorTimeouts(); n > 0 && watched(r.GetLimits()) {
 		if d := time.Duration(n) * max(l.GetMonitorTimeout().AsDuration(), l.GetMonitorInterval().AsDuration()); d > patience {
 			note(at.Field("monitorTimeout"), fmt.Sprintf("lets a hung resource go unnoticed for %s (%d monitors that time out)", protoyaml.Duration(d), n),
 				"lower monitorTimeout, monitorInterval or faultOnMonitorTimeouts")
@@ -154,6 +154,11 @@ func lintResource(p protoyaml.Path, g *v1.Group, r *v1.Resource, t *v1.ResourceT
 	if unmanaged(g, r) && (r.GetLimits().GetRestartLimit() > 0 || r.GetLimits().GetOnlineRetryLimit() > 0) {
 		note(at, "has restarts that are never tried: with manageFaults none an administrator is waited for", "remove them, or write manageFaults: all")
 	}
+}
+
+// watched says that limits say how the resource is watched.
+func watched(l *v1.Limits) bool {
+	return l != nil && (l.MonitorInterval != nil || l.MonitorTimeout != nil || l.FaultOnMonitorTimeouts != nil)
 }
 
 func unmanaged(g *v1.Group, r *v1.Resource) bool {

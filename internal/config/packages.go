@@ -89,42 +89,33 @@ func (c *checker) packagesTogether() {
 }
 
 // inPackages puts what was found at the group of a package where it stands in
-// the package. What is found at a place that has a fault already is left out:
-// both were looked at for the same reason.
+// the package. What moves to a place that has a fault already is left out: both
+// were looked at for the same reason.
 func inPackages(cfg *v1.Configuration, faults []Fault) []Fault {
-	places := map[string]map[string]string{}
+	byPath := map[string]*v1.Package{}
 	for _, g := range cfg.GetGroups() {
-		if g.GetPackage() != nil {
-			places[packages.Path(g.GetName()).String()] = nil
+		if p := g.GetPackage(); p != nil {
+			byPath[packages.Path(g.GetName()).String()] = p
 		}
 	}
-	if len(places) == 0 {
+	if len(byPath) == 0 {
 		return faults
 	}
 	nodes := clusterNodes(cfg)
-	byPath := map[string]*v1.Package{}
-	for _, g := range cfg.GetGroups() {
-		if g.GetPackage() != nil {
-			byPath[packages.Path(g.GetName()).String()] = g.GetPackage()
-		}
-	}
+	places := map[string]map[string]string{}
 	taken := map[string]bool{}
 	var out []Fault
 	for _, f := range faults {
-		object, rest, ok := strings.Cut(f.Path, ", ")
-		p := byPath[object]
-		if p == nil {
-			out = append(out, f)
-			continue
-		}
-		if ok {
+		object, rest, _ := strings.Cut(f.Path, ", ")
+		if p := byPath[object]; p != nil && rest != "" {
 			if places[object] == nil {
 				places[object] = packages.Places(p, nodes)
 			}
-			f.Path = object + ", " + placed(places[object], rest)
-		}
-		if moved := f.Path != object+", "+rest; moved && taken[f.Path] {
-			continue
+			to := placed(places[object], rest)
+			f.Path = object + ", " + to
+			if to != rest && taken[f.Path] {
+				continue
+			}
 		}
 		taken[f.Path] = true
 		out = append(out, f)

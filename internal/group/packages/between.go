@@ -113,11 +113,14 @@ func (b *between) dependency(p *v1.Package, d *v1.PackageDependency, other *v1.P
 
 // exclusion (DOWN) is said by both, and one of them wins.
 func (b *between) exclusion(p *v1.Package, d *v1.PackageDependency, other *v1.Package, location string, at protoyaml.Path) {
+	i := slices.IndexFunc(other.GetDependencies(), func(o *v1.PackageDependency) bool { return o.GetDown() && o.GetPackage() == p.GetName() })
+	if i >= 0 && other.GetName() < p.GetName() {
+		return // said there
+	}
 	if !byOrder(p) || !byOrder(other) {
 		b.fault(at, fmt.Sprintf("to exclude each other %s and %s must both be failover packages with failoverPolicy configured_node", p.GetName(), other.GetName()), "change the policies, or remove the dependency")
 		return
 	}
-	i := slices.IndexFunc(other.GetDependencies(), func(o *v1.PackageDependency) bool { return o.GetDown() && o.GetPackage() == p.GetName() })
 	if i < 0 {
 		b.fault(at, fmt.Sprintf("%s does not exclude %s in turn", other.GetName(), p.GetName()),
 			fmt.Sprintf("write a dependency with package: %s, down: true and location: %s in package %s", p.GetName(), location, other.GetName()))

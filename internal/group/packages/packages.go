@@ -92,7 +92,7 @@ type translation struct {
 
 func translate(p *v1.Package, nodes []string) *translation {
 	t := &translation{p: p, at: Path(p.GetName()), g: Wrap(p), places: map[string]string{
-		"systemList": "nodeName", "load": "weights", "failOverPolicy": "failoverPolicy", "failback": "failbackPolicy", "parallel": "type",
+		"systemList": "nodeName", "load": "weights", "failOverPolicy": "failoverPolicy", "failback": "failbackPolicy",
 	}}
 	t.nodes(nodes)
 	t.policies()
