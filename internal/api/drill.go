@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/group/planner"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 // A drill asks whether a group would come online on a node, without starting
@@ -54,7 +55,7 @@ func (s *groupServer) Drill(ctx context.Context, req *connect.Request[v1.DrillGr
 	}
 	limit := cmp.Or(m.GetTimeout().AsDuration(), defaultDrill)
 	if limit < time.Second || limit > maxDrill {
-		return nil, fail(CodeBadRequest, "", "a drill takes 1s to %s, not %s", maxDrill, limit)
+		return nil, fail(CodeBadRequest, "", "a drill takes 1s to %s, not %s", protoyaml.Duration(maxDrill), protoyaml.Duration(limit))
 	}
 	d := &drill{server: s.server, look: l, g: g, node: m.GetNode()}
 	d.placement(s.env(l))
@@ -177,7 +178,7 @@ func (d *drill) resources(ctx context.Context, limit time.Duration) error {
 			case v1.OperationState_OPERATION_STATE_FAILED:
 				d.found(one.action, one.r.GetName(), one.r.GetType(), v1.DrillResult_DRILL_RESULT_FAILED, op.GetMessage())
 			default:
-				d.found(one.action, one.r.GetName(), one.r.GetType(), v1.DrillResult_DRILL_RESULT_UNKNOWN, fmt.Sprintf("it did not end within %s", limit))
+				d.found(one.action, one.r.GetName(), one.r.GetType(), v1.DrillResult_DRILL_RESULT_UNKNOWN, "it did not end within "+protoyaml.Duration(limit))
 			}
 		}
 	}

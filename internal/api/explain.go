@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 	"github.com/holdfast-ha/holdfast/internal/group/planner"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 type explainServer struct{ *server }
@@ -157,7 +158,7 @@ func (x *explanation) reasons(r *v1.Resource, node string, st *v1.ResourceStatus
 		said("it could not be taken offline: something of it may still run, so its group starts nowhere else")
 	}
 	if st.GetMonitorTimedOut() {
-		said("its last monitor did not end in its time (monitorTimeout %s)", x.limits(r).GetMonitorTimeout().AsDuration())
+		said("its last monitor did not end in its time (monitorTimeout %s)", protoyaml.Duration(x.limits(r).GetMonitorTimeout().AsDuration()))
 	}
 	return append(out, x.whyWanted(r, node)...)
 }
@@ -180,7 +181,7 @@ func (x *explanation) afterFault(r *v1.Resource, st *v1.ResourceStatus) (out []s
 	case most == 0:
 		out = append(out, "it is not restarted in place (restartLimit 0)")
 	default:
-		out = append(out, fmt.Sprintf("it was restarted in place %d of %d times within %s (restartLimit, confInterval)", n, most, limits.GetConfInterval().AsDuration()))
+		out = append(out, fmt.Sprintf("it was restarted in place %d of %d times within %s (restartLimit, confInterval)", n, most, protoyaml.Duration(limits.GetConfInterval().AsDuration())))
 	}
 	if r.Critical != nil && !r.GetCritical() {
 		out = append(out, "it is not critical: its fault alone does not move the group")
@@ -205,6 +206,8 @@ func (x *explanation) whyWanted(r *v1.Resource, node string) []string {
 		return []string{"its type is only watched: it is neither brought online nor taken offline"}
 	}
 	switch want := wantOf(on, r.GetName()); {
+	case want == v1.Want_WANT_OFFLINE && on.GetWant() == v1.Want_WANT_ONLINE && !slices.Contains(on.GetHeldResources(), r.GetName()):
+		return []string{fmt.Sprintf("it is wanted offline on %s by itself, while %s is wanted online there", node, g)}
 	case slices.Contains(on.GetHeldResources(), r.GetName()) && on.GetWant() == v1.Want_WANT_ONLINE:
 		return []string{fmt.Sprintf("%s is wanted online on %s without it: it was taken offline alone, or faulted without taking the group along", g, node)}
 	case want == v1.Want_WANT_ONLINE && on.GetWant() == v1.Want_WANT_ONLINE:

@@ -211,15 +211,21 @@ func (l *look) decisionOf(e *v1.Event) (d *v1.Decision, led bool) {
 
 // decides: an event of this kind is something that the planner reacts to.
 func decides(e *v1.Event) bool {
-	return strings.HasPrefix(e.GetCode(), "resource.") || strings.HasPrefix(e.GetCode(), "node.") || strings.HasPrefix(e.GetCode(), "group.")
+	kind, what, _ := strings.Cut(e.GetCode(), ".")
+	switch kind {
+	case "resource":
+		return slices.Contains([]string{"faulted", "online", "offline", "unknown"}, what)
+	case "node":
+		return !slices.Contains([]string{"load", "invited"}, what)
+	}
+	return kind == "group"
 }
 
 func mentions(d *v1.Decision, node string) bool {
 	has := func(text string) bool {
 		return slices.Contains(strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" ,.;:()", r) }), node)
 	}
-	return d.GetNode() == node || slices.ContainsFunc(d.GetReasons(), has) ||
-		slices.ContainsFunc(d.GetRejections(), func(r *v1.Rejection) bool { return r.GetNode() == node })
+	return d.GetNode() == node || slices.ContainsFunc(d.GetReasons(), has)
 }
 
 func summaryOf(e *v1.Event, d *v1.Decision, led bool) string {

@@ -64,6 +64,8 @@ type look struct {
 	local *Local
 	// now, by the clock of this node.
 	now time.Time
+	// loads of all nodes, once somebody has asked.
+	loads map[string][]*v1.LoadInfo
 }
 
 func (s *server) look(ctx context.Context) (*look, error) {

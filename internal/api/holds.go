@@ -116,7 +116,7 @@ func (l *look) holdsOn(g *v1.Group, node string) (out []*v1.Hold) {
 		hold(v1.HoldKind_HOLD_KIND_AUTO_DISABLED, "", "holdfast group autoenable "+name+at).Reason = why
 	}
 	if on.GetDetached() {
-		hold(v1.HoldKind_HOLD_KIND_DETACHED, "", "start the node again: systemctl start holdfast on "+node).Reason = node + " left the cluster without stopping it"
+		hold(v1.HoldKind_HOLD_KIND_DETACHED, "", "start the node again: systemctl start holdfast on "+node).Reason = detachedText(node)
 	}
 	if on.GetFaulted() {
 		h := hold(v1.HoldKind_HOLD_KIND_FAULTED, "", "holdfast group clear "+name+at)

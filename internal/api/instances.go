@@ -118,7 +118,7 @@ func (l *look) overall(g *v1.Group, info *v1.GroupInfo) {
 		if info.Operation == 0 {
 			info.Operation = i.GetOperation()
 		}
-		if info.Message == "" && i.GetMessage() != "" {
+		if info.Message == "" && i.GetMessage() != "" && (active(i.GetState()) || l.anyMember(i.GetNodes())) {
 			info.Message = label(info, i) + ": " + i.GetMessage()
 		}
 	}
@@ -177,7 +177,11 @@ func (l *look) instanceInfo(g *v1.Group, key string, nodes []*v1.GroupOnNodeInfo
 	if held := l.held(g.GetName(), i.GetNode()); i.Message == "" && i.State == v1.GroupState_GROUP_STATE_PARTIAL && held != "" {
 		i.Message = "an administrator took " + held + " offline"
 	}
-	if i.Message == "" && !active(i.State) && b.GetIntentOnline() && l.anyMember(i.Nodes) {
+	switch {
+	case i.Message != "" || active(i.State):
+	case nodeOf(g, key) != "" && !l.anyMember(i.Nodes):
+		i.Message = key + " is not in the cluster"
+	case b.GetIntentOnline() && l.anyMember(i.Nodes):
 		i.Message = "it should be online"
 	}
 	i.PackageState = l.packageOfInstance(g, b, i, nodes)

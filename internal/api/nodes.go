@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 // Bounds of an announced silence.
@@ -107,7 +108,7 @@ func (s *server) freeze(ctx context.Context, c *statepb.SetFrozen, how freezing)
 	case how.GetLength() != nil && !how.GetTemporary():
 		return fail(CodeBadRequest, "ask for a temporary freeze", "a freeze that is part of the configuration does not end by itself")
 	case how.GetLength() != nil && (length < MinFreeze || length > MaxFreeze):
-		return fail(CodeBadRequest, "", "a freeze lasts %s to %s, not %s", MinFreeze, MaxFreeze, length)
+		return fail(CodeBadRequest, "", "a freeze lasts %s to %s, not %s", protoyaml.Duration(MinFreeze), protoyaml.Duration(MaxFreeze), protoyaml.Duration(length))
 	case how.GetTemporary():
 		c.Reason = ""
 		c.Temporary = &statepb.Freeze{By: callerOf(ctx).Who, Reason: how.GetReason(), SinceMs: s.now().UnixMilli()}

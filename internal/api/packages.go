@@ -95,7 +95,7 @@ func (l *look) packageOfInstance(g *v1.Group, b *statepb.Instance, i *v1.Instanc
 		}
 	}
 	switch {
-	case b.GetHeldOffline():
+	case b.GetHeldOffline(), several(g) && !l.anyMember(i.GetNodes()):
 		return v1.PackageState_PACKAGE_STATE_HALTED
 	case b.GetNoTarget():
 		return v1.PackageState_PACKAGE_STATE_FAILED

@@ -162,20 +162,6 @@ func (s *groupServer) Forecast(ctx context.Context, req *connect.Request[v1.Fore
 		return nil, err
 	}
 	resp := planner.Forecast(l.State, s.env(l), g.GetName())
-	for _, n := range resp.GetNodes() {
-		n.Load = l.loadOf(l.GetNodes()[n.GetNode()])
-		n.ActiveGroups = l.activeGroups(n.GetNode())
-	}
 	resp.Source = l.source()
 	return connect.NewResponse(resp), nil
-}
-
-// activeGroups is how many groups run on a node, or are on their way.
-func (l *look) activeGroups(node string) (n uint32) {
-	for _, g := range sortedValues(l.GetGroups()) {
-		if active(l.stateOn(g, node)) {
-			n++
-		}
-	}
-	return n
 }

@@ -12,6 +12,7 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
+	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 type signalServer struct{ *server }
@@ -102,7 +103,7 @@ func (l *look) checkSignal(m *v1.SetSignalRequest, node string) error {
 	case m.GetValue() < 0 || m.GetValue() > maxSignal:
 		return fail(CodeBadRequest, "", "the value of a signal is 1 to %d", maxSignal)
 	case m.GetTimeToLive() != nil && (life < minSignalLife || life > maxSignalLife):
-		return fail(CodeBadRequest, "", "a signal lives %s to %s, not %s", minSignalLife, maxSignalLife, life)
+		return fail(CodeBadRequest, "", "a signal lives %s to %s, not %s", protoyaml.Duration(minSignalLife), protoyaml.Duration(maxSignalLife), protoyaml.Duration(life))
 	}
 	was := l.GetSignals()[m.GetName()]
 	for _, n := range state.SortedKeys(was.GetNodes()) {

@@ -163,7 +163,7 @@ func (l *look) countOn(g *v1.Group, node string) *v1.GroupOnNodeInfo {
 	info.Message = strings.Join(problems, "; ")
 	switch phase := l.GetNodeStatus()[node].GetPhase(); {
 	case on.GetDetached():
-		info.State, info.Message = v1.GroupState_GROUP_STATE_UNKNOWN, "it goes on without the cluster since "+node+" left"
+		info.State, info.Message = v1.GroupState_GROUP_STATE_UNKNOWN, detachedText(node)
 		return info
 	case on.GetAutoDisabled() != "":
 		info.State, info.Message = v1.GroupState_GROUP_STATE_UNKNOWN, on.GetAutoDisabled()
@@ -178,6 +178,11 @@ func (l *look) countOn(g *v1.Group, node string) *v1.GroupOnNodeInfo {
 	}
 	info.State = groupState(on, info, len(missing) > 0)
 	return info
+}
+
+// detachedText says what there is to say of a group where it is detached.
+func detachedText(node string) string {
+	return "detached: it goes on without the cluster since " + node + " left"
 }
 
 // groupState of a group on a node that is up.

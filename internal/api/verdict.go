@@ -137,6 +137,8 @@ func (l *look) judgeInstance(g *v1.GroupInfo, i *v1.InstanceInfo) finding {
 	switch s := i.GetState(); {
 	case l.detachedOn(g, i) != "":
 		return finding{false, fmt.Sprintf("%s goes on, detached, on %s", name, l.detachedOn(g, i))}
+	case s == v1.GroupState_GROUP_STATE_UNKNOWN && l.unknownOn(g, i) != "":
+		return finding{b.GetIntentOnline(), fmt.Sprintf("nobody can tell whether %s runs on %s%s", name, l.unknownOn(g, i), why)}
 	case s == v1.GroupState_GROUP_STATE_ONLINE, i.GetHeldOffline() && s == v1.GroupState_GROUP_STATE_OFFLINE:
 		if i.GetMessage() != "" {
 			return finding{false, name + why}
@@ -161,6 +163,16 @@ func (l *look) judgeInstance(g *v1.GroupInfo, i *v1.InstanceInfo) finding {
 		return finding{true, fmt.Sprintf("%s is %s%s%s", name, word(s), where, why)}
 	}
 	return finding{}
+}
+
+// unknownOn is the node of which nobody can tell whether an instance runs there; "": none.
+func (l *look) unknownOn(g *v1.GroupInfo, i *v1.InstanceInfo) string {
+	for _, n := range i.GetNodes() {
+		if l.GetGroupStatus()[g.GetName()].GetNodes()[n].GetAutoDisabled() != "" {
+			return n
+		}
+	}
+	return ""
 }
 
 // detachedOn is the node on which an instance goes on without the cluster; "": none.

@@ -221,15 +221,16 @@ func holdWord(h *v1.Hold, where bool) string {
 	return text
 }
 
-// noted: what a line of a list says of a hold, and the rest of the answer does not.
-func noted(k v1.HoldKind) bool {
-	return k != v1.HoldKind_HOLD_KIND_FAULTED && k != v1.HoldKind_HOLD_KIND_WAITS_FOR_NODE
+// noted: a line of a list names a hold, unless what it says already tells of it.
+func noted(h *v1.Hold, said string) bool {
+	k := h.GetKind()
+	return k != v1.HoldKind_HOLD_KIND_FAULTED && k != v1.HoldKind_HOLD_KIND_WAITS_FOR_NODE && (h.GetReason() == "" || !strings.Contains(said, h.GetReason()))
 }
 
 func groupNote(g *v1.GroupInfo) string {
 	var notes []string
 	for _, h := range g.GetHolds() {
-		if noted(h.GetKind()) {
+		if noted(h, g.GetMessage()) {
 			notes = append(notes, holdWord(h, true))
 		}
 	}
@@ -254,7 +255,7 @@ func instanceNote(g *v1.GroupInfo, i *v1.InstanceInfo) string {
 		for _, n := range i.GetNodes() {
 			mine = mine || n == h.GetNode()
 		}
-		if noted(h.GetKind()) && (h.GetNode() == "" && h.GetKind() != v1.HoldKind_HOLD_KIND_HELD_OFFLINE || mine) {
+		if noted(h, i.GetMessage()) && (h.GetNode() == "" && h.GetKind() != v1.HoldKind_HOLD_KIND_HELD_OFFLINE || mine) {
 			notes = append(notes, holdWord(h, g.GetKind() == v1.GroupKind_GROUP_KIND_HYBRID))
 		}
 	}
@@ -302,7 +303,7 @@ func placeNote(n *v1.GroupOnNodeInfo) string {
 		notes = append(notes, "faulted here")
 	}
 	for _, h := range n.GetHolds() {
-		if noted(h.GetKind()) {
+		if noted(h, n.GetMessage()) {
 			notes = append(notes, holdWord(h, false))
 		}
 	}

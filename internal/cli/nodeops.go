@@ -34,7 +34,7 @@ func (f *freezing) length(c *cobra.Command) (*durationpb.Duration, error) {
 	case f.until == 0:
 		return nil, nil
 	case !f.temporary:
-		return nil, usage("--until %s: only a freeze with --temporary ends by itself", f.until).hint(c)
+		return nil, usage("--until %s: only a freeze with --temporary ends by itself", spanOf(f.until)).hint(c)
 	case f.until < 0:
 		return nil, usage("--until %s: write how long it lasts, such as 30m", f.until).hint(c)
 	}

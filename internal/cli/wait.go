@@ -78,6 +78,10 @@ func (a *app) finish(ctx context.Context, c *client, op *v1.Operation, w *waitin
 	if err != nil {
 		return err
 	}
+	action := end.GetKind() == v1.OperationKind_OPERATION_KIND_RESOURCE_ACTION
+	if end.GetState() == v1.OperationState_OPERATION_STATE_FAILED && action {
+		return &failure{code: api.CodeFailed, message: fmt.Sprintf("%s failed: %s", operationName(end), end.GetMessage())}
+	}
 	if end.GetState() == v1.OperationState_OPERATION_STATE_FAILED {
 		f := &failure{code: api.CodeFailed, message: fmt.Sprintf("%s failed: %s", operationName(end), end.GetMessage())}
 		if p.last == "" { // nothing was ever begun: the planner refused it
@@ -96,6 +100,8 @@ func (a *app) finish(ctx context.Context, c *client, op *v1.Operation, w *waitin
 		message := end.GetMessage()
 		if message == "" {
 			message = operationName(end) + ": done"
+		} else if action { // as it said it
+			took = ""
 		}
 		fmt.Fprintln(out, message+took)
 	})

@@ -67,6 +67,9 @@ func (o Options) node(m proto.Message) *yaml.Node {
 		first = append(first, text(p.Key), text(p.Value))
 	}
 	n.Content = slices.Concat(first, n.Content)
+	if len(first) > 0 {
+		n.Style = 0
+	}
 	return n
 }
 
