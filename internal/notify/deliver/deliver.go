@@ -1,5 +1,3 @@
-//go:build linux
-
 package deliver
 
 import (
@@ -16,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -59,10 +58,14 @@ type way interface {
 	send(ctx context.Context, notifier string, m *Message, secrets *[]string) error
 }
 
-func wayOf(n *v1.Notifier) way {
+// RunProgram runs a program for a notifier to its end and kills all that it has left. The status is -1 if it did not
+// exit by itself; said is the end of what it printed, after why it did not.
+type RunProgram func(ctx context.Context, notifier string, argv []string, input []byte, timeout time.Duration) (status int, said string)
+
+func wayOf(n *v1.Notifier, run RunProgram) way {
 	switch w := n.GetWay().(type) {
 	case *v1.Notifier_Program:
-		return program{w.Program}
+		return program{w.Program, run}
 	case *v1.Notifier_Mail:
 		return mailer{w.Mail}
 	case *v1.Notifier_Snmp:
@@ -76,8 +79,8 @@ func wayOf(n *v1.Notifier) way {
 var errNoWay = errors.New("the notifier has no way that this version knows: give it program, mail, snmp or webhook, or upgrade this node")
 
 // Send tells an event once. Nil: it was delivered.
-func Send(ctx context.Context, n *v1.Notifier, m *Message) error {
-	w := wayOf(n)
+func Send(ctx context.Context, n *v1.Notifier, m *Message, run RunProgram) error {
+	w := wayOf(n, run)
 	if w == nil {
 		return errNoWay
 	}
@@ -92,7 +95,7 @@ func Send(ctx context.Context, n *v1.Notifier, m *Message) error {
 // Check says why a notifier could not tell anything from this node: a file or
 // a program that is not there. It tells nothing and opens no connection.
 func Check(n *v1.Notifier) error {
-	w := wayOf(n)
+	w := wayOf(n, nil)
 	if w == nil {
 		return errNoWay
 	}
@@ -104,7 +107,7 @@ func Check(n *v1.Notifier) error {
 
 // Name of a notifier's way and where it leads, for people.
 func Name(n *v1.Notifier) (way, to string) {
-	if w := wayOf(n); w != nil {
+	if w := wayOf(n, nil); w != nil {
 		return w.name()
 	}
 	return "unknown", ""

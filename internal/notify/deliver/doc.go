@@ -7,5 +7,4 @@
 //	D1  secrets are read from their files when they are needed; they go to the other side only, never into an error
 //	D2  no text of an event can become a header, an argument or a command
 //	D3  an event has one name on all ways, by which a repeated one can be told: the cluster's uuid and its number
-//	D4  a program that does not end in time is killed with all that it has started
 package deliver

@@ -145,7 +145,7 @@ func parse(t *testing.T, raw string) (*mail.Message, string) {
 
 func TestMail(t *testing.T) {
 	s := newSMTP(t, nil)
-	if err := Send(context.Background(), s.notifier(nil), message()); err != nil {
+	if err := send(t, context.Background(), s.notifier(nil), message()); err != nil {
 		t.Fatal(err)
 	}
 	m, body := parse(t, <-s.mails)
@@ -186,7 +186,7 @@ func TestMailCanNotBeInjectedInto(t *testing.T) {
 	evil.Event.Code = "a\nBcc: y@example.com"
 	evil.Event.Message = "one\r\n.\r\nMAIL FROM:<z@example.com>\r\nTo: z@example.com\r\n\r\nzwei ü " + strings.Repeat("long ", 100)
 	evil.Event.Group = "\r\n.\r\nQUIT\r\n"
-	if err := Send(context.Background(), s.notifier(nil), evil); err != nil {
+	if err := send(t, context.Background(), s.notifier(nil), evil); err != nil {
 		t.Fatal(err)
 	}
 	m, body := parse(t, <-s.mails)
@@ -213,7 +213,7 @@ func TestMailWithUser(t *testing.T) {
 	n := s.notifier(func(m *v1.MailNotifier) {
 		m.User, m.PasswordFile, m.CaFile = "ha", file(t, "pw", "geheim123\n"), caFile
 	})
-	if err := Send(context.Background(), n, message()); err != nil {
+	if err := send(t, context.Background(), n, message()); err != nil {
 		t.Fatal(err)
 	}
 	<-s.mails
@@ -231,13 +231,13 @@ func TestMailWithUser(t *testing.T) {
 	}
 	// An echo of the password does not get into the error (D1).
 	s.refuse["AUTH"] = "535 wrong password geheim123"
-	fails(t, Send(context.Background(), n, message()), "535", "wrong password ***", "!geheim")
+	fails(t, send(t, context.Background(), n, message()), "535", "wrong password ***", "!geheim")
 }
 
 func TestMailDemandsTLS(t *testing.T) {
 	s := newSMTP(t, nil)
 	n := s.notifier(func(m *v1.MailNotifier) { m.User, m.PasswordFile = "ha", file(t, "pw", "geheim123\n") })
-	fails(t, Send(context.Background(), n, message()), "does not offer STARTTLS")
+	fails(t, send(t, context.Background(), n, message()), "does not offer STARTTLS")
 	for _, c := range s.told() {
 		if !strings.HasPrefix(c, "EHLO") && c != "QUIT" {
 			t.Errorf("it was told %q", c)
@@ -248,7 +248,7 @@ func TestMailDemandsTLS(t *testing.T) {
 	_, other := authority(t)
 	s = newSMTP(t, &cert)
 	n = s.notifier(func(m *v1.MailNotifier) { m.CaFile = other })
-	fails(t, Send(context.Background(), n, message()), "STARTTLS", "certificate")
+	fails(t, send(t, context.Background(), n, message()), "STARTTLS", "certificate")
 	if len(s.mails) > 0 {
 		t.Error("it was sent all the same")
 	}
@@ -258,7 +258,7 @@ func TestMailDemandsTLS(t *testing.T) {
 func TestMailToThisMachine(t *testing.T) {
 	cert, _ := authority(t)
 	s := newSMTP(t, &cert)
-	if err := Send(context.Background(), s.notifier(nil), message()); err != nil {
+	if err := send(t, context.Background(), s.notifier(nil), message()); err != nil {
 		t.Fatal(err)
 	}
 	<-s.mails
@@ -272,11 +272,11 @@ func TestMailThatIsNotTaken(t *testing.T) {
 	for verb, answer := range map[string]string{"MAIL": "451 later", "RCPT": "550 nobody here", "DATA": "452 full", ".": "554 looks like spam"} {
 		s.refuse = map[string]string{verb: answer}
 		code, text, _ := strings.Cut(answer, " ")
-		fails(t, Send(context.Background(), s.notifier(nil), message()), code, text, s.l.Addr().String())
+		fails(t, send(t, context.Background(), s.notifier(nil), message()), code, text, s.l.Addr().String())
 	}
 	// What was taken is taken, however the server says good-bye.
 	s.refuse = map[string]string{"QUIT": "421 what?"}
-	if err := Send(context.Background(), s.notifier(nil), message()); err != nil {
+	if err := send(t, context.Background(), s.notifier(nil), message()); err != nil {
 		t.Error(err)
 	}
 	<-s.mails
@@ -287,7 +287,7 @@ func TestMailToAServerThatHangs(t *testing.T) {
 	s.refuse["DATA"] = "hang"
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Send(ctx, s.notifier(nil), message()) }()
+	go func() { done <- send(t, ctx, s.notifier(nil), message()) }()
 	for c := range s.commands {
 		if c == "DATA" {
 			break
@@ -309,7 +309,7 @@ func TestMailThatCanNotBe(t *testing.T) {
 	} {
 		n := s.notifier(change)
 		fails(t, Check(n), want)
-		fails(t, Send(context.Background(), n, message()), want)
+		fails(t, send(t, context.Background(), n, message()), want)
 	}
 	if told := s.told(); len(told) > 0 {
 		t.Errorf("it was told %q", told)

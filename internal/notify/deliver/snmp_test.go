@@ -64,7 +64,7 @@ func trapd(t *testing.T, config string) (address string, lines chan string) {
 func until(t *testing.T, n *v1.Notifier, m *Message) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {
-		err := Send(context.Background(), n, m)
+		err := send(t, context.Background(), n, m)
 		if err == nil {
 			return
 		}
@@ -115,13 +115,13 @@ func TestTrapV2c(t *testing.T) {
 	wantTrap(t, next(t, lines))
 	// Of another community nothing is accepted; the one after it is.
 	s.CommunityFile = ""
-	if err := Send(context.Background(), bySNMP(s), message()); err != nil {
+	if err := send(t, context.Background(), bySNMP(s), message()); err != nil {
 		t.Fatal(err)
 	}
 	s.CommunityFile = file(t, "community", "geheim\n")
 	long := message()
 	long.Event = &v1.Event{Code: TestCode, Message: strings.Repeat("ü", 200) + "\r\n"}
-	if err := Send(context.Background(), bySNMP(s), long); err != nil {
+	if err := send(t, context.Background(), bySNMP(s), long); err != nil {
 		t.Fatal(err)
 	}
 	text := next(t, lines)
@@ -149,11 +149,11 @@ func TestTrapV3(t *testing.T) {
 	s.AuthFile = file(t, "a", "other-phrase\n")
 	wrong := message()
 	wrong.Event.Number = 666
-	if err := Send(context.Background(), bySNMP(s), wrong); err != nil {
+	if err := send(t, context.Background(), bySNMP(s), wrong); err != nil {
 		t.Fatal(err)
 	}
 	s.AuthFile = auth
-	if err := Send(context.Background(), bySNMP(s), message()); err != nil {
+	if err := send(t, context.Background(), bySNMP(s), message()); err != nil {
 		t.Fatal(err)
 	}
 	wantTrap(t, next(t, lines))
@@ -170,7 +170,7 @@ func TestTrapThatCanNotBe(t *testing.T) {
 		"needs authFile": {Server: "127.0.0.1", Version: v1.SnmpVersion_SNMP_VERSION_V3, User: "u", PrivacyFile: short},
 	} {
 		fails(t, Check(bySNMP(s)), want, "!short\n")
-		fails(t, Send(context.Background(), bySNMP(s), message()), want)
+		fails(t, send(t, context.Background(), bySNMP(s), message()), want)
 	}
 }
 

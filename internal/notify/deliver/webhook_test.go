@@ -55,7 +55,7 @@ func TestWebhook(t *testing.T) {
 	h := newHook(t)
 	headers := file(t, "headers", "# of the pager\n\nAuthorization: Bearer geheim-123\r\nX-Team: a\nX-Team: b\n")
 	n := byWebhook(func(w *v1.WebhookNotifier) { w.Url, w.CaFile, w.HeadersFile = h.URL+"/in?x=1", h.caFile, headers })
-	if err := Send(context.Background(), n, message()); err != nil {
+	if err := send(t, context.Background(), n, message()); err != nil {
 		t.Fatal(err)
 	}
 	r := <-h.requests
@@ -75,7 +75,7 @@ func TestWebhook(t *testing.T) {
 	again := message()
 	again.Event = &v1.Event{Code: TestCode}
 	again.Try = "7"
-	if err := Send(context.Background(), n, again); err != nil {
+	if err := send(t, context.Background(), n, again); err != nil {
 		t.Fatal(err)
 	}
 	if key := (<-h.requests).Header.Get("Idempotency-Key"); key != `"test-7.`+uuid+`"` {
@@ -88,7 +88,7 @@ func TestWebhook(t *testing.T) {
 		_, _ = io.WriteString(w, "bad token geheim-123 at "+r.RequestURI+"\r\n"+strings.Repeat("blah ", 1000))
 	}
 	n.GetWebhook().Url = h.URL + "/services/T123/s3cret"
-	err := Send(context.Background(), n, message())
+	err := send(t, context.Background(), n, message())
 	fails(t, err, "status 500", "bad token ***", "!geheim", "!s3cret", "!\n")
 	if err != nil && len(err.Error()) > 2*maxError {
 		t.Errorf("%d bytes of error", len(err.Error()))
@@ -102,7 +102,7 @@ func TestWebhookThatFails(t *testing.T) {
 	h.answer = func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
 	}
-	fails(t, Send(context.Background(), n, message()), "status 307")
+	fails(t, send(t, context.Background(), n, message()), "status 307")
 	if len(h.requests) != 1 {
 		t.Errorf("%d requests", len(h.requests))
 	}
@@ -114,14 +114,14 @@ func TestWebhookThatFails(t *testing.T) {
 		}
 	}
 	n.GetWebhook().Timeout = durationpb.New(100 * time.Millisecond)
-	fails(t, Send(context.Background(), n, message()), "did not answer within 100ms", "!s3cret")
+	fails(t, send(t, context.Background(), n, message()), "did not answer within 100ms", "!s3cret")
 	close(block)
 	// Another authority.
 	_, n.GetWebhook().CaFile = authority(t)
 	n.GetWebhook().Timeout = nil
-	fails(t, Send(context.Background(), n, message()), "certificate", "!s3cret")
+	fails(t, send(t, context.Background(), n, message()), "certificate", "!s3cret")
 	h.Close()
-	fails(t, Send(context.Background(), n, message()), "refused", "!s3cret")
+	fails(t, send(t, context.Background(), n, message()), "refused", "!s3cret")
 }
 
 func TestWebhookThatCanNotBe(t *testing.T) {
@@ -137,7 +137,7 @@ func TestWebhookThatCanNotBe(t *testing.T) {
 	} {
 		n := byWebhook(func(w *v1.WebhookNotifier) { w.Url = "https://example.com/"; change(w) })
 		fails(t, Check(n), want, "!s3cret")
-		fails(t, Send(context.Background(), n, message()), want, "!s3cret")
+		fails(t, send(t, context.Background(), n, message()), want, "!s3cret")
 	}
 	if err := Check(byWebhook(func(w *v1.WebhookNotifier) { w.Url = "http://127.0.0.1:9/" })); err != nil {
 		t.Error(err)
