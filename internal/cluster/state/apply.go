@@ -64,6 +64,7 @@ func Apply(s *pb.State, c *pb.Command) Outcome {
 		a.advance()
 		a.settleFences()
 		fitGroupStatus(s)
+		a.leaveRunning()
 		a.fitTriggers()
 	}
 	a.out.Refused = refused

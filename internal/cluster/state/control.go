@@ -91,7 +91,7 @@ func (a *applier) autoEnable(c *pb.Enable, nodes []string) *Refused {
 			}
 			delete(gs.Nodes, n)
 		case on.GetAutoDisabled() != "":
-			on.AutoDisabled = ""
+			on.AutoDisabled, on.Vouched = "", true
 		default:
 			continue
 		}

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"strings"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -57,6 +58,28 @@ func unsteady(s *pb.State, node string) (group, why string) {
 		}
 	}
 	return "", ""
+}
+
+// leaveRunning: of a node that is being stopped, nothing runs any more but what its groups' SysDownPolicy leaves
+// running. From then on it is detached like any other.
+func (a *applier) leaveRunning() {
+	for _, m := range a.s.View.GetMembers() {
+		st := a.s.NodeStatus[m.GetNode()]
+		if st.GetPhase() != pb.NodePhase_NODE_PHASE_LEAVING || st.GetDetach() {
+			continue
+		}
+		busy := BusyGroups(a.s, m.GetNode())
+		stays := func(name string) bool {
+			return a.s.Groups[name].GetSysDownPolicy() == v1.SysDownPolicy_SYS_DOWN_POLICY_AUTO_DISABLE_NO_OFFLINE &&
+				a.s.GroupStatus[name].Nodes[m.GetNode()].GetWant() == v1.Want_WANT_ONLINE
+		}
+		if group, _ := unsteady(a.s, m.GetNode()); len(busy) == 0 || group != "" || slices.ContainsFunc(busy, func(name string) bool { return !stays(name) }) {
+			continue
+		}
+		st.Detach = true
+		a.planChanged()
+		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "node.detaching", m.GetNode(), "%s is being stopped, and %s goes on there without the cluster (sysDownPolicy)", m.GetNode(), strings.Join(busy, ", "))
+	}
 }
 
 // MayLeave says what a node that is leaving still waits for; empty: nothing.

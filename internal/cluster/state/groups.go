@@ -58,6 +58,7 @@ func (a *applier) cleared(c *pb.Clear) {
 				continue
 			}
 			st.UnableToOffline = false
+			st.Verdict = v1.Verdict_VERDICT_UNSPECIFIED
 			if st.GetState() == v1.ResourceState_RESOURCE_STATE_FAULTED {
 				st.State, st.Message, st.ChangedMs = v1.ResourceState_RESOURCE_STATE_OFFLINE, "cleared", a.c.GetTimeMs()
 			}

@@ -45,7 +45,9 @@ func (a *applier) report(c *pb.Report) *Refused {
 				a.resourceEvent(c.GetNode(), gr.GetGroup(), name, was.GetState(), st)
 			}
 			marks.compare(gr.GetGroup(), name, was, st)
+			a.resourceTriggers(c.GetNode(), g, name, was, st)
 			on.Resources[name] = st
+			on.Vouched = on.Vouched && st.GetState() != v1.ResourceState_RESOURCE_STATE_ONLINE
 		}
 		if on.GetDetached() && on.GetReportedIntent() == on.GetIntent() {
 			a.attached(c.GetNode(), gr.GetGroup(), on)

@@ -151,6 +151,7 @@ func (a *applier) clusterStarted(c *pb.ClusterStarted) *Refused {
 	}
 	a.planChanged()
 	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "cluster.started", "", "the cluster has started: enough nodes have seen each other")
+	a.nodeTrigger("sysup", c.GetNode(), "RUNNING")
 	return nil
 }
 
@@ -201,6 +202,7 @@ func (a *applier) evict(c *pb.Evict) *Refused {
 		id := memberIn(old, v.Node).GetRaftId()
 		st.Fence = &pb.Fence{RaftId: id, Epoch: a.s.View.GetEpoch(), Wait: durationpb.New(v.Wait)}
 		a.nodeEvent(v1.Severity_SEVERITY_ERROR, "node.evicted", v.Node, "%s was evicted: %s", v.Node, v.Reason)
+		a.nodeTrigger("sysoffline", v.Node, "FAULTED")
 		if v.Proof != pb.Proof_PROOF_UNSPECIFIED {
 			a.stopped(v.Node, v.Proof)
 		}
@@ -274,6 +276,7 @@ func (a *applier) leave(c *pb.Leave) *Refused {
 		}
 	}
 	a.endNodeStops(c.GetNode(), v1.OperationState_OPERATION_STATE_DONE, c.GetNode()+" has left the cluster")
+	a.nodeTrigger("sysoffline", c.GetNode(), "EXITED")
 	if c.GetResignedRaftId() != 0 {
 		a.nodeEvent(v1.Severity_SEVERITY_WARNING, "node.resigned", c.GetNode(), "%s has lost its log, runs nothing and will join as new", c.GetNode())
 	} else {
@@ -402,6 +405,7 @@ func (a *applier) promote(c *pb.Promote) *Refused {
 		a.lookAgain(c.GetNode())
 	}
 	a.nodeEvent(v1.Severity_SEVERITY_INFORMATION, "node.joined", c.GetNode(), "%s has joined", c.GetNode())
+	a.nodeTrigger("sysjoin", c.GetNode(), "RUNNING")
 	return nil
 }
 
