@@ -98,4 +98,3 @@ func TestLeaveRunning(t *testing.T) {
 		t.Fatal(fmt.Sprint("it was detached: ", s.NodeStatus["n3"]))
 	}
 }
-
