@@ -163,8 +163,8 @@ func (c *Core) leaseFrame() *guardpb.Lease {
 	return &guardpb.Lease{
 		Held:    c.lease.state == leaseHeld,
 		Stopped: c.lease.state == leaseNone && len(c.detached) == 0, Detached: c.lease.state == leaseNone && len(c.detached) > 0,
-		Until:   durationpb.New(c.LeaseUntil()),
-		Reason:  c.lease.reason,
+		Until:  durationpb.New(c.LeaseUntil()),
+		Reason: c.lease.reason,
 	}
 }
 

@@ -280,7 +280,7 @@ func (k *Keeper) Next(now time.Duration, s *pb.State, sight Sight) (*pb.Command,
 			}
 			sooner(due)
 		}
-		if st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING && node != sight.Self && len(s.View.Members) > 1 && len(state.BusyGroups(s, node)) == 0 && !stopPending(s, node) {
+		if st.GetPhase() == pb.NodePhase_NODE_PHASE_LEAVING && node != sight.Self && len(s.View.Members) > 1 && state.MayLeave(s, node) == "" && (st.GetDetach() || !stopPending(s, node)) {
 			return &pb.Command{Format: state.Format, Change: &pb.Command_Leave{Leave: &pb.Leave{BaseEpoch: k.epoch, Node: node}}}, 0
 		}
 	}

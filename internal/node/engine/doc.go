@@ -15,12 +15,16 @@
 //   - frames to guard arrive in order while the connection lasts.
 //
 // Rooms: raft.go (log and apply), elect.go (who leads), views.go (the leader's
-// view changes, joining), guard.go (what guard is told and says), groups.go
+// view changes, joining), detach.go (detached nodes, fail-fast), clock.go, triggers.go (trigger programs and signals), guard.go (what guard is told and says), groups.go
 // (planner and agents), propose.go (commands on their way), peers.go (messages).
 //
 //	E1  a view change is acknowledged in the log only after guard has put its epoch into its acknowledgements
 //	E2  nothing is brought online here except as a member of the applied view, under a lease, and caught up with the log
-//	E3  a node that is outside of the view never campaigns, and joins only after guard has stopped everything
+//	E3  a node that is outside of the view never campaigns, and joins only after guard has stopped everything, or with what it was
+//	    left running by a detach while the cluster counts that as running there
 //	E4  one report of this node is on its way at a time, so that reports are applied in order
 //	E5  the leader plans only from a state that holds everything that it has proposed
+//	E6  what was left running by a detach is reported on only after guard has taken it up under a lease of this incarnation
+//	E7  the cluster's clock counts by CLOCK_BOOTTIME: no time of day has any effect on it
+//	E8  a trigger program runs only under a lease, and at least once; how it ended is told until the state knows
 package engine

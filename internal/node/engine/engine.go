@@ -76,6 +76,13 @@ type (
 	CallDone struct{ agent.Done }
 	// Notice of a process or a device.
 	Notice struct{ agent.Notice }
+	// TriggerEnded is how the program of a TriggerCall ended.
+	TriggerEnded struct {
+		Number uint64
+		// -1: it could not be run, or was killed; Message says why.
+		Status  int32
+		Message string
+	}
 	// FromPoint answers a ToPoint. Reply is nil if there was none; Err says why.
 	FromPoint struct {
 		Point string
@@ -105,6 +112,8 @@ func (Notice) input()      {}
 func (Protected) input()   {}
 func (FromPoint) input()   {}
 
+func (TriggerEnded) input() {}
+
 // Out is what the caller must do now.
 type Out struct {
 	// Messages that may leave at once, in order.
@@ -122,6 +131,11 @@ type Out struct {
 	Gone   []string
 	Cancel []uint64
 	Calls  []agent.Call
+	// Trigger programs to be ended early, by number, and to be run; each of the latter is answered with TriggerEnded.
+	CancelTriggers []uint64
+	Triggers       []TriggerCall
+	// Not nil: these are the signals of this node from now on, by name. They must not be changed.
+	Signals map[string]*statepb.SignalValue
 	// Proposals that have been answered.
 	Results []Result
 	// Events that have just been applied, for the log.
@@ -191,6 +205,8 @@ type Engine struct {
 	guard    guardInfo
 	waiting  proposals
 	groups   groupsInfo
+	triggers triggersInfo
+	clock    clock
 	points   points
 	// Of this run: no other run of an engine has it. Clients of the points count on from there.
 	run, proposer uint64
@@ -226,6 +242,7 @@ func New(now time.Duration, wallMs int64, cfg Config) (*Engine, error) {
 	e.guard.init()
 	e.waiting.init()
 	e.groups.init(cfg.Node)
+	e.triggers.init()
 	e.points.init()
 	e.run, e.proposer = cfg.Proposer, cfg.Proposer
 	if err := e.load(cfg); err != nil {
@@ -268,6 +285,8 @@ func (e *Engine) Step(now time.Duration, wallMs int64, in Input) {
 		e.groups.runtime.Notify(e.now, in.Notice)
 	case Protected:
 		e.protected(in.Group, in.Err)
+	case TriggerEnded:
+		e.triggerEnded(in)
 	case FromPoint:
 		e.fromPoint(in)
 	}
@@ -281,6 +300,7 @@ func (e *Engine) finish() {
 	}
 	e.ticks()
 	e.ready()
+	e.clockOn()
 	e.elect()
 	e.pointsOn()
 	e.leadOn()
@@ -289,6 +309,7 @@ func (e *Engine) finish() {
 	e.groupsOn()
 	e.waitingOn()
 	e.ready()
+	e.clockOn()
 	e.pointsOn() // raft may have had something to say to them
 }
 
@@ -305,7 +326,7 @@ func (e *Engine) Take() Out {
 
 func (e *Engine) wake() time.Duration {
 	wake := e.nextRaftTick
-	for _, t := range []time.Duration{e.lead.wake, e.groups.wake, e.guard.nextTick, e.waiting.nextRetry, e.outside.nextAsk, e.election.wake, e.points.wake} {
+	for _, t := range []time.Duration{e.lead.wake, e.groups.wake, e.groups.planWake, e.guard.nextTick, e.waiting.nextRetry, e.outside.nextAsk, e.election.wake, e.points.wake} {
 		if t > e.now && (wake == 0 || t < wake) { // what is due was looked at in this very step
 			wake = t
 		}

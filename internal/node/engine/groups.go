@@ -40,8 +40,11 @@ type groupsInfo struct {
 	announced bool
 	// Calls under way that may start something.
 	starting map[uint64]string
-	// Plan revision that was planned from last.
-	planned uint64
+	// Plan revision that was planned from last, and when the planner wants to be asked again even so.
+	planned  uint64
+	planWake time.Duration
+	// Guard has held a lease as this incarnation.
+	leased  bool
 	desired desiredFrom
 	silence *silence
 	wake    time.Duration
@@ -75,6 +78,7 @@ func (g *groupsInfo) init(node string) {
 // reset for a new incarnation. Calls under way stay known: they get their Done.
 func (g *groupsInfo) reset() {
 	g.caughtUp, g.met, g.planned, g.compared, g.silence = false, false, 0, 0, nil
+	g.planWake, g.leased = 0, false
 	g.reports = map[string]*statepb.GroupReport{}
 	g.desired = desiredFrom{}
 }
@@ -100,6 +104,7 @@ func (e *Engine) groupsOn() {
 	e.announce()
 	e.retell()
 	e.report()
+	e.triggersOn()
 	e.silenceOn()
 }
 
@@ -121,14 +126,18 @@ func (e *Engine) announce() {
 func (e *Engine) planOn(term uint64) {
 	g := &e.groups
 	if !e.raft.IsLeader() || e.appliedTerm != term || !e.seeded() {
-		g.planned = 0
+		g.planned, g.planWake = 0, 0
 		return
 	}
-	if e.waiting.has("plan") || g.planned == e.s.GetPlanRevision() {
+	due := g.planWake != 0 && e.now >= g.planWake
+	if e.waiting.has("plan") || g.planned == e.s.GetPlanRevision() && !due {
 		return
 	}
-	g.planned = e.s.GetPlanRevision()
-	plan, _ := planner.Plan(e.s, planner.Env{Seeded: true, ClockMs: e.s.GetClockMs(), NowMs: e.wall})
+	g.planned, g.planWake = e.s.GetPlanRevision(), 0
+	plan, wake := planner.Plan(e.s, planner.Env{Seeded: true, ClockMs: e.ClockMs(), NowMs: e.wall})
+	if wake > 0 {
+		g.planWake = e.now + wake
+	}
 	if plan == nil {
 		return
 	}
@@ -325,7 +334,7 @@ func (e *Engine) retell() {
 func (e *Engine) report() {
 	g := &e.groups
 	m := e.self()
-	if m == nil || len(g.reports) == 0 || e.waiting.has("report") {
+	if m == nil || len(g.reports) == 0 || e.waiting.has("report") || !e.takenUp() {
 		return
 	}
 	r := &statepb.Report{Node: e.node, RaftId: m.GetRaftId()}
@@ -345,6 +354,14 @@ func (e *Engine) appliedCommand(c *statepb.Command) {
 		if here(c.Clear.GetNode()) {
 			rt.Clear(e.now, c.Clear.GetGroup(), c.Clear.GetResource())
 		}
+	case *statepb.Command_Plan:
+		for _, cl := range c.Plan.GetClears() {
+			if here(cl.GetNode()) {
+				rt.Clear(e.now, cl.GetGroup(), cl.GetResource())
+			}
+		}
+	case *statepb.Command_SetSignal, *statepb.Command_RemoveNode:
+		e.signalsOn()
 	case *statepb.Command_Flush:
 		if here(c.Flush.GetNode()) {
 			rt.Flush(e.now, c.Flush.GetGroup(), c.Flush.GetForce())
@@ -359,6 +376,7 @@ func (e *Engine) appliedCommand(c *statepb.Command) {
 		}
 	case *statepb.Command_Configure:
 		e.out.Peers = e.nodes()
+		e.signalsOn()
 	case *statepb.Command_Stays:
 		e.lead.forgetHeard(c.Stays.GetNode())
 	case *statepb.Command_Evict:

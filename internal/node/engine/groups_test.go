@@ -29,6 +29,16 @@ type solo struct {
 	protects bool
 	// Monitors find it offline.
 	offline bool
+	wall    int64
+	// What else came out.
+	token       uint64
+	results     map[uint64]error
+	triggers    []string
+	lastTrigger TriggerCall
+	cancelled   []uint64
+	signals     map[string]*statepb.SignalValue
+	resets      []*guardpb.Reset
+	quiet       bool
 }
 
 func newSolo(t *testing.T) *solo {
@@ -53,7 +63,7 @@ func newSolo(t *testing.T) *solo {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &solo{t: t, e: e, calls: map[string]uint64{}}
+	w := &solo{t: t, e: e, calls: map[string]uint64{}, token: 1000, results: map[uint64]error{}}
 	w.step(GuardConn{Up: true})
 	w.guard(&guardpb.FromGuard{Body: &guardpb.FromGuard_Welcome{Welcome: &guardpb.Welcome{GuardIncarnation: 1, Rebooted: true}}})
 	w.guard(&guardpb.FromGuard{Body: &guardpb.FromGuard_Peers{Peers: &guardpb.Peers{Seeded: true, Cold: true}}})
@@ -64,9 +74,10 @@ func newSolo(t *testing.T) *solo {
 }
 
 func (w *solo) step(in Input) {
-	w.e.Step(w.now, 0, in)
+	w.e.Step(w.now, w.wall, in)
 	for {
 		out := w.e.Take()
+		w.rest(out)
 		if out.Exit != "" {
 			w.t.Fatal(out.Exit)
 		}
@@ -100,6 +111,26 @@ func (w *solo) step(in Input) {
 		} else if len(out.ToGuard) == 0 && !opens {
 			return
 		}
+	}
+}
+
+// rest of what comes out, for tests that look at it.
+func (w *solo) rest(out Out) {
+	for _, r := range out.Results {
+		w.results[r.Token] = r.Err
+	}
+	for _, c := range out.Triggers {
+		w.triggers, w.lastTrigger = append(w.triggers, itoa(c.Number)+" "+c.Trigger), c
+	}
+	w.cancelled = append(w.cancelled, out.CancelTriggers...)
+	if out.Signals != nil {
+		w.signals = out.Signals
+	}
+	for _, f := range out.ToGuard {
+		if r := f.GetReset_(); r != nil {
+			w.resets = append(w.resets, r)
+		}
+		w.quiet = w.quiet || f.GetQuiet() != nil
 	}
 }
 

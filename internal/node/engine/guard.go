@@ -43,6 +43,7 @@ type guardInfo struct {
 	nextTick                time.Duration
 	persistSince            time.Duration
 	leaveCall               uint64
+	reset                   bool // it was told to
 	sawLeaving              bool
 	quiet                   bool
 }
@@ -130,7 +131,7 @@ func (e *Engine) guardConn(up bool) {
 	g.connected = up
 	g.incarnation, g.configured, g.runsEpoch, g.runsRevision = 0, nil, 0, 0
 	g.peers, g.lease, g.quiet = nil, nil, false
-	g.leaveCall = 0 // another guard is asked anew
+	g.leaveCall, g.reset, e.outside.apart.stopping = 0, false, false // another guard is asked anew
 }
 
 func (e *Engine) fromGuard(f *guardpb.FromGuard) {
@@ -225,11 +226,13 @@ func (e *Engine) guardOn() {
 			e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_Tick{Tick: &guardpb.Tick{Counter: g.ticks, Term: term, Leader: e.Leader()}}})
 		}
 	}
-	if !g.lease.GetHeld() && g.lease != nil && !g.quiet && len(e.groups.starting) == 0 {
+	if !g.lease.GetHeld() && g.lease != nil && !g.quiet && len(e.groups.starting)+len(e.triggers.runs) == 0 {
 		g.quiet = true
 		e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_Quiet{Quiet: &guardpb.Quiet{}}})
 	}
 	e.register()
+	e.resetOn()
+	e.apartOn()
 	e.passOnHeardAgain()
 	e.leaveOn()
 }
@@ -278,10 +281,11 @@ func (e *Engine) leaveOn() {
 		return
 	}
 	out := e.outside.removed || e.self() == nil
-	last := e.self() != nil && len(e.s.GetView().GetMembers()) == 1 && len(state.BusyGroups(e.s, e.node)) == 0
+	last := e.self() != nil && len(e.s.GetView().GetMembers()) == 1 && state.MayLeave(e.s, e.node) == ""
 	if out || last {
 		g.leaveCall = g.newCall()
-		e.toGuard(&guardpb.ToGuard{Call: g.leaveCall, Body: &guardpb.ToGuard_Leaving{Leaving: &guardpb.Leaving{}}})
+		detach := e.detaching() || last && e.s.GetNodeStatus()[e.node].GetDetach()
+		e.toGuard(&guardpb.ToGuard{Call: g.leaveCall, Body: &guardpb.ToGuard_Leaving{Leaving: &guardpb.Leaving{Detach: detach}}})
 	}
 }
 
@@ -304,7 +308,7 @@ type configuredFrom struct {
 func (e *Engine) configureGuard() {
 	g := &e.guard
 	from := configuredFrom{e.s, e.applied, e.RaftID(), g.incarnation, e.outside.removed}
-	if g.configured != nil && from == g.madeFrom {
+	if g.configured != nil && from == g.madeFrom || e.detaching() {
 		return
 	}
 	g.madeFrom = from

@@ -20,6 +20,7 @@ type outside struct {
 	// This incarnation has been removed by a committed view.
 	removed bool
 	reason  string
+	apart   apart
 	nextAsk time.Duration
 	// The newest incarnation that has ended although this node does not have its log.
 	ended uint64
@@ -48,6 +49,7 @@ func (e *Engine) notMember(from string, m *peerpb.NotMember) {
 	if e.raft == nil || m.GetRaftId() != e.RaftID() || m.GetEpoch() < e.s.GetView().GetEpoch() {
 		return
 	}
+	e.outside.apart.tell(m.GetEpoch(), m.GetDetached())
 	e.removed("this node was removed from the cluster by view " + itoa(m.GetEpoch()) + ", as " + from + " says")
 }
 
@@ -71,16 +73,16 @@ func (e *Engine) joinOn() {
 		return
 	}
 	e.outside.nextAsk = e.now + askEvery
-	if !e.guard.allStopped() || e.stage != idle || e.compacting {
+	if !e.mayJoin() || e.stage != idle || e.compacting {
 		return // E3
 	}
-	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended, Nonce: e.run}}})
+	e.everyone(&peerpb.Message{Body: &peerpb.Message_JoinRequest{JoinRequest: &peerpb.JoinRequest{GuardIncarnation: e.guard.incarnation, OldRaftId: e.RaftID(), EndedRaftId: e.outside.ended, Nonce: e.run, Detached: e.comesBack()}}})
 }
 
 // stillKnown: the leader knows an incarnation of this node that it did not name.
 // From here on it can't be this one any more, whatever reply is still on its way.
 func (e *Engine) stillKnown(m *peerpb.StillKnown) {
-	if e.inside() || e.resetting != 0 || m.GetRaftId() == e.RaftID() || !e.guard.allStopped() {
+	if e.inside() || e.resetting != 0 || m.GetRaftId() == e.RaftID() || !e.mayJoin() {
 		return
 	}
 	e.outside.ended = max(e.outside.ended, m.GetRaftId())
@@ -99,6 +101,9 @@ func (e *Engine) joinRequest(node string, m *peerpb.JoinRequest) {
 	switch {
 	case !isAbout(m, known):
 		e.send(node, &peerpb.Message{Body: &peerpb.Message_StillKnown{StillKnown: &peerpb.StillKnown{RaftId: known}}})
+		return
+	case m.GetDetached() && !detachedThere(e.s, node):
+		e.notCounted(node, m)
 		return
 	case member != nil && m.GetOldRaftId() != known:
 		e.outside.resigned[node] = known
@@ -170,6 +175,10 @@ func (e *Engine) admit() *statepb.Command {
 			delete(e.outside.asked, node) // it has joined since
 			continue
 		}
+		if m.GetDetached() && !detachedThere(e.s, node) {
+			delete(e.outside.asked, node) // not any more, which it hears when it asks again
+			continue
+		}
 		if isOf(e.s.GetLearners()[node], m) {
 			e.answerJoin(node)
 			continue
@@ -179,7 +188,7 @@ func (e *Engine) admit() *statepb.Command {
 			continue
 		}
 		return &statepb.Command{Change: &statepb.Command_Join{Join: &statepb.Join{
-			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(), EndedRaftId: e.notStopped(node), Nonce: m.GetNonce(),
+			Node: node, RaftId: e.s.GetNextRaftId(), GuardIncarnation: m.GetGuardIncarnation(), EndedRaftId: e.notStopped(node), Nonce: m.GetNonce(), Detached: m.GetDetached(),
 		}}}
 	}
 	return nil
@@ -188,7 +197,7 @@ func (e *Engine) admit() *statepb.Command {
 // joinReply: begin anew under the new raft id.
 func (e *Engine) joinReply(m *peerpb.JoinReply) {
 	if e.inside() || e.resetting != 0 || m.GetGuardIncarnation() != e.guard.incarnation || m.GetNonce() != e.run || m.GetRaftId() == e.RaftID() ||
-		m.GetRaftId() <= e.outside.ended || !e.guard.allStopped() || e.stage != idle || e.compacting {
+		m.GetRaftId() <= e.outside.ended || !e.mayJoin() || e.stage != idle || e.compacting {
 		return
 	}
 	e.resetting = m.GetRaftId()
@@ -204,7 +213,8 @@ func (e *Engine) resetDone() {
 	e.logf("engine: this node joins as raft id %d", e.resetting)
 	e.seeds = e.nodes()
 	e.raft, e.s, e.applied, e.appliedTerm, e.appendedView = r, nil, 0, 0, nil
-	e.resetting, e.outside.removed = 0, false
+	e.resetting, e.outside.removed, e.outside.apart = 0, false, apart{}
+	e.triggers.told = map[uint64]bool{} // the runs of another incarnation
 	e.guard.statements = map[string]stated{}
 	e.groups.reset()
 	e.dropProposals()

@@ -136,7 +136,7 @@ func (e *Engine) checkMember(node string, h *peerpb.Hello) {
 	if state.MemberOf(e.s, node).GetRaftId() == h.GetRaftId() || e.s.Learners[node].GetRaftId() == h.GetRaftId() {
 		return
 	}
-	e.send(node, &peerpb.Message{Body: &peerpb.Message_NotMember{NotMember: &peerpb.NotMember{RaftId: h.GetRaftId(), Epoch: e.s.GetView().GetEpoch()}}})
+	e.send(node, &peerpb.Message{Body: &peerpb.Message_NotMember{NotMember: &peerpb.NotMember{RaftId: h.GetRaftId(), Epoch: e.s.GetView().GetEpoch(), Detached: detachedThere(e.s, node)}}})
 }
 
 func (e *Engine) peerDropped(node string, m *peerpb.Message) {

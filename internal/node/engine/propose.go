@@ -204,6 +204,10 @@ func mayPropose(s *statepb.State, node string, c *statepb.Command) bool {
 		})
 	case *statepb.Command_Report:
 		return c.Report.GetNode() == node
+	case *statepb.Command_TriggerDone:
+		return c.TriggerDone.GetNode() == node
+	case *statepb.Command_OperationDone:
+		return c.OperationDone.GetNode() == node
 	case *statepb.Command_GuardStarted:
 		return c.GuardStarted.GetNode() == node
 	case *statepb.Command_ClusterStarted:

@@ -51,6 +51,7 @@ func (e *Engine) load(cfg Config) error {
 	}
 	if e.s != nil {
 		e.keeper.State(e.now, e.s)
+		e.signalsOn()
 	}
 	return nil
 }
@@ -221,6 +222,7 @@ func (e *Engine) install(snap *raftpb.Snapshot) {
 	e.logSize = 0
 	e.dropAppended(e.applied)
 	e.viewApplied()
+	e.signalsOn()
 	e.out.Changed = true
 }
 

@@ -278,6 +278,7 @@ func (e *Engine) viewApplied() {
 		e.checkMember(name, e.peers[name].hello)
 	}
 	if e.raft != nil && e.self() == nil && e.s.GetLearners()[e.node].GetRaftId() != e.RaftID() && e.RaftID() < e.s.GetNextRaftId() {
+		e.outside.apart.tell(e.s.GetView().GetEpoch(), detachedThere(e.s, e.node))
 		e.removed("this node is not in view " + fmt.Sprint(e.s.GetView().GetEpoch()))
 	}
 }
