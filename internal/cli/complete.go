@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/schema"
 )
 
 // Shells complete names from the live cluster; without one there are none.
@@ -60,11 +61,23 @@ func resourceNames(c *v1.Configuration) (names []string) {
 	return names
 }
 
+// fieldFlag completes a flag that sets, or compares with, a field of an object
+// of the configuration: with what the schema lets it hold, names of objects
+// from the live cluster.
+func (a *app) fieldFlag(c *cobra.Command, name, object, key string) {
+	f := schema.Field(schema.Object(object), key)
+	complete := cobra.FixedCompletions(schema.Values(f, nil), cobra.ShellCompDirectiveNoFileComp)
+	if schema.Of(f).GetNames() != "" {
+		live := a.complete(func(cfg *v1.Configuration) []string { return schema.Values(f, cfg) })
+		complete = func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
+			return live(c, nil, s)
+		}
+	}
+	must(c.RegisterFlagCompletionFunc(name, complete))
+}
+
 // nodeFlag is a flag whose value is the name of a node.
 func (a *app) nodeFlag(c *cobra.Command, to *string, name, help string) {
 	c.Flags().StringVar(to, name, "", help)
-	node := a.complete(nodeNames)
-	must(c.RegisterFlagCompletionFunc(name, func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
-		return node(c, nil, s)
-	}))
+	a.fieldFlag(c, name, "Group", "systemList")
 }

@@ -48,7 +48,7 @@ func (a *app) eventsCommand() *cobra.Command {
 	f.StringVar(&q.Group, "group", "", "of this group only")
 	a.nodeFlag(c, &q.Node, "node", "of this node only")
 	f.Uint32VarP(&q.Limit, "lines", "n", 0, "the newest so many (default: all that are kept)")
-	must(c.RegisterFlagCompletionFunc("severity", cobra.FixedCompletions([]string{"information", "warning", "error", "critical"}, cobra.ShellCompDirectiveNoFileComp)))
+	a.fieldFlag(c, "severity", "Notifier", "severity")
 	return c
 }
 
