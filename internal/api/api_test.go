@@ -433,8 +433,8 @@ func TestCodesAreDocumented(t *testing.T) {
 	b.WriteString(codesIntro)
 	b.WriteString("| status | meaning |\n|---|---|\n")
 	for i, s := range api.ExitStatuses {
-		if s.Status != i {
-			t.Errorf("exit status %d stands at %d", s.Status, i)
+		if i > 0 && s.Status <= api.ExitStatuses[i-1].Status {
+			t.Errorf("exit status %d stands behind %d", s.Status, api.ExitStatuses[i-1].Status)
 		}
 		fmt.Fprintf(&b, "| %d | %s |\n", s.Status, s.Meaning)
 	}

@@ -42,6 +42,8 @@ const (
 	ExitTimedOut    = 5
 	ExitNotFound    = 6
 	ExitUnreachable = 7
+	// ExitGivenUp is clusterd's, to guard.
+	ExitGivenUp = 10
 )
 
 // An ExitStatus is documented in docs/codes.md.
@@ -60,6 +62,7 @@ var ExitStatuses = []ExitStatus{
 	{ExitTimedOut, "Waited in vain. What was begun goes on; the message says how to follow it."},
 	{ExitNotFound, "A node, group, resource, type or operation of that name does not exist."},
 	{ExitUnreachable, "No daemon can be reached, or it does not talk to this user."},
+	{ExitGivenUp, "Of the daemon only: this node can't go on, and starting it again does not help before somebody has acted; its log says how. Guard does not restart it."},
 }
 
 // A Code is one kind of error.
