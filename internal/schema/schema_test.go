@@ -90,8 +90,8 @@ func TestProblem(t *testing.T) {
 		value       any
 		want        string
 	}{
-		{"Limits", "restartLimit", uint32(1000), ""},
-		{"Limits", "restartLimit", uint32(1001), "is 1001; write 0 to 1000"},
+		{"Limits", "toleranceLimit", uint32(1000), ""},
+		{"Limits", "toleranceLimit", uint32(1001), "is 1001; write 0 to 1000"},
 		{"Limits", "monitorInterval", 50 * time.Millisecond, ""},
 		{"Limits", "monitorInterval", time.Duration(0), "is 0s; write 50ms to 24h"},
 		{"Limits", "monitorInterval", 25 * time.Hour, "is 25h; write 50ms to 24h"},
