@@ -2,6 +2,9 @@ package config
 
 import (
 	"fmt"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/group/agents"
+	"github.com/holdfast-ha/holdfast/internal/schema"
 )
 
 // goodPackages are right in themselves and beside each other.
@@ -108,5 +112,48 @@ func TestPackagesStayFrozen(t *testing.T) {
 	}
 	if got := Render(Diff(base, now)); got != "~ node n1, frozenReason: old -> new\n+ package p, autoRun: false\n" {
 		t.Errorf("%s", got)
+	}
+}
+
+// The examples of docs/packages.md are right, and show what they are said to show.
+func TestPackageExamples(t *testing.T) {
+	text, err := os.ReadFile("../../docs/packages.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &v1.Configuration{Cluster: &v1.Cluster{Name: "c"}}
+	for i := range 3 {
+		cfg.Nodes = append(cfg.Nodes, &v1.Node{Name: fmt.Sprintf("n%d", i+1), Capacity: map[string]int64{"memory": 64},
+			Links: []*v1.Link{{Name: "a", Address: fmt.Sprintf("10.0.0.%d", i+1)}, {Name: "b", Address: fmt.Sprintf("10.0.1.%d", i+1)}}})
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(text, -1)
+	if len(blocks) < 2 {
+		t.Fatalf("%d examples", len(blocks))
+	}
+	for i, b := range blocks {
+		docs := Parse(File{Name: fmt.Sprintf("example %d", i+1), Text: b[1]})
+		for _, f := range docs.Check(cfg, agents.Types(), false, agents.Check) {
+			t.Error(f)
+		}
+		cfg, _ = Merge(cfg, docs.Configuration(), false)
+	}
+	for _, note := range Lint(Complete(cfg, agents.Types()), agents.Types()) {
+		t.Error(note)
+	}
+	// Every parameter of a package is in the table.
+	var rows strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "|") {
+			rows.WriteString(line)
+		}
+	}
+	for _, object := range []string{"Package", "PackageService", "PackageDependency", "PackageSubnet", "PackageGenericResource", "PackageMount"} {
+		fields := schema.Object(object).Fields()
+		for i := range fields.Len() {
+			f := fields.Get(i)
+			if !strings.Contains(rows.String(), "`"+f.JSONName()+"`") && !strings.Contains(rows.String(), "`"+f.JSONName()+":") && !strings.HasPrefix(f.JSONName(), "frozen") {
+				t.Errorf("%s of %s is not in the table of parameters", f.JSONName(), object)
+			}
+		}
 	}
 }

@@ -53,7 +53,7 @@ const head = `# Attributes
 
 Every key of every object of the configuration, with its name in Veritas Cluster Server or Serviceguard where it has one.
 This page is written from the schema (` + "`make generate`" + `), and so are defaults, checks and completion.
-[configuration.md](configuration.md) is the introduction.
+[configuration.md](configuration.md) is the introduction, [packages.md](packages.md) is for those who come from Serviceguard.
 
 *unset* is what holds where a key is not written; without an entry it is nothing, or what the description says. *rule* names the
 numbered requirement behind it: plain numbers are those of the cluster, SG those of packages. Durations are written with a unit: 300ms, 5s, 1m30s, 2h.
