@@ -109,7 +109,10 @@ func (a adapter) watch(online bool) {
 	switch {
 	case !online || !a.call.Watch:
 		a.h.watcher.set(a.key(), nil)
-	case !a.h.watcher.holds(a.key()):
+	case a.h.watcher.holds(a.key()):
+	case a.h.cgroup != "" && !populated(a.serviceDir()):
+		a.h.watcher.set(a.key(), nil)
+	default:
 		members, err := a.members()
 		if err == nil {
 			a.h.watcher.set(a.key(), roots(members))

@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -41,25 +38,19 @@ type launch struct {
 	output  int // so much of what it prints is kept; 0: tailSize
 }
 
-// start runs l. The returned command has to be waited for, or released. direct: it was born in its control group.
-func (p place) start(l launch, output io.Writer, careful bool) (cmd *exec.Cmd, direct bool, err error) {
-	cmd = exec.Command(l.argv[0], l.argv[1:]...)
-	cmd.Dir = l.dir
-	if cmd.Dir == "" {
-		cmd.Dir = "/"
-	}
-	cmd.WaitDelay = 200 * time.Millisecond
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+// start runs l. The returned program has to be waited for and released, or handed over.
+func (p place) start(l launch, careful bool) (*child, error) {
+	c := invocation{argv: l.argv, dir: cmp.Or(l.dir, "/"), input: -1, log: -1, sys: syscall.SysProcAttr{Setsid: true}}
 	home := "/"
 	name := "root"
 	if l.user != "" {
 		cred, u, err := credential(l.user)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		name, home = u.Username, u.HomeDir
 		if os.Getuid() == 0 || u.Uid != strconv.Itoa(os.Getuid()) {
-			cmd.SysProcAttr.Credential = cred
+			c.sys.Credential = cred
 		}
 	} else if u, err := user.Current(); err == nil {
 		name, home = u.Username, u.HomeDir
@@ -68,190 +59,57 @@ func (p place) start(l launch, output io.Writer, careful bool) (cmd *exec.Cmd, d
 	if l.service {
 		mark = serviceVariable
 	}
-	cmd.Env = append([]string{
+	c.env = environment([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 		"HOME=" + home, "USER=" + name, "LOGNAME=" + name, "SHELL=/bin/sh",
 		"HOLDFAST_NODE=" + p.h.node, "HOLDFAST_GROUP=" + p.group, "HOLDFAST_RESOURCE=" + p.resource, mark + "=" + p.mark(),
-	}, l.env...)
+	}, l.env)
 	if l.service {
 		log, err := p.openLog()
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		defer log.Close()
-		cmd.Stdout, cmd.Stderr = log, log
-	} else {
-		cmd.Stdout, cmd.Stderr = output, output
+		c.log = int(log.Fd())
 	}
+	var started *child
+	var err error
 	if p.h.cgroup == "" {
-		err = cmd.Start()
+		started, err = spawn(c)
 	} else {
-		direct, err = p.startInside(cmd, l.service, careful)
+		started, err = p.startInside(c, l.service, careful)
 	}
 	if err != nil {
-		return nil, false, inWords(l.argv[0], err)
+		return nil, inWords(l.argv[0], err)
 	}
 	if !p.h.ordinary {
-		ordinary(cmd.Process.Pid)
+		ordinary(started.pid)
 	}
 	if l.nice != 0 {
-		_ = unix.Setpriority(unix.PRIO_PGRP, cmd.Process.Pid, l.nice) // failing means that it has ended already
+		_ = unix.Setpriority(unix.PRIO_PGRP, started.pid, l.nice) // failing means that it has ended already
 	}
 	if l.service && p.h.cgroup == "" {
 		p.h.changed(p.group)
 	}
-	return cmd, direct, nil
+	return started, nil
 }
 
-// inWords says why a program could not be started, and what to do.
-func inWords(program string, err error) error {
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		if _, serr := os.Stat(program); serr == nil {
-			return fmt.Errorf("%s can't be run: the interpreter that its first line names does not exist on this node", program)
+// environment is base with more; of two with one name the later counts.
+func environment(base, more []string) []string {
+	at := make(map[string]int, len(base)+len(more))
+	out := base[:0]
+	for _, list := range [][]string{base, more} {
+		for _, v := range list {
+			name, _, _ := strings.Cut(v, "=")
+			if i, twice := at[name]; twice {
+				out[i] = v
+				continue
+			}
+			at[name] = len(out)
+			out = append(out, v)
 		}
-		return fmt.Errorf("%s does not exist on this node", program)
-	case errors.Is(err, unix.ENOEXEC):
-		return fmt.Errorf("%s can't be run: it is neither a program for this machine nor a script with an interpreter in its first line (#!)", program)
-	case errors.Is(err, unix.ETXTBSY):
-		return fmt.Errorf("%s can't be run: it is being written to (text file busy)", program)
-	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s can't be run: permission denied; is it an executable file?", program)
-	case errors.Is(err, unix.E2BIG):
-		return fmt.Errorf("%s can't be run: its arguments and attributes are too long for the kernel", program)
 	}
-	return err
-}
-
-// gate waits for one line and becomes the program then.
-const gate = `read -r _ && exec "$@" </dev/null`
-
-// startInside starts cmd in the control group of the service, or of its calls: the program begins only once it is in
-// there, and if this process dies before, it never does. It is born there (clone3) where that works. But kernels of 2025,
-// 6.18 for one, kill such a process at its birth if its new group and that of its parent have not been killed equally
-// often. So a group that was killed is made anew; careful, and where that is not possible, a shell goes in
-// first and becomes the program.
-func (p place) startInside(cmd *exec.Cmd, service, careful bool) (direct bool, err error) {
-	dir := p.callDir()
-	if service {
-		dir = p.serviceDir()
-	}
-	p.h.dirs.RLock()
-	defer p.h.dirs.RUnlock()
-	if p.h.direct && !careful && p.h.fresh.ensure(dir, service) {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(fd)
-			cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
-			return true, cmd.Start()
-		}
-		p.h.fresh.forget(dir) // somebody has removed it
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return false, fmt.Errorf("control group for %s: %w", p.resource, err)
-	}
-	if err := executable(cmd.Path); err != nil {
-		return false, err
-	}
-	theirs, ours, err := os.Pipe()
-	if err != nil {
-		return false, err
-	}
-	defer theirs.Close()
-	defer ours.Close()
-	cmd.Stdin = theirs
-	cmd.Args = append([]string{"/bin/sh", "-c", gate, "holdfast"}, cmd.Args...)
-	cmd.Path = "/bin/sh"
-	if err := cmd.Start(); err != nil {
-		return false, err
-	}
-	err = writeCgroup(dir, "cgroup.procs", strconv.Itoa(cmd.Process.Pid))
-	if err == nil {
-		_, err = ours.WriteString("\n")
-	}
-	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return false, fmt.Errorf("control group for %s: %w", p.resource, err)
-	}
-	return false, nil
-}
-
-// freshDirs are control groups of this host that nobody has killed since it made them, as far as it knows.
-type freshDirs struct {
-	mu   sync.Mutex
-	dirs map[string]bool
-}
-
-// ensure makes dir unless it is fresh already; again: in any case. False: something is in the old one, or it can't be made.
-func (f *freshDirs) ensure(dir string, again bool) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.dirs[dir] && !again {
-		return true
-	}
-	delete(f.dirs, dir)
-	removeCgroup(dir)
-	if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrNotExist) {
-		err = os.MkdirAll(dir, 0o755)
-		if err != nil {
-			return false
-		}
-	} else if err != nil {
-		return false
-	}
-	f.dirs[dir] = true
-	return true
-}
-
-// forget a control group that was killed or removed.
-func (f *freshDirs) forget(dir string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.dirs, dir)
-}
-
-// removeCgroup removes a control group and those below it. What has processes in it stays.
-func removeCgroup(dir string) {
-	if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
-		return
-	}
-	below, err := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
-	if err != nil || len(below) == 0 {
-		return
-	}
-	for _, b := range below {
-		removeCgroup(filepath.Dir(b))
-	}
-	_ = unix.Rmdir(dir)
-}
-
-// bornInside finds out whether programs can be born in a control group here.
-func bornInside(root string) bool {
-	dir := filepath.Join(root, ".probe")
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return false
-	}
-	defer unix.Rmdir(dir)
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	cmd := exec.Command("/bin/sh", "-c", ":")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
-	return cmd.Run() == nil
-}
-
-func executable(name string) error {
-	st, err := os.Stat(name)
-	switch {
-	case err != nil:
-		return err
-	case !st.Mode().IsRegular() || st.Mode()&0o111 == 0:
-		return fmt.Errorf("%s is not an executable file", name)
-	}
-	return nil
+	return out
 }
 
 // isOrdinary: what this process starts has by inheritance what ordinary would give it.
@@ -311,67 +169,73 @@ func (p place) run(ctx context.Context, l launch) (outcome, error) {
 
 func (p place) runOnce(ctx context.Context, l launch, careful bool) (o outcome, direct bool, err error) {
 	o.status = -1
-	tail := &tailBuffer{size: cmp.Or(l.output, tailSize)}
 	from := int64(0)
 	if l.service {
 		from = p.logEnd()
 	}
-	cmd, direct, err := p.start(l, tail, careful)
+	c, err := p.start(l, careful)
 	if err != nil {
 		return o, false, err
 	}
-	pid := cmd.Process.Pid
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	over, evidence := false, ""
-	select {
-	case err = <-ended:
-		ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
-		o.status, o.how = cmd.ProcessState.ExitCode(), describeExit(ws)
+	tail := &tailBuffer{size: cmp.Or(l.output, tailSize)}
+	ws, err := c.wait(ctx, tail)
+	over := ctx.Err() != nil && err != nil
+	evidence := ""
+	switch {
+	case err == nil:
+		o.status, o.how = ws.ExitStatus(), describeExit(ws)
 		if ws.Signaled() {
 			o.signal = ws.Signal()
 		}
-	case <-ctx.Done():
-		over = true
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			evidence = p.evidence(l, pid)
-		}
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		evidence = p.evidence(l, c.pid)
 	}
+	var kerr error
 	if !l.service || o.status != 0 && !l.keep || over {
-		after := p.killCall
-		if l.service {
-			after = func(ctx context.Context, _ int) error { return p.kill(ctx) }
-		}
 		killing, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
 		defer cancel()
-		if kerr := after(killing, pid); kerr != nil {
-			return o, direct, fmt.Errorf("%s: %w%s", l.argv[0], kerr, evidence)
-		}
-	}
-	if over {
-		select {
-		case <-ended: // and with it whoever could still write
-			o.output = tail.String()
-		case <-time.After(killTime):
-		}
 		if l.service {
-			o.output = p.logSince(from)
+			kerr = p.kill(killing)
+		} else {
+			kerr = p.killCall(killing, c.pid)
 		}
-		if o.output != "" {
-			evidence += "; its last output: " + lastLines(o.output)
-		}
-		return o, direct, fmt.Errorf("%s: %w%s", l.argv[0], ctx.Err(), evidence)
 	}
+	if err != nil {
+		c.deadline(time.Now().Add(killTime))
+		if _, werr := c.ended(); werr != nil {
+			c.abandon()
+			return o, c.direct, &cutOff{cause: err, text: fmt.Sprintf("%s can't be killed%s", l.argv[0], evidence)}
+		}
+	}
+	c.rest(tail)
+	c.release()
 	o.output = tail.String()
 	if l.service {
 		o.output = p.logSince(from)
 	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
-		return o, direct, err
+	switch {
+	case over:
+		if o.output != "" {
+			evidence += "; its last output: " + lastLines(o.output)
+		}
+		err = &cutOff{cause: err, text: l.argv[0] + " did not end in time" + evidence}
+	case err != nil:
+		err = fmt.Errorf("%s: %w", l.argv[0], err)
 	}
-	return o, direct, nil
+	if kerr != nil {
+		err = errors.Join(err, fmt.Errorf("what %s has left can't be ended: %w", l.argv[0], kerr))
+	}
+	return o, c.direct, err
 }
+
+// cutOff is why a program that was ended early has no outcome.
+type cutOff struct {
+	cause error
+	text  string
+}
+
+func (c *cutOff) Error() string { return c.text }
+func (c *cutOff) Unwrap() error { return c.cause }
 
 func describeExit(ws syscall.WaitStatus) string {
 	switch {
@@ -391,22 +255,6 @@ func (o outcome) failure(l launch) error {
 	}
 	return errors.New(msg)
 }
-
-// tailBuffer keeps the end of what is written to it.
-type tailBuffer struct {
-	size int
-	b    []byte
-}
-
-func (t *tailBuffer) Write(b []byte) (int, error) {
-	t.b = append(t.b, b[max(0, len(b)-t.size):]...)
-	if len(t.b) > 2*t.size {
-		t.b = append(t.b[:0], t.b[len(t.b)-t.size:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tailBuffer) String() string { return printable(t.b[max(0, len(t.b)-t.size):]) }
 
 func printable(b []byte) string {
 	return strings.TrimSpace(strings.ToValidUTF8(strings.Map(func(r rune) rune {

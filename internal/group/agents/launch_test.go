@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,5 +199,12 @@ func TestScriptPriority(t *testing.T) {
 	p.want(isOnline)
 	if got := told(t, notes, "nice"); got[0] != "7" {
 		t.Errorf("nice value %s", got)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	got := environment([]string{"A=1", "B=2", "A=3"}, []string{"B=4", "C=5", "B=", "D"})
+	if want := []string{"A=3", "B=", "C=5", "D"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }

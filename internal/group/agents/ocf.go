@@ -101,18 +101,19 @@ func (h *Host) stateDir() string {
 }
 
 func (h *Host) makeStateDir() error {
-	h.stateDirOnce.Do(func() {
-		for _, dir := range []string{ocfState, h.stateDir()} {
-			if h.stateDirErr = os.MkdirAll(dir, 0o755); h.stateDirErr != nil {
-				return
-			}
-			// As the package makes it: agents that change their user keep files there.
-			if h.stateDirErr = os.Chmod(dir, 0o755|os.ModeSticky); h.stateDirErr != nil {
-				return
-			}
+	if _, err := os.Stat(h.stateDir()); err == nil {
+		return nil
+	}
+	for _, dir := range []string{ocfState, h.stateDir()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
 		}
-	})
-	return h.stateDirErr
+		// As the package makes it: agents that change their user keep files there.
+		if err := os.Chmod(dir, 0o755|os.ModeSticky); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prepare makes the launch of an action. interval of the monitor that this is; 0: a probe, or no monitor.
@@ -137,7 +138,8 @@ func (o ocfAgent) prepare(action string, timeout, interval time.Duration) (launc
 				level = "10"
 			}
 		}
-		env = append(env, ocfCheckLevel+"="+level)
+		// Without messages in other languages: it is what they set themselves, and the shell begins sooner.
+		env = append(env, ocfCheckLevel+"="+level, "LANG=C")
 	}
 	for _, name := range sortedKeys(o.call.Attributes) {
 		value := o.call.Attributes[name]

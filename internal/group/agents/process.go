@@ -110,20 +110,18 @@ func (d daemon) begin(ctx context.Context) error {
 	if err := d.save(record{Starting: true}); err != nil {
 		return err
 	}
-	cmd, _, err := d.start(launch{argv: d.argv, dir: d.a["WorkDir"], user: d.a["User"], env: d.env, service: true}, nil, false)
+	c, err := d.start(launch{argv: d.argv, dir: d.a["WorkDir"], user: d.a["User"], env: d.env, service: true}, false)
 	if err != nil {
 		_ = d.forgetRecord()
 		return err
 	}
-	st, err := readStat(cmd.Process.Pid)
+	defer c.release()
+	st, err := readStat(c.pid)
 	if err != nil {
 		return err
 	}
-	if err := d.h.watcher.child(st.process, d.key()); err != nil {
-		return err
-	}
 	// From here on the watcher reaps it.
-	if err := cmd.Process.Release(); err != nil {
+	if err := d.h.watcher.child(st.process, d.key()); err != nil {
 		return err
 	}
 	return d.save(record{Main: st.process, Session: st.session})

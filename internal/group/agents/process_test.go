@@ -186,17 +186,20 @@ func TestUnfinishedOnline(t *testing.T) {
 		if err := p.save(record{Starting: true}); err != nil {
 			t.Fatal(err)
 		}
-		service, _, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}, service: true}, nil, false)
+		service, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}, service: true}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		call, _, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}}, nil, false)
+		call, err := p.start(launch{argv: []string{"/bin/sleep", "1000"}}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.reopen()
-		if service.Wait() == nil || call.Wait() == nil {
-			t.Fatal("something ended by itself")
+		for _, c := range []*child{service, call} {
+			if ws, err := c.wait(t.Context(), &tailBuffer{}); err != nil || ws.Signal() != unix.SIGKILL {
+				t.Fatalf("something ended by itself: %v, %v", ws, err)
+			}
+			c.release()
 		}
 		if r.members() != nil {
 			t.Fatal("something is left")
