@@ -57,9 +57,7 @@ type Host struct {
 	stop      context.CancelFunc
 	running   sync.WaitGroup
 	// ocfRoot is the constant of that name, except in tests.
-	ocfRoot                      string
-	scriptHomeOnce, stateDirOnce sync.Once
-	scriptHomeErr, stateDirErr   error
+	ocfRoot string
 	// kindOf finds an agent, and giveUpAfter is stuckTime, except in tests.
 	kindOf      func(string) *kind
 	giveUpAfter time.Duration

@@ -72,14 +72,20 @@ func (h *Host) scriptHome() string { return filepath.Join(h.runDir, "vcs") }
 
 // makeScriptHome makes what VCS_HOME names.
 func (h *Host) makeScriptHome() error {
-	h.scriptHomeOnce.Do(func() {
-		bin := filepath.Join(h.scriptHome(), "bin")
-		h.scriptHomeErr = os.MkdirAll(bin, 0o755)
-		if h.scriptHomeErr == nil {
-			h.scriptHomeErr = os.WriteFile(filepath.Join(bin, "ag_i18n_inc.sh"), shellFunctions, 0o644)
-		}
-	})
-	return h.scriptHomeErr
+	bin := filepath.Join(h.scriptHome(), "bin")
+	functions := filepath.Join(bin, "ag_i18n_inc.sh")
+	if st, err := os.Stat(functions); err == nil && st.Size() == int64(len(shellFunctions)) {
+		return nil
+	}
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return err
+	}
+	// Another call may be about to read it.
+	next := functions + ".new"
+	if err := os.WriteFile(next, shellFunctions, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, functions)
 }
 
 func (h *Host) scriptEnv(c agent.Call) []string {
