@@ -84,9 +84,14 @@ func newClusterSpec(o Options, mode Mode, number int, dir string) (*clusterSpec,
 			return nil, err
 		}
 	}
+	if o.Sample != "" {
+		groups, files, err := sampleGroups(o.Sample, binary, mode, p)
+		c.yaml, c.files = clusterAndNodes(o, p)+groups, files
+		return c, err
+	}
 	web := webServer(o, mode, p, binary)
 	c.files = web.files
-	c.yaml = defaultCluster(o, p, web)
+	c.yaml = clusterAndNodes(o, p) + defaultGroups(o, p, web)
 	return c, nil
 }
 
@@ -166,8 +171,8 @@ func nginxPath() string {
 	return ""
 }
 
-// defaultCluster is the configuration of a lab that was given none.
-func defaultCluster(o Options, p *plan, web webService) string {
+// clusterAndNodes is the configuration of a lab that was given none, without its groups.
+func clusterAndNodes(o Options, p *plan) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "kind: Cluster\nname: %s\n", p.Name)
 	if o.Tune.PeerInact > 0 {
@@ -183,9 +188,7 @@ func defaultCluster(o Options, p *plan, web webService) string {
 		}
 		b.WriteString("}\n")
 	}
-	var names []string
 	for i, n := range p.Nodes {
-		names = append(names, n.Name)
 		fmt.Fprintf(&b, "---\nkind: Node\nname: %s\n", n.Name)
 		if i < len(o.Tune.Sites) {
 			fmt.Fprintf(&b, "site: %s\n", o.Tune.Sites[i])
@@ -197,6 +200,16 @@ func defaultCluster(o Options, p *plan, web webService) string {
 		for i, port := range n.Ports {
 			fmt.Fprintf(&b, "- {name: link%d, address: %s}\n", i, port.Address.Addr())
 		}
+	}
+	return b.String()
+}
+
+// defaultGroups are a web server and, for the idle bench, many resources.
+func defaultGroups(o Options, p *plan, web webService) string {
+	var b strings.Builder
+	var names []string
+	for _, n := range p.Nodes {
+		names = append(names, n.Name)
 	}
 	list := "[" + strings.Join(names, ", ") + "]"
 	fmt.Fprintf(&b, "---\nkind: Group\nname: %s\nsystemList: %s\nautoStartList: %s\n", defaultGroup, list, list)

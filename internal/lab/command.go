@@ -108,6 +108,7 @@ func (c *commandLine) options(cmd *cobra.Command) Options {
 func (c *commandLine) up() *cobra.Command {
 	var nodes, arbiters, lockDisks int
 	var fencing bool
+	var sample string
 	var file string
 	cmd := &cobra.Command{
 		Use:   "up [--nodes N | -f CLUSTER.yaml] [--arbiters A] [--lock-disks D]",
@@ -119,7 +120,8 @@ are machines a1, a2 …, which can be killed, cut and paused as nodes can; lock
 disks are files d1, d2 … that all nodes see.`,
 		Example: `  holdfast lab up
   holdfast lab up --nodes 2 --arbiters 1
-  holdfast lab up --nodes 4 --arbiters 2 --lock-disks 1`,
+  holdfast lab up --nodes 4 --arbiters 2 --lock-disks 1
+  holdfast lab up --sample tiers`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd)
@@ -133,6 +135,9 @@ disks are files d1, d2 … that all nodes see.`,
 				}
 			}
 			o.Arbiters, o.LockDisks, o.Tune.Fencing = arbiters, lockDisks, fencing
+			if o.Sample = sample; sample != "" && (file != "" || fencing) {
+				return bad("--sample does not go with -f or --fencing")
+			}
 			if fencing && file != "" {
 				return bad("--fencing does not go with -f, which says itself how nodes can be switched off")
 			}
@@ -164,6 +169,7 @@ disks are files d1, d2 … that all nodes see.`,
 	cmd.Flags().IntVar(&arbiters, "arbiters", 0, "number of arbiters")
 	cmd.Flags().BoolVar(&fencing, "fencing", false, "with a power switch: the service is started elsewhere only when a lost node was switched off")
 	cmd.Flags().IntVar(&lockDisks, "lock-disks", 0, "number of lock disks")
+	cmd.Flags().StringVar(&sample, "sample", "", "groups instead of one web server: "+strings.Join(sampleNames, ", "))
 	return cmd
 }
 

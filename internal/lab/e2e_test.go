@@ -78,7 +78,11 @@ func newSite(t *testing.T, o Options) *site {
 		}
 		checkNothingLeft(t, l)
 	})
-	s.watcher = watch(l)
+	is := isWeb
+	if o.Sample != "" {
+		is = isFront
+	}
+	s.watcher = watch(l, is)
 	// Patient, as other tests may keep the cores busy: what is refused or broken fails all the same.
 	if s.prober, err = l.startProber(l.Service(), 10*time.Millisecond, time.Second); err != nil {
 		t.Fatal(err)
@@ -176,6 +180,8 @@ func (s sight) running() bool { return (s.address || s.program) && s.awake }
 // have either at the same time are an overlap.
 type watcher struct {
 	nodes []nodePlan
+	// is recognises the service's program.
+	is    func([]string) bool
 	stop  chan struct{}
 	ended chan struct{}
 
@@ -190,8 +196,8 @@ type sighted struct {
 	sight
 }
 
-func watch(l *Lab) *watcher {
-	w := &watcher{nodes: slices.Clone(l.rec.Plan.Nodes), stop: make(chan struct{}), ended: make(chan struct{}), seen: map[string][]sighted{}}
+func watch(l *Lab, is func([]string) bool) *watcher {
+	w := &watcher{is: is, nodes: slices.Clone(l.rec.Plan.Nodes), stop: make(chan struct{}), ended: make(chan struct{}), seen: map[string][]sighted{}}
 	go w.run()
 	return w
 }
@@ -233,7 +239,7 @@ func (w *watcher) look() map[string]sight {
 	out := map[string]sight{}
 	for i := range w.nodes {
 		p := &w.nodes[i]
-		s := sight{address: hasServiceAddress(p), program: hasProgram(p), awake: true}
+		s := sight{address: hasServiceAddress(p), program: hasProgram(p, w.is), awake: true}
 		if frozen, err := cgroup(p.Cgroup).event("frozen"); err == nil && frozen {
 			s.awake = false
 		}
@@ -260,8 +266,8 @@ func hasServiceAddress(p *nodePlan) (has bool) {
 }
 
 // hasProgram looks for a live process of the web server on a node.
-func hasProgram(p *nodePlan) bool {
-	return slices.ContainsFunc(cgroup(p.Cgroup).processes(), func(pid int) bool { return isWeb(commandLineOf(pid)) })
+func hasProgram(p *nodePlan, is func([]string) bool) bool {
+	return slices.ContainsFunc(cgroup(p.Cgroup).processes(), func(pid int) bool { return is(commandLineOf(pid)) })
 }
 
 func (w *watcher) close() {
@@ -339,7 +345,7 @@ func TestCrash(t *testing.T) {
 		t.Errorf("the service went back to %s", now)
 	}
 	p, _ := s.rec.Plan.node(active)
-	if hasServiceAddress(p) || hasProgram(p) {
+	if hasServiceAddress(p) || hasProgram(p, isWeb) {
 		t.Errorf("%s has something of the service after its reboot", active)
 	}
 }

@@ -40,6 +40,8 @@ type Options struct {
 	Nodes int
 	// Coordination points: 0, 1 or 3 in all.
 	Arbiters, LockDisks int
+	// Groups that the default cluster has instead of a web server: one of sampleNames. Empty: none.
+	Sample string
 	// A configuration in YAML that replaces the default cluster.
 	Config []byte
 	// Remove the lab when this process ends, should it not do so itself.

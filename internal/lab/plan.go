@@ -144,6 +144,7 @@ func linkHost(mode Mode, number, link, host int) netip.Addr {
 // Host numbers with a meaning.
 const (
 	serviceHost = 100
+	appHost     = 101 // of a sample
 	arbiterHost = 200 // that of a1 is the next one
 	probeHost   = 250
 )
