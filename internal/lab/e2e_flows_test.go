@@ -34,6 +34,13 @@ func (f *flows) group(t *testing.T, name, more, limits string, resources ...stri
 	if len(resources) == 0 {
 		resources = []string{"r"}
 	}
+	for key, value := range map[string]string{"monitorInterval": "100ms", "offlineMonitorInterval": "100ms", "restartLimit": "0",
+		"onlineTimeout": "1s", "offlineTimeout": "1s", "cleanTimeout": "1s", "monitorTimeout": "300ms"} {
+		if !strings.Contains(limits, key) {
+			limits += ", " + key + ": " + value
+		}
+	}
+	limits = strings.TrimPrefix(limits, ", ")
 	var b strings.Builder
 	fmt.Fprintf(&b, "kind: Group\nname: %s\nsystemList: [n1, n2]\n%s\nresources:\n", name, more)
 	for _, r := range resources {
@@ -41,7 +48,7 @@ func (f *flows) group(t *testing.T, name, more, limits string, resources ...stri
 		full := name + "-" + r
 		sh := func(verb string) string { return fmt.Sprintf("/bin/sh %s/flow.sh %s %s %s", f.dir, verb, full, f.dir) }
 		fmt.Fprintf(&b, "- name: %s\n  type: Application\n  attributes:\n    StartProgram: %s\n    StopProgram: %s\n    MonitorProgram: %s\n    CleanProgram: %s\n"+
-			"  limits: {monitorInterval: 100ms, offlineMonitorInterval: 100ms, restartLimit: 0, onlineTimeout: 1s, offlineTimeout: 1s, cleanTimeout: 1s, monitorTimeout: 300ms%s}\n",
+			"  limits: {%s}\n",
 			full, sh("start"), sh("stop"), sh("monitor"), sh("clean"), limits)
 		if extra != "" {
 			fmt.Fprintf(&b, "  %s\n", strings.ReplaceAll(extra, "; ", "\n  "))
@@ -141,7 +148,7 @@ func (x *flow) event(code, text string) {
 	x.t.Helper()
 	var last string
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		last = x.do("events", "--group", x.name, "--code", code, "--limit", "50")
+		last = x.do("events", "--group", x.name)
 		if slices.ContainsFunc(strings.Split(last, "\n"), func(l string) bool { return strings.Contains(l, code) && strings.Contains(l, text) }) {
 			return
 		}
@@ -225,12 +232,12 @@ func flowCleanFails(t *testing.T, f *flows) {
 	x.behave("r.stop.lie.n1")
 	x.behave("r.clean.fail.n1")
 	x.do("group", "switch", "cfail", "--no-wait")
-	x.is("stuck", func(g *v1.GroupInfo) bool { return strings.Contains(g.GetMessage(), "could not be taken offline") })
+	x.is("stuck", func(g *v1.GroupInfo) bool { return strings.Contains(g.GetMessage(), "can't be taken offline") })
 	x.started("r", "n1")
 	x.heal("r.clean.fail.n1")
 	x.heal("r.stop.lie.n1")
 	x.do("group", "clear", "cfail")
-	x.is("free again", func(g *v1.GroupInfo) bool { return !strings.Contains(g.GetMessage(), "could not be taken offline") })
+	x.is("free again", func(g *v1.GroupInfo) bool { return !strings.Contains(g.GetMessage(), "can't be taken offline") })
 }
 
 // Spec 6.9: so many monitors in a row that hang are a fault.
