@@ -172,6 +172,9 @@ func (a *applier) change() *Refused {
 	case *pb.Command_Note:
 		for _, e := range c.Note.GetEvents() {
 			a.event(e)
+			if e.GetCode() == "node.jeopardy" {
+				a.jeopardyTrigger(e.GetNode())
+			}
 		}
 		return nil
 	}

@@ -74,3 +74,12 @@ func (a *applier) nodeTrigger(trigger, node, nodeState string) {
 	a.addTriggers([]*pb.TriggerRun{{Trigger: trigger, Node: heir.GetNode(), Facts: map[string]string{FactSystem: node, FactState: nodeState},
 		Program: TriggerProgram(a.s, nil, trigger), Timeout: durationpb.New(transitionTimeout)}})
 }
+
+// jeopardyTrigger tells on a node that it reaches some other over its last link.
+func (a *applier) jeopardyTrigger(node string) {
+	if MemberOf(a.s, node) == nil || !slices.Contains(a.s.GetCluster().GetTriggersEnabled(), "injeopardy") {
+		return
+	}
+	a.addTriggers([]*pb.TriggerRun{{Trigger: "injeopardy", Node: node, Facts: map[string]string{FactState: "RUNNING"},
+		Program: TriggerProgram(a.s, nil, "injeopardy"), Timeout: durationpb.New(transitionTimeout)}})
+}

@@ -98,3 +98,20 @@ func TestLeaveRunning(t *testing.T) {
 		t.Fatal(fmt.Sprint("it was detached: ", s.NodeStatus["n3"]))
 	}
 }
+
+func TestJeopardyTrigger(t *testing.T) {
+	s := three(t)
+	note := func(code, node string) {
+		must(t, s, &pb.Command{Change: &pb.Command_Note{Note: &pb.Note{Events: []*v1.Event{{Code: code, Node: node}}}}})
+	}
+	note("node.jeopardy", "n2")
+	s.Cluster.TriggersEnabled = []string{"injeopardy"}
+	note("node.jeopardy", "n9")
+	note("node.else", "n2")
+	if len(s.Triggers) != 0 {
+		t.Fatal(added(s, 0))
+	}
+	if note("node.jeopardy", "n2"); !slices.Equal(added(s, 0), []string{"injeopardy n2 RUNNING @n2"}) {
+		t.Fatal(added(s, 0))
+	}
+}

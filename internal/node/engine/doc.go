@@ -15,8 +15,9 @@
 //   - frames to guard arrive in order while the connection lasts.
 //
 // Rooms: raft.go (log and apply), elect.go (who leads), views.go (the leader's
-// view changes, joining), detach.go (detached nodes, fail-fast), clock.go, triggers.go (trigger programs and signals), guard.go (what guard is told and says), groups.go
-// (planner and agents), propose.go (commands on their way), peers.go (messages).
+// view changes), join.go (coming and going of incarnations), detach.go (detached nodes, fail-fast), guard.go
+// (what guard is told and says), groups.go (planner and agents), clock.go (the cluster's clock), triggers.go (trigger
+// programs and signals), actions.go (actions of resources, events), propose.go (commands on their way), peers.go (messages).
 //
 //	E1  a view change is acknowledged in the log only after guard has put its epoch into its acknowledgements
 //	E2  nothing is brought online here except as a member of the applied view, under a lease, and caught up with the log

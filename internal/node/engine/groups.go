@@ -47,7 +47,10 @@ type groupsInfo struct {
 	leased  bool
 	desired desiredFrom
 	silence *silence
-	wake    time.Duration
+	actions actionsInfo
+	// Events that are to be told, in order.
+	events []*v1.Event
+	wake   time.Duration
 }
 
 // desiredFrom is what the last Desire was made from.
@@ -79,6 +82,7 @@ func (g *groupsInfo) init(node string) {
 func (g *groupsInfo) reset() {
 	g.caughtUp, g.met, g.planned, g.compared, g.silence = false, false, 0, 0, nil
 	g.planWake, g.leased = 0, false
+	g.actions, g.events = actionsInfo{}, nil
 	g.reports = map[string]*statepb.GroupReport{}
 	g.desired = desiredFrom{}
 }
@@ -93,6 +97,7 @@ func (e *Engine) groupsOn() {
 		e.planOn(st.Term)
 	}
 	e.desire()
+	e.actionsOn()
 	g.runtime.Tick(e.now)
 	for range 10 { // calls that are answered at once lead to others
 		g.wake = e.takeActions()
@@ -105,6 +110,7 @@ func (e *Engine) groupsOn() {
 	e.retell()
 	e.report()
 	e.triggersOn()
+	e.tellOn()
 	e.silenceOn()
 }
 
@@ -248,6 +254,10 @@ func (e *Engine) takeActions() time.Duration {
 	for _, name := range a.Gone {
 		e.gone(name)
 	}
+	for _, d := range a.Acted {
+		e.actionEnded(d)
+	}
+	e.tell(a.Events...)
 	return a.Wake
 }
 

@@ -45,7 +45,7 @@ func newSolo(t *testing.T) *solo {
 	s, err := state.Initial(&v1.Configuration{
 		Cluster: &v1.Cluster{Name: "c", Uuid: "u"},
 		Nodes:   []*v1.Node{{Name: "n1", Links: []*v1.Link{{Name: "a", Address: "10.0.0.1"}}}},
-		Types:   []*v1.ResourceType{{Name: "T", Operations: v1.Operations_OPERATIONS_ON_OFF}},
+		Types:   []*v1.ResourceType{{Name: "T", Operations: v1.Operations_OPERATIONS_ON_OFF, SupportedActions: []string{"rotate", "fail"}}},
 		Groups: []*v1.Group{{
 			Name: "web", SystemList: []string{"n1"}, AutoStartList: []string{"n1"},
 			Resources: []*v1.Resource{{Name: "r", Type: "T"}},

@@ -44,6 +44,7 @@ type guardInfo struct {
 	persistSince            time.Duration
 	leaveCall               uint64
 	reset                   bool // it was told to
+	jeopardyAgain           time.Duration
 	sawLeaving              bool
 	quiet                   bool
 }
@@ -151,6 +152,7 @@ func (e *Engine) fromGuard(f *guardpb.FromGuard) {
 		}
 		e.everyone(e.hello())
 	case *guardpb.FromGuard_Peers:
+		e.jeopardy(g.peers, b.Peers)
 		g.peers = b.Peers
 	case *guardpb.FromGuard_Lease:
 		g.lease = b.Lease
