@@ -152,8 +152,10 @@ func (w *work) reasons(latest []*v1.Decision) []string {
 		return []string{why}
 	}
 	var out []string
-	if w.book.Waiting != "" {
-		out = append(out, w.book.Waiting)
+	for _, why := range []string{w.hold(), w.book.Waiting} {
+		if why != "" && !slices.Contains(out, why) {
+			out = append(out, why)
+		}
 	}
 	i := slices.IndexFunc(latest, func(d *v1.Decision) bool {
 		return d.GetNode() == h.node && strings.HasPrefix(d.GetAction(), "online "+w.g.GetName()+" ")
@@ -174,6 +176,8 @@ func whyOffline(g *v1.Group, b *statepb.Instance) string {
 		return "an administrator took " + group + " offline"
 	case len(g.GetAutoStartList()) == 0 && !b.GetIntentOnline():
 		return group + " has no autoStartList: it waits for holdfast group online " + group
+	case g.AutoStart != nil && !g.GetAutoStart() && !b.GetIntentOnline():
+		return "autoStart of " + group + " is off: it waits for holdfast group online " + group
 	case g.GetFrozen():
 		return group + " is frozen"
 	}

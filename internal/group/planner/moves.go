@@ -113,6 +113,9 @@ func (w *work) makeRoom(c *choice) bool {
 		v.w.book.Cause = fmt.Sprintf("%s makes room on %s for %s, which has the higher drag priority (%d, it has %d)",
 			v.w.g.GetName(), at, g, w.g.GetDragPriority(), v.w.g.GetDragPriority())
 		v.w.takeOff(v.sp, v.w.book.Cause)
+		if v.w.home() == nil {
+			v.w.book.Waiting = v.w.notClear(v.sp)
+		}
 	}
 	a := w.ledger.accounts[at]
 	a.claims, a.sums = append(a.claims, w), nil

@@ -184,7 +184,7 @@ func (p *pass) warnOfLoad() {
 			p.plan.Events = append(p.plan.Events, &v1.Event{TimeMs: p.env.NowMs, Severity: v1.Severity_SEVERITY_WARNING, Code: "node.load", Node: node,
 				Message: fmt.Sprintf("%s has been above its warning level of %d %% for a while: %s", node, level, high)})
 			if slices.Contains(p.s.GetCluster().GetTriggersEnabled(), loadWarning) {
-				p.plan.Triggers = append(p.plan.Triggers, &statepb.TriggerRun{Trigger: loadWarning, Node: node, Facts: map[string]string{state.FactAvailable: high},
+				p.plan.Triggers = append(p.plan.Triggers, &statepb.TriggerRun{Trigger: loadWarning, Node: node, Facts: map[string]string{state.FactAvailable: a.left()},
 					Program: state.TriggerProgram(p.s, nil, loadWarning), Timeout: durationpb.New(tellTimeout), ClockMs: p.nowMs})
 			}
 		}
@@ -192,6 +192,15 @@ func (p *pass) warnOfLoad() {
 			p.plan.Loads = append(p.plan.Loads, change)
 		}
 	}
+}
+
+// left is what is left of each capacity: "cpu=40 memory=100".
+func (a *account) left() string {
+	var all []string
+	for _, dim := range state.SortedKeys(a.node.GetCapacity()) {
+		all = append(all, fmt.Sprintf("%s=%d", dim, a.node.GetCapacity()[dim]-a.used(dim)))
+	}
+	return strings.Join(all, " ")
 }
 
 // above says of which capacities more than so many percent are in use; empty: of none.

@@ -395,7 +395,7 @@ func (w *work) operateOnline() bool {
 		return true
 	}
 	if f := w.bestFound(); f != nil && w.blocked(f) == "" { // partly online where it is asked for
-		c.to = f
+		c.to, c.why = f, fmt.Sprintf("%s online on %s already", w.areNames(f.online), f.node)
 	} else if why := w.blocked(w.ownParts(c.to)); why != "" {
 		b.Waiting = ""
 		w.progress(why)

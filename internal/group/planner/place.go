@@ -22,6 +22,9 @@ func (w *work) automatic() {
 		}
 	case h != nil:
 		w.moveAway(h)
+		if w.home() == nil {
+			w.place()
+		}
 	case !w.found():
 		w.relax()
 		w.place()
@@ -189,6 +192,9 @@ func (w *work) place() {
 		return
 	}
 	cause := b.Cause
+	if b.GivesWayTo != "" {
+		cause = fmt.Sprintf("%s had made room for %s", g, b.GivesWayTo)
+	}
 	if cause == "" {
 		cause = g + " shall be online and is online nowhere"
 		if !search.wanted {

@@ -84,18 +84,27 @@ func (w *work) choose(r ranking, manual bool) choice {
 		}
 		switch {
 		case w.book.GetBoundFor() == sp.node:
-			c.to, c.why = sp, sp.node+" is where it was bound for"
+			c.to, c.why = sp, w.boundWhy(sp)
 		case c.to == nil:
-			c.to, c.why = sp, sp.node+" is "+r.best
-			if n.measure != "" {
-				c.why += ": " + n.measure
-			}
+			c.to, c.why = sp, r.reason(n)
 			if w.g.GetParallel() {
 				c.why = w.g.GetName() + " runs on all nodes of its system list at once"
 			}
 		}
 	}
 	return c
+}
+
+// boundWhy says why the instance goes to the node that it is bound for.
+func (w *work) boundWhy(sp *spot) string {
+	b := w.book
+	switch {
+	case w.retrying(sp):
+		return fmt.Sprintf("onlineRetryLimit has it tried on %s again (%d of %d)", sp.node, b.GetRetries(), w.attr.onlineRetryLimit)
+	case w.op != nil:
+		return sp.node + " was chosen when the switch began"
+	}
+	return "failback is automatic"
 }
 
 // reject says why the instance may not be brought online on that node; nil: the
@@ -190,7 +199,7 @@ func (w *work) rejectAgain(sp *spot) string {
 	}
 	near, where := w.near()
 	if near != nil && w.staysNear() && !near(sp.node) {
-		return fmt.Sprintf("%s leaves %s only by hand: holdfast group online %s --node %s", g, strings.TrimSuffix(where, ", where it ran,"), g, sp.node)
+		return fmt.Sprintf("%s leaves %s only by hand: holdfast group online %s --node %s", g, strings.TrimSuffix(where, ", where it ran"), g, sp.node)
 	}
 	return ""
 }

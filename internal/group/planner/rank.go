@@ -17,6 +17,8 @@ type ranking struct {
 	best string
 	// The rule by which they were ranked, in words.
 	policy string
+	// The zone or site that comes first, in words; empty: none does.
+	near string
 }
 
 // ranked is a node as the policy of a group sees it.
@@ -92,7 +94,7 @@ func (w *work) tiers(nodes []string, of string) ranking {
 		}
 	}
 	if some && !all {
-		r.best += ", of " + where + " before others"
+		r.near = where
 		r.policy += ", " + where + " first"
 	}
 	return r
@@ -107,9 +109,9 @@ func (w *work) near() (func(node string) bool, string) {
 	case w.g.GetHybrid() || from == "":
 		return nil, ""
 	case len(zones) > 0:
-		return func(n string) bool { return zones[n] == zones[from] }, fmt.Sprintf("zone %d, where it ran,", zones[from])
+		return func(n string) bool { return zones[n] == zones[from] }, fmt.Sprintf("zone %d, where it ran", zones[from])
 	case w.book.GetSite() != "" && (w.attr.policy == v1.FailOverPolicy_FAIL_OVER_POLICY_SITE_PREFERRED || w.staysNear()):
-		return func(n string) bool { return w.s.GetNodes()[n].GetSite() == w.book.GetSite() }, fmt.Sprintf("site %s, where it ran,", w.book.GetSite())
+		return func(n string) bool { return w.s.GetNodes()[n].GetSite() == w.book.GetSite() }, fmt.Sprintf("site %s, where it ran", w.book.GetSite())
 	}
 	return nil, ""
 }
@@ -214,6 +216,21 @@ func (r ranking) sorted() ranking {
 		return 0
 	})
 	return r
+}
+
+// reason for taking a node of the ranking.
+func (r *ranking) reason(n ranked) string {
+	why := n.node + " is " + r.best
+	switch {
+	case r.near != "" && n.tier == 0:
+		why += ", of " + r.near
+	case r.near != "":
+		why += ", and none of " + r.near + ", can"
+	}
+	if n.measure != "" {
+		why += ": " + n.measure
+	}
+	return why
 }
 
 func count(n int, what string) string {

@@ -292,6 +292,7 @@ func (w *work) takenDown(h *spot) bool {
 		return false
 	}
 	w.book.Waiting = why
+	w.event(v1.Severity_SEVERITY_INFORMATION, "group.offline", h.node, w.g.GetName()+" goes offline: "+why)
 	return true
 }
 

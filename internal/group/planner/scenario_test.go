@@ -33,10 +33,17 @@ import (
 //	freeze|unfreeze web|n1, clear web [n1], flush web
 //	config web [list=()] [auto=()]
 //	unseeded | seeded
+//	node n1 capacity=(cpu:100) limits=(licence:2) site=east ...       fields of nodes, groups and resources (autoStart=false) are set as in
+//	                                                                  YAML; atleast=2:a,b requires two of them
+//	clock 30s | wake                 the cluster's clock goes on; when the planner wants to be called again
+//	trigger ends|fails [MESSAGE]     how the oldest trigger ended that is waited for; triggers: all that are to be run
+//	disable|enable|autoenable web [n1], switching web on|off, maintenance web [n1], clear-admin-wait web [n1] [fault]
+//	load n1 load=(cpu:50), freeze-for web|n1 1h, evacuate n1, detach n1, forecast web
+//	report ... [verdict=RESET] [adminwait=ONLINE_HUNG] [intentional]
 //	state, explain web, simulate    (one step per line: fail n1 n2, join n1, ...)
 func TestRules(t *testing.T) {
 	datadriven.Walk(t, "testdata/rules", func(t *testing.T, path string) {
-		b := &bench{env: Env{Seeded: true}}
+		b := &bench{env: Env{Seeded: true, ClockMs: 1000}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			b.out.Reset()
 			b.do(t, d)
@@ -56,12 +63,14 @@ type bench struct {
 	out strings.Builder
 	// Number of the last report.
 	reports uint64
+	// Places that are disabled because nobody knows them are printed, too.
+	places bool
 }
 
 func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 	var words []string
 	for _, a := range d.CmdArgs {
-		if len(a.Vals) == 0 {
+		if len(a.Vals) == 0 && a.Key != "propagate" && a.Key != "force" {
 			words = append(words, a.Key)
 		}
 	}
@@ -78,7 +87,10 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 			{Name: "any", Operations: v1.Operations_OPERATIONS_ON_OFF},
 			{Name: "nic", Operations: v1.Operations_OPERATIONS_NONE},
 			{Name: "once", Operations: v1.Operations_OPERATIONS_ON_ONLY},
+			{Name: "quiet", Operations: v1.Operations_OPERATIONS_ON_OFF, FaultPropagation: proto.Bool(false)},
 		}}
+		setFields(t, d, b.cfg.Cluster, d.CmdArgs)
+		b.places = d.HasArg("places")
 		for _, n := range vals(d, "nodes") {
 			b.cfg.Nodes = append(b.cfg.Nodes, &v1.Node{Name: n})
 		}
@@ -165,7 +177,9 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 	case "simulate":
 		b.simulate(t, d)
 	default:
-		d.Fatalf(t, "no verb %s", d.Cmd)
+		if !b.more(t, d, word) {
+			d.Fatalf(t, "no verb %s", d.Cmd)
+		}
 	}
 	if b.s != nil && b.out.Len() == 0 && d.Cmd != "plan" && d.Cmd != "run" {
 		b.out.WriteString("ok\n")
@@ -204,12 +218,17 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 	}
 	g.Parallel, g.Hybrid = d.HasArg("parallel"), d.HasArg("hybrid")
 	g.SystemZones = parseZones(t, d, vals(d, "zones"))
+	setFields(t, d, g, d.CmdArgs)
+	if d.HasArg("package") {
+		g.Package = &v1.Package{Name: name}
+		setFields(t, d, g.Package, d.CmdArgs)
+	}
 	for line := range strings.Lines(d.Input) {
 		f := strings.Fields(line)
 		r := &v1.Resource{Name: f[0], Type: "any"}
 		for _, w := range f[1:] {
 			switch {
-			case w == "nic" || w == "once":
+			case w == "nic" || w == "once" || w == "quiet":
 				r.Type = w
 			case w == "uncritical":
 				r.Critical = proto.Bool(false)
@@ -217,6 +236,7 @@ func parseGroup(t *testing.T, d *datadriven.TestData, name string) *v1.Group {
 				r.Enabled = proto.Bool(false)
 			case strings.HasPrefix(w, "requires="):
 				r.Requires = strings.Split(strings.Trim(w[len("requires="):], "()"), ",")
+			case setResource(t, d, r, w):
 			default:
 				d.Fatalf(t, "no word %s", w)
 			}
@@ -276,6 +296,9 @@ func (b *bench) configure(t *testing.T, d *datadriven.TestData, group string) {
 		if g.Name == group && d.HasArg("zones") {
 			g.SystemZones = parseZones(t, d, vals(d, "zones"))
 		}
+		if g.Name == group {
+			setFields(t, d, g, d.CmdArgs)
+		}
 		if g.Name == group && d.HasArg("add") {
 			g.Resources = append(g.Resources, &v1.Resource{Name: vals(d, "add")[0], Type: "any"})
 		}
@@ -333,7 +356,7 @@ func (b *bench) report(t *testing.T, d *datadriven.TestData, words []string) {
 		r.Intent = on.ReportedIntent
 	}
 	for _, a := range d.CmdArgs {
-		if len(a.Vals) == 0 || a.Key == "msg" {
+		if len(a.Vals) == 0 || a.Key == "msg" || a.Key == "verdict" || a.Key == "adminwait" {
 			continue
 		}
 		st, act, _ := strings.Cut(a.Vals[0], "/")
@@ -343,6 +366,7 @@ func (b *bench) report(t *testing.T, d *datadriven.TestData, words []string) {
 			d.Fatalf(t, "no state %s", a.Vals[0])
 		}
 		r.Resources[a.Key] = &v1.ResourceStatus{State: v1.ResourceState(n), Activity: v1.ResourceActivity(m), Message: strings.Join(vals(d, "msg"), " ")}
+		statusFacts(t, d, r.Resources[a.Key])
 	}
 	m := state.MemberOf(b.s, words[0])
 	b.reports++
@@ -416,6 +440,7 @@ func (b *bench) print(p *statepb.Plan) {
 			fmt.Fprintf(&b.out, "%s waits no more\n", instanceName(c))
 		}
 	}
+	b.printMore(p)
 	for _, e := range p.Events {
 		fmt.Fprintf(&b.out, "event %s %s: %s\n", strings.ToLower(strings.TrimPrefix(e.Severity.String(), "SEVERITY_")), e.Code, e.Message)
 	}

@@ -83,6 +83,7 @@ func succeed(s *statepb.State) bool {
 }
 
 func succeedAt(s *statepb.State, g *v1.Group, on *statepb.GroupOnNode) {
+	news := on.GetReportedIntent() != on.GetIntent()
 	on.ReportedIntent, on.Probed = on.GetIntent(), true
 	if on.Resources == nil {
 		on.Resources = map[string]*v1.ResourceStatus{}
@@ -92,51 +93,72 @@ func succeedAt(s *statepb.State, g *v1.Group, on *statepb.GroupOnNode) {
 		if on.Resources[r.GetName()] == nil {
 			on.Resources[r.GetName()] = &v1.ResourceStatus{}
 		}
-		online[r.GetName()] = !state.Enabled(r)
+		online[r.GetName()] = !state.Enabled(r) || r.GetMonitorOnly()
 	}
 	for range g.GetResources() { // a resource may stand before what it requires
 		for _, r := range g.GetResources() {
 			st := on.Resources[r.GetName()]
-			if state.Enabled(r) && !st.GetUnableToOffline() {
-				st.Activity = v1.ResourceActivity_RESOURCE_ACTIVITY_NONE
-				st.State = outcome(s, g, on, r, st.GetState(), online)
+			asIs := st.GetUnableToOffline() || st.GetAdminWait() != v1.AdminWait_ADMIN_WAIT_UNSPECIFIED || st.GetIntentional() && !news
+			if state.Enabled(r) && !asIs {
+				st.State, st.Activity = outcome(s, g, on, r, st.GetState(), online)
+				st.Intentional = st.GetIntentional() && st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE
 			}
 			online[r.GetName()] = online[r.GetName()] || st.GetState() == v1.ResourceState_RESOURCE_STATE_ONLINE
 		}
 	}
 }
 
-// outcome is the state of a resource after its agent has done what is wanted.
-func outcome(s *statepb.State, g *v1.Group, on *statepb.GroupOnNode, r *v1.Resource, st v1.ResourceState, online map[string]bool) v1.ResourceState {
+// outcome is the state of a resource after its agent has done what is wanted,
+// and what it waits for.
+func outcome(s *statepb.State, g *v1.Group, on *statepb.GroupOnNode, r *v1.Resource, st v1.ResourceState, online map[string]bool) (v1.ResourceState, v1.ResourceActivity) {
+	const none = v1.ResourceActivity_RESOURCE_ACTIVITY_NONE
 	known := st == v1.ResourceState_RESOURCE_STATE_ONLINE || st == v1.ResourceState_RESOURCE_STATE_OFFLINE
 	if st == v1.ResourceState_RESOURCE_STATE_FAULTED {
-		return st
+		return st, none
 	}
 	ops := s.GetTypes()[r.GetType()].GetOperations()
 	if ops == v1.Operations_OPERATIONS_NONE {
 		if !known {
 			st = v1.ResourceState_RESOURCE_STATE_ONLINE
 		}
-		return st
+		return st, none
 	}
 	want, single := on.GetResourceWants()[r.GetName()]
 	if !single {
 		want = on.GetWant()
 	}
 	switch {
-	case g.GetFrozen():
+	case g.GetFrozen(), s.GetGroupStatus()[g.GetName()].GetFreeze() != nil, r.GetMonitorOnly():
+	case want == wantOnline && (st == v1.ResourceState_RESOURCE_STATE_ONLINE || served(r, online)):
+		return v1.ResourceState_RESOURCE_STATE_ONLINE, none
 	case want == wantOnline:
-		for _, c := range r.GetRequires() {
-			if !online[c] {
-				return v1.ResourceState_RESOURCE_STATE_OFFLINE
-			}
-		}
-		return v1.ResourceState_RESOURCE_STATE_ONLINE
+		return v1.ResourceState_RESOURCE_STATE_OFFLINE, v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_ONLINE
 	case want == wantOffline && ops != v1.Operations_OPERATIONS_ON_ONLY:
-		return v1.ResourceState_RESOURCE_STATE_OFFLINE
+		return v1.ResourceState_RESOURCE_STATE_OFFLINE, none
 	}
 	if !known {
 		st = v1.ResourceState_RESOURCE_STATE_OFFLINE
 	}
-	return st
+	return st, none
+}
+
+// served: what a resource requires is online.
+func served(r *v1.Resource, online map[string]bool) bool {
+	for _, c := range r.GetRequires() {
+		if !online[c] {
+			return false
+		}
+	}
+	for _, some := range r.GetRequiresAtLeast() {
+		n := uint32(0)
+		for _, c := range some.GetOf() {
+			if online[c] {
+				n++
+			}
+		}
+		if n < some.GetCount() {
+			return false
+		}
+	}
+	return true
 }

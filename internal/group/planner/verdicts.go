@@ -89,7 +89,7 @@ func (w *work) clearFaults() {
 		switch {
 		case w.g.GetPackage() != nil:
 			w.clear(sp)
-		case w.book.GetBoundFor() == sp.node && w.book.GetRetries() > 0 && !slices.Contains(w.faulted, sp.node):
+		case w.retrying(sp):
 			w.clear(sp) // it is tried there once more (onlineRetryLimit)
 		case w.book.GetClears() >= w.attr.autoClearLimit:
 		case sp.on.GetFaulted() && w.due(sp.on.GetFaultedMs()+w.attr.clearIntervalMs):
@@ -113,6 +113,12 @@ func ordinal(n int) string {
 		return fmt.Sprintf("%drd", n)
 	}
 	return fmt.Sprintf("%dth", n)
+}
+
+// retrying: the group is to be tried on that node once more after a fault there.
+func (w *work) retrying(sp *spot) bool {
+	b := w.book
+	return b.GetBoundFor() == sp.node && b.GetRetries() > 0 && b.GetRetriedMs() >= b.GetPlacedMs()
 }
 
 // tryAgain says whether the group is tried on the same node once more after a
