@@ -76,6 +76,8 @@ func (h *Host) agentOf(c agent.Call) *kind {
 		return &kind{typ: c.Definition, run: runScript}
 	case c.Definition.GetOcf() != nil:
 		return &kind{typ: c.Definition, run: runOCF}
+	case c.Definition.GetSystemd() != nil:
+		return &kind{typ: c.Definition, check: systemdUnitKind.check, run: runSystemdUnit}
 	}
 	return h.kindOf(c.Type)
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
-	"github.com/holdfast-ha/holdfast/internal/cluster/guard/guardpb"
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
 )
 
@@ -50,6 +49,7 @@ type Host struct {
 	mounts    *mountWatch
 	signals   *signalBoard
 	proxies   *proxies
+	bus       *systemBus
 	look      func(context.Context, Target) (v1.ResourceState, error)
 	announcer *announcer
 	notices   *mailbox
@@ -106,6 +106,7 @@ func NewHost(o Options) (*Host, error) {
 	h.net = newNetWatch(h.notice, h.log)
 	h.files, h.mounts = newFileWatch(h.notice, h.log), newMountWatch(h.notice, h.log)
 	h.signals, h.proxies = newSignalBoard(h.notice), newProxies(h.notice)
+	h.bus = newSystemBus(h.notice, h.log)
 	h.announcer = newAnnouncer(h.log)
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.undo()
@@ -168,36 +169,6 @@ func (h *Host) changed(group string) {
 	}
 }
 
-// Protect returns what guard has to stop of a group with this configuration, and makes its control group.
-func (h *Host) Protect(group *v1.Group) (*guardpb.Protect, error) {
-	out := &guardpb.Protect{Group: group.GetName(), Cgroup: h.groupDir(group.GetName())}
-	if out.Cgroup != "" {
-		if err := os.MkdirAll(out.Cgroup, 0o755); err != nil {
-			return nil, fmt.Errorf("agents: control group of %s: %w", group.GetName(), err)
-		}
-	}
-	for _, r := range group.GetResources() {
-		switch {
-		case r.GetType() == ipKind.typ.GetName():
-			out.Addresses = append(out.Addresses, r.GetAttributes()["Address"]+" "+r.GetAttributes()["Device"])
-		case out.Cgroup == "":
-			p := place{h: h, group: group.GetName(), resource: r.GetName()}
-			members, err := p.members()
-			if err != nil {
-				return nil, fmt.Errorf("agents: processes of %s: %w", r.GetName(), err)
-			}
-			seen := map[int]bool{}
-			for _, m := range members {
-				if !seen[m.session] {
-					seen[m.session] = true
-					out.ProcessGroups = append(out.ProcessGroups, int32(m.session))
-				}
-			}
-		}
-	}
-	return out, nil
-}
-
 // Release removes the control groups of a group of which nothing runs any more. What still runs keeps its own.
 func (h *Host) Release(group string) {
 	dir := h.groupDir(group)
@@ -235,6 +206,7 @@ func (h *Host) Close() {
 	h.files.close()
 	h.mounts.close()
 	h.signals.close()
+	h.bus.close()
 	h.watcher.close()
 	h.notices.close()
 }

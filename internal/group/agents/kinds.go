@@ -30,7 +30,7 @@ type kind struct {
 
 var kinds = []kind{
 	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, mountKind, nicKind, packageScriptKind,
-	packageServiceKind, persistentGenericResourceKind, phantomKind, processKind, proxyKind, subnetKind,
+	packageServiceKind, persistentGenericResourceKind, phantomKind, processKind, proxyKind, subnetKind, systemdUnitKind,
 }
 
 func kindOf(name string) *kind {

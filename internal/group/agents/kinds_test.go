@@ -97,6 +97,11 @@ func TestCheck(t *testing.T) {
 		{"Subnet", map[string]string{"Subnets": "10.1.0.0"}, "is not a subnet"},
 		{"Subnet", map[string]string{"Subnets": "10.1.0.0/16", "NetworkHosts": "10.2.0.1"}, "is in none of the subnets"},
 		{"Subnet", map[string]string{"Subnets": "10.1.0.0/16", "Access": "SOME"}, "none of FULL, PARTIAL"},
+		{"SystemdUnit", map[string]string{"Unit": "nginx"}, ""},
+		{"SystemdUnit", map[string]string{"Unit": "getty@tty3.service"}, ""},
+		{"SystemdUnit", map[string]string{"Unit": "getty@.service"}, "is a template"},
+		{"SystemdUnit", map[string]string{"Unit": "a b"}, "can't be the name of a unit"},
+		{"SystemdUnit", map[string]string{"Unit": ".service"}, "can't be the name of a unit"},
 		{"Datei", nil, "no agent"},
 	} {
 		errs := Check(&v1.Resource{Name: "r", Type: test.typ, Attributes: test.attr})

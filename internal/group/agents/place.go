@@ -300,10 +300,6 @@ func findCgroup(node, root string) (string, string) {
 
 // ownCgroup is the directory of this process's control group of version 2.
 func ownCgroup() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return "", err
@@ -317,15 +313,5 @@ func ownCgroup() (string, error) {
 	if where == "" {
 		return "", errors.New("this process is in no control group of version 2")
 	}
-	for _, line := range strings.Split(string(mounts), "\n") {
-		before, after, ok := strings.Cut(line, " - ")
-		f := strings.Fields(before)
-		if !ok || len(f) < 5 || !strings.HasPrefix(after, "cgroup2 ") {
-			continue
-		}
-		if below, err := filepath.Rel(f[3], where); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
-			return filepath.Join(f[4], below), nil
-		}
-	}
-	return "", errors.New("no control group file system of version 2 is mounted")
+	return cgroupDir(where)
 }
