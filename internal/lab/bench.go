@@ -36,6 +36,7 @@ type BenchResult struct {
 	OwnStart time.Duration `json:"own_start,omitempty"`
 	OwnStop  time.Duration `json:"own_stop,omitempty"`
 	Idle     []NodeIdle    `json:"idle,omitempty"`
+	OCF      []OCFIdle     `json:"ocf,omitempty"`
 	Stress   *StressResult `json:"stress,omitempty"`
 	// What was not as it should be.
 	Faults []string `json:"faults,omitempty"`
@@ -79,7 +80,7 @@ type benchTest struct {
 
 // In the order in which they run.
 var benchOrder = []string{"switch", "process", "clusterd", "crash", "leader", "partition", "cold",
-	"arbiter-crash", "arbiter-partition", "arbiter-split", "disk-crash", "disk-partition", "disk-split", "preferred-split", "idle"}
+	"arbiter-crash", "arbiter-partition", "arbiter-split", "disk-crash", "disk-partition", "disk-split", "preferred-split", "idle", "ocf"}
 
 var benchTests = map[string]benchTest{
 	"crash":     {what: "the active node loses network and power: to the first answer of another", run: (*bench).crash},
@@ -90,6 +91,7 @@ var benchTests = map[string]benchTest{
 	"switch":    {what: "planned move: longest time between two answers", run: (*bench).planned},
 	"cold":      {what: "three nodes boot at once: to the first answer", run: (*bench).cold},
 	"idle":      {what: "guard and clusterd of a node with 200 monitored resources", all: (*bench).idle},
+	"ocf":       {what: "nodes that monitor 200 OCF resources in all every 10 s, programs included", all: (*bench).ocf},
 
 	"arbiter-crash":     {what: "two nodes and an arbiter: as crash", run: (*bench).crash, shape: withArbiter, baseline: "crash"},
 	"arbiter-partition": {what: "two nodes and an arbiter: as partition, from the arbiter too", run: (*bench).partition, shape: withArbiter, baseline: "partition"},

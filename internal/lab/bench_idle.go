@@ -79,6 +79,69 @@ func (b *bench) idle(ctx context.Context, r *BenchResult) error {
 	return nil
 }
 
+// OCFResources in all that the ocf bench has monitored.
+const OCFResources = 200
+
+// OCFIdle is what one node uses, with all programs that it runs.
+type OCFIdle struct {
+	Node       string  `json:"node"`
+	CPUPercent float64 `json:"cpu_percent"`
+	Resources  int     `json:"resources"`
+}
+
+// ocf needs a lab of its own, as idle does.
+func (b *bench) ocf(ctx context.Context, r *BenchResult) error {
+	b.close()
+	o := b.o
+	o.Options.Tune.OCF = OCFResources
+	mine := &bench{o: o, rand: b.rand}
+	defer mine.close()
+	if err := mine.open(ctx, ""); err != nil {
+		return err
+	}
+	if err := mine.prober.Close(); err != nil {
+		return err
+	}
+	mine.prober = nil
+	if _, err := mine.lab.AwaitSettled(ctx); err != nil {
+		return err
+	}
+	settle, measure := 15*time.Second, 60*time.Second
+	b.o.Progress(fmt.Sprintf("ocf: measuring for %v", measure))
+	if err := pause(ctx, settle); err != nil {
+		return err
+	}
+	nodes := mine.lab.rec.Plan.Nodes
+	cpu := func() ([]time.Duration, error) {
+		var out []time.Duration
+		for i := range nodes {
+			used, err := cgroup(nodes[i].Cgroup).cpu()
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, used)
+		}
+		return out, nil
+	}
+	before, err := cpu()
+	if err != nil {
+		return err
+	}
+	begin := monotonic()
+	if err := pause(ctx, measure); err != nil {
+		return err
+	}
+	took := monotonic() - begin
+	after, err := cpu()
+	if err != nil {
+		return err
+	}
+	for i, n := range nodes {
+		r.OCF = append(r.OCF, OCFIdle{Node: n.Name, CPUPercent: 100 * float64(after[i]-before[i]) / float64(took), Resources: OCFResources})
+	}
+	return nil
+}
+
 type nodeUsage struct {
 	total usage
 	each  map[string]usage

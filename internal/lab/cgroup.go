@@ -152,3 +152,18 @@ func (c cgroup) processes() []int {
 	slices.Sort(out)
 	return out
 }
+
+// cpu is the time that all processes that were ever in it have used.
+func (c cgroup) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(filepath.Join(string(c), "cpu.stat"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if text, ok := strings.CutPrefix(line, "usage_usec "); ok {
+			us, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+			return time.Duration(us) * time.Microsecond, err
+		}
+	}
+	return 0, fmt.Errorf("%s tells no CPU time", c)
+}

@@ -24,6 +24,8 @@ type Tuning struct {
 	RestartLimit int
 	// Resources of a second group on each node, for the idle bench.
 	Resources int
+	// OCF resources in groups beside the web server, spread over the nodes.
+	OCF int
 	// Use the binary's own web server even if nginx is installed.
 	OwnWeb bool
 	// Use it and have it record its life.
@@ -91,7 +93,13 @@ func newClusterSpec(o Options, mode Mode, number int, dir string) (*clusterSpec,
 	}
 	web := webServer(o, mode, p, binary)
 	c.files = web.files
-	c.yaml = clusterAndNodes(o, p) + defaultGroups(o, p, web)
+	types := ""
+	if o.Tune.OCF > 0 {
+		if types, err = ocfTypes(binary, "heartbeat:Dummy"); err != nil {
+			return nil, err
+		}
+	}
+	c.yaml = clusterAndNodes(o, p) + types + defaultGroups(o, p, web)
 	return c, nil
 }
 
@@ -229,6 +237,14 @@ func defaultGroups(o Options, p *plan, web webService) string {
 			idleGroup(&b, name, o.Tune.Resources)
 		}
 	}
+	for i, name := range names {
+		if n := o.Tune.OCF / len(names); n > 0 {
+			if i < o.Tune.OCF%len(names) {
+				n++
+			}
+			ocfGroup(&b, name, n)
+		}
+	}
 	return b.String()
 }
 
@@ -237,6 +253,14 @@ func idleGroup(b *strings.Builder, node string, resources int) {
 	fmt.Fprintf(b, "---\nkind: Group\nname: idle-%s\nsystemList: [%s]\nautoStartList: [%s]\nresources:\n", node, node, node)
 	for i := range resources {
 		fmt.Fprintf(b, "- name: %s-%d\n  type: FileOnOff\n  attributes: {PathName: /run/%s-%d}\n  limits: {monitorInterval: 10s}\n", node, i, node, i)
+	}
+}
+
+// ocfGroup is a group of many resources of a resource agent that does next to nothing.
+func ocfGroup(b *strings.Builder, node string, resources int) {
+	fmt.Fprintf(b, "---\nkind: Group\nname: ocf-%s\nsystemList: [%s]\nautoStartList: [%s]\nresources:\n", node, node, node)
+	for i := range resources {
+		fmt.Fprintf(b, "- name: ocf-%s-%d\n  type: ocf-Dummy\n  attributes: {state: /run/ocf-%s-%d}\n  limits: {monitorInterval: 10s, monitorTimeout: 20s}\n", node, i, node, i)
 	}
 }
 

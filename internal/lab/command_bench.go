@@ -163,6 +163,13 @@ func benchTable(w io.Writer, results []*BenchResult) error {
 				return err
 			}
 		}
+		if len(r.OCF) > 0 {
+			fmt.Fprintf(w, "\nocf, %d resources in all, CPU with all programs, in %% of a core:", OCFResources)
+			for _, n := range r.OCF {
+				fmt.Fprintf(w, " %s %.2f", n.Node, n.CPUPercent)
+			}
+			fmt.Fprintln(w)
+		}
 		if s := r.Stress; s != nil {
 			fmt.Fprintf(w, "\nstress, %v with %d busy loops: epoch %d before, %d after; %d of %d probes failed; %d changes of leader\n",
 				s.Duration, s.Load, s.EpochBefore, s.EpochAfter, s.Failed, s.Probes, s.Leaders)

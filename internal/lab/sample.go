@@ -50,13 +50,9 @@ func sampleGroups(name, binary string, mode Mode, p *plan) (yaml string, files m
 		"Web": p.service().Addr().String(), "App": linkHost(mode, p.Number, 0, appHost).String(),
 		"Daemon": map[bool]string{true: "on", false: "off"}[s.daemon],
 	}
-	var types strings.Builder
-	for _, agent := range s.ocf {
-		out, err := exec.Command(binary, "type", "import-ocf", agent).CombinedOutput()
-		if err != nil {
-			return "", nil, bad("sample %s needs the resource agent %s (apt-get install resource-agents): %w\n%s", name, agent, err, out)
-		}
-		fmt.Fprintf(&types, "---\n%s", out)
+	types, err := ocfTypes(binary, s.ocf...)
+	if err != nil {
+		return "", nil, err
 	}
 	files = map[string]string{}
 	fill := func(file string) (string, error) {
@@ -72,5 +68,18 @@ func sampleGroups(name, binary string, mode Mode, p *plan) (yaml string, files m
 		return "", nil, err
 	}
 	groups, err := fill(s.file)
-	return types.String() + "---\n" + groups, files, err
+	return types + "---\n" + groups, files, err
+}
+
+// ocfTypes are the documents of types of resource agents of the Open Cluster Framework.
+func ocfTypes(binary string, agents ...string) (string, error) {
+	var types strings.Builder
+	for _, agent := range agents {
+		out, err := exec.Command(binary, "type", "import-ocf", agent).CombinedOutput()
+		if err != nil {
+			return "", bad("the resource agent %s is needed (apt-get install resource-agents): %w\n%s", agent, err, out)
+		}
+		fmt.Fprintf(&types, "---\n%s", out)
+	}
+	return types.String(), nil
 }
