@@ -131,7 +131,7 @@ func writeNew(plan *identity.Plan, out string) error {
 func (a *app) clusterClientCommand() *cobra.Command {
 	var authority, out string
 	c := &cobra.Command{
-		Use: "client NAME --authority DIR --out DIR", Short: "Make a client certificate for the API over https, without asking the cluster", Args: args(1, 1),
+		Use: "client NAME --authority DIR --out DIR", Short: "Make a client certificate for the API over https, without asking the cluster", Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Make a client certificate with the authority that cluster init made, without
 asking the cluster. It says who somebody is; what that user may do, holdfast user
 add says. holdfast user cert does the same through the cluster.`,

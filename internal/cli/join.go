@@ -42,7 +42,7 @@ func parseLinks(list []string) (links []*v1.Link, err error) {
 func (a *app) nodeAddCommand() *cobra.Command {
 	var list []string
 	c := &cobra.Command{
-		Use: "add NODE --link NAME=ADDRESS…", Short: "Configure a node that has not joined yet", Args: args(1, 1),
+		Use: "add NODE --link NAME=ADDRESS…", Short: "Configure a node that has not joined yet", Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Configure a node that has not joined yet. A token (holdfast node token) lets a
 machine join as this node; a token for a node that is not configured does both.`,
 		Example: "  holdfast node add n4 --link net1=10.0.1.4 --link net2=10.0.2.4",

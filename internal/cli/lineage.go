@@ -272,6 +272,7 @@ not know of this one, and would run the same groups.`,
 		},
 	}
 	c.Flags().StringVar(&node, "node", "", "node that the cluster begins with")
+	must(c.RegisterFlagCompletionFunc("node", cobra.NoFileCompletions))
 	c.Flags().StringVar(&out, "out", "", "directory for what is made")
 	must(c.MarkFlagDirname("out"))
 	return c

@@ -74,7 +74,7 @@ func (a *app) userAddCommand() *cobra.Command {
 	var groups []string
 	var only bool
 	c := &cobra.Command{
-		Use: "add USER --role ROLE [--group GROUP…]", Short: "Give a user a role, in the whole cluster or of groups", Args: args(1, 1),
+		Use: "add USER --role ROLE [--group GROUP…]", Short: "Give a user a role, in the whole cluster or of groups", Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Give a user a role, in the whole cluster or of groups:
 
   guest          sees everything but secrets
@@ -114,7 +114,7 @@ What the user may do already stays, unless --only is given.`,
 func (a *app) userCertCommand() *cobra.Command {
 	var out string
 	c := &cobra.Command{
-		Use: "cert USER --out DIR", Short: "Issue a client certificate for a user, for the API over https", Args: args(1, 1),
+		Use: "cert USER --out DIR", Short: "Issue a client certificate for a user, for the API over https", Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Issue a client certificate for a user. The key is made here and written into DIR
 together with the certificate; the cluster only signs.`,
 		Example: "  holdfast user cert alice --out alice\n  holdfast status --api https://n1:7946 --client-dir alice",

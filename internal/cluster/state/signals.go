@@ -42,7 +42,7 @@ func (a *applier) setSignal(c *pb.SetSignal) *Refused {
 	}
 	if sig == nil {
 		if len(a.s.Signals) >= MostSignals {
-			return refuse(CodeConflict, "there are %d signals: take some out with holdfast signal delete NAME", len(a.s.Signals))
+			return refuse(CodeConflict, "there are %d signals: take some out with holdfast signal clear NAME", len(a.s.Signals))
 		}
 		if a.s.Signals == nil {
 			a.s.Signals = map[string]*pb.Signal{}
