@@ -76,6 +76,14 @@ func (a *app) fieldFlag(c *cobra.Command, name, object, key string) {
 	must(c.RegisterFlagCompletionFunc(name, complete))
 }
 
+// namesFlag has a flag completed with names.
+func (a *app) namesFlag(c *cobra.Command, name string, names func(*v1.Configuration) []string) {
+	complete := a.complete(names)
+	must(c.RegisterFlagCompletionFunc(name, func(c *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
+		return complete(c, nil, s)
+	}))
+}
+
 // nodeFlag is a flag whose value is the name of a node.
 func (a *app) nodeFlag(c *cobra.Command, to *string, name, help string) {
 	c.Flags().StringVar(to, name, "", help)

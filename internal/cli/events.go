@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
@@ -17,43 +18,86 @@ import (
 
 func (a *app) eventsCommand() *cobra.Command {
 	var follow bool
-	var since, level string
+	var since, until, level string
 	q := &v1.ListEventsRequest{}
 	c := a.withOutput(&cobra.Command{
 		Use: "events", Short: "Show what happened, oldest first", Args: args(0, 0),
 		Example: "  holdfast events --since 10m\n  holdfast events --group web --follow",
 		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
-			if err := eventFilter(q, since, level, time.Now()); err != nil {
+			if err := eventFilter(q, since, until, level, time.Now()); err != nil {
 				return err
 			}
 			if follow {
+				if until != "" {
+					return usage("--follow goes on until it is ended: leave out --until")
+				}
 				return a.followEvents(ctx, c, q)
 			}
-			m, err := call(ctx, c, c.events.List, q)
+			m, err := allEvents(ctx, c, q)
 			if err != nil {
 				return err
 			}
-			return a.show("events/1", m, func(w io.Writer) {
-				heading(w, m.GetSource())
-				for _, e := range m.GetEvents() {
-					fmt.Fprintln(w, eventLine(e))
-				}
-			})
+			return a.show("events/1", m, func(w io.Writer) { writeEventLog(w, m) })
 		}),
 	})
 	f := c.Flags()
 	f.BoolVar(&follow, "follow", false, "go on showing what happens")
 	f.StringVar(&since, "since", "", "from this time on (10m, 2026-01-31T12:00:00Z), or after this number (#120)")
 	f.StringVar(&level, "severity", "", "at least: information, warning, error or critical")
+	f.StringVar(&until, "until", "", "before this time (10m, 2026-01-31T12:00:00Z)")
+	f.StringArrayVar(&q.Codes, "code", nil, "whose code begins so (resource.faulted, audit); may be given more than once")
 	f.StringVar(&q.Group, "group", "", "of this group only")
+	f.StringVar(&q.Resource, "resource", "", "of this resource only")
+	a.namesFlag(c, "group", groupNames)
+	a.namesFlag(c, "resource", resourceNames)
+	must(c.RegisterFlagCompletionFunc("code", cobra.NoFileCompletions))
 	a.nodeFlag(c, &q.Node, "node", "of this node only")
 	f.Uint32VarP(&q.Limit, "lines", "n", 0, "the newest so many (default: all that are kept)")
 	a.fieldFlag(c, "severity", "Notifier", "severity")
 	return c
 }
 
-// eventFilter reads --since and --severity.
-func eventFilter(q *v1.ListEventsRequest, since, level string, now time.Time) error {
+// allEvents that were asked for, in as many answers as that takes.
+func allEvents(ctx context.Context, c *client, q *v1.ListEventsRequest) (*v1.ListEventsResponse, error) {
+	m, err := call(ctx, c, c.events.List, q)
+	for err == nil && m.GetMoreBefore() != 0 && q.GetLimit() == 0 {
+		before := proto.CloneOf(q)
+		before.Before = m.GetMoreBefore()
+		var older *v1.ListEventsResponse
+		if older, err = call(ctx, c, c.events.List, before); err == nil {
+			m.Events, m.Gaps = append(older.GetEvents(), m.GetEvents()...), append(older.GetGaps(), m.GetGaps()...)
+			m.MoreBefore = older.GetMoreBefore()
+		}
+	}
+	return m, err
+}
+
+// writeEventLog has a line per event, and one where events are missing.
+func writeEventLog(w io.Writer, m *v1.ListEventsResponse) {
+	heading(w, m.GetSource())
+	gaps := m.GetGaps()
+	tell := func(before uint64) {
+		for len(gaps) > 0 && (before == 0 || gaps[0].GetFirst() < before) {
+			fmt.Fprintf(w, "-   events %d to %d are not kept on %s\n", gaps[0].GetFirst(), gaps[0].GetLast(), m.GetSource().GetNode())
+			gaps = gaps[1:]
+		}
+	}
+	for _, e := range m.GetEvents() {
+		tell(e.GetNumber())
+		fmt.Fprintln(w, eventLine(e))
+	}
+	tell(0)
+}
+
+// eventFilter reads --since, --until and --severity.
+func eventFilter(q *v1.ListEventsRequest, since, until, level string, now time.Time) error {
+	if d, err := time.ParseDuration(until); err == nil && d >= 0 {
+		q.UntilMs = now.Add(-d).UnixMilli()
+	} else if t, err := time.Parse(time.RFC3339, until); err == nil {
+		q.UntilMs = t.UnixMilli()
+	} else if until != "" {
+		return usage("--until %s: write how long ago (10m), or a time (2026-01-31T12:00:00Z)", until)
+	}
 	if n, ok := strings.CutPrefix(since, "#"); ok {
 		v, err := strconv.ParseUint(n, 10, 64)
 		if err != nil {
