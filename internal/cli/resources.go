@@ -178,7 +178,7 @@ func (a *app) typeCommand() *cobra.Command {
 			})
 		}),
 	})
-	return grouped(&cobra.Command{Use: "type", Short: "Types: kinds of resources"}, list, show)
+	return grouped(&cobra.Command{Use: "type", Short: "Types: kinds of resources"}, list, show, a.typeImportOCFCommand(), a.typeImportScriptCommand())
 }
 
 func operations(t *v1.ResourceType) string {

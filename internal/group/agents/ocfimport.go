@@ -123,3 +123,18 @@ func (b *bounded) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// OCFAgents are the agents of this machine, as ImportOCF takes them.
+func OCFAgents() (out []string) {
+	files, err := filepath.Glob(filepath.Join(ocfRoot, "resource.d", "*", "*"))
+	if err != nil {
+		return nil
+	}
+	for _, f := range files {
+		provider, program := filepath.Base(filepath.Dir(f)), filepath.Base(f)
+		if plainFile(provider) && plainFile(program) && executable(f) == nil {
+			out = append(out, provider+":"+program)
+		}
+	}
+	return out
+}
