@@ -81,6 +81,8 @@ type work struct {
 	held string
 	// The node that others have to leave before the instance comes there, in this pass.
 	claims string
+	// It may go back to a node that is being evacuated: no other one can take it.
+	mayReturn bool
 	// It has just left its node, after those that depend on it.
 	parted bool
 	// What it requires will be brought online with it, so that this does not count yet.

@@ -46,7 +46,7 @@ func (w *work) evacuate(h *spot) {
 	}
 	c := w.choose(w.byFailOver(w.others(h), "system list"), false)
 	if c.to == nil {
-		stays(c.sentence())
+		stays(or(c.sentence(), "it has no other node on its system list"))
 		return
 	}
 	if !w.mayGoOff(h, "evacuate") {

@@ -21,6 +21,8 @@ type nodeStop struct {
 	// Groups that are not clear of the node, and why the first one is not.
 	busy  []string
 	why   string
+	// Groups that go on there (sysDownPolicy).
+	left  []string
 	ended bool
 }
 
@@ -80,11 +82,8 @@ func (p *pass) keepsNode(op *v1.Operation) string {
 			continue // what is left running is looked at when it is detached
 		}
 		sp := w.spot(node)
-		if sp.on == nil || sp.on.GetWant() != wantOnline && !sp.runs() {
-			continue
-		}
 		g := gr.g.GetName()
-		if gr.frozen() != "" {
+		if gr.frozen() != "" && (sp.on.GetWant() == wantOnline || sp.runs()) {
 			return fmt.Sprintf("%s is frozen and runs on %s: holdfast group unfreeze %s, then stop the node again", g, node, g)
 		}
 		if why := w.mustWait(sp); why != "" && !op.GetForce() {
@@ -102,7 +101,10 @@ func (gr *group) noteBusy() {
 			continue
 		}
 		sp := w.spot(stop.op.GetNode())
-		if stop.op.GetDetach() || w.leftRunning(sp) {
+		if w.leftRunning(sp) {
+			stop.left = append(stop.left, gr.g.GetName())
+		}
+		if stop.op.GetDetach() || w.leftRunning(sp) || stop.op.GetForce() && w.mustWait(sp) != "" && !sp.runs() {
 			continue
 		}
 		if why := w.notClear(sp); why != "" {
@@ -123,7 +125,7 @@ func (gr *group) noteBusy() {
 			e.staying = append(e.staying, gr.frozen())
 		case w.held != "" && sp.want() == wantOnline:
 			e.staying = append(e.staying, w.held)
-		case sp.want() == wantOffline && w.notClear(sp) != "", w.departing(sp), sp.want() == wantOnline && w.op != nil:
+		case sp.want() == wantOffline && w.notClear(sp) != "", w.departing(sp), sp.want() == wantOnline && (w.op != nil || w.book.GetParting() != ""):
 			e.moving = append(e.moving, gr.g.GetName())
 		}
 	}
@@ -138,6 +140,9 @@ func (p *pass) endNodeStops() {
 		switch {
 		case stop.op.GetDetach():
 			p.endOperation(stop.op, running, fmt.Sprintf("what runs on %s goes on: it leaves the cluster", node))
+		case len(stop.busy) == 0 && len(stop.left) > 0:
+			slices.Sort(stop.left)
+			p.endOperation(stop.op, running, fmt.Sprintf("%s goes on on %s, and nothing else runs there: it leaves the cluster", list(stop.left), node))
 		case len(stop.busy) == 0:
 			p.endOperation(stop.op, running, fmt.Sprintf("nothing runs on %s any more: it leaves the cluster", node))
 		default:

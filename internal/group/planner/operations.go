@@ -368,6 +368,10 @@ func (w *work) operateOnline() bool {
 	if op.GetKind() == opSwitch {
 		source = b.Active
 	}
+	if op.GetKind() == opSwitch && w.off != w.st.GetSwitchingOff() { // the halt has said so
+		w.giveUp(w.off)
+		return true
+	}
 	targets := w.targets(op, source)
 	w.bringsChildren = op.GetPropagate() && w.awaitsChildren(targets) != ""
 	if f := w.bestFound(); f != nil && op.GetNode() != "" && f.node != op.GetNode() {
@@ -465,6 +469,11 @@ func (w *work) endArrival(node string) {
 	why := w.book.Cause
 	if why == "" {
 		why = w.book.Waiting
+	}
+	if w.op.GetKind() == opSwitch && (w.run != nil || w.book.GetBoundFor() != "") {
+		w.book.BoundFor = ""
+		w.end(failed, fmt.Sprintf("%s left %s before it could be switched: %s", w.g.GetName(), node, why))
+		return
 	}
 	w.end(failed, fmt.Sprintf("%s could not be brought online on %s: %s", w.g.GetName(), node, why))
 }

@@ -132,7 +132,7 @@ func (w *work) takeOff(sp *spot, reasons ...string) {
 
 // goOff is the only place where an instance is ordered offline.
 func (w *work) goOff(sp *spot, reasons ...string) {
-	if sp.runs() && w.enables(postOffline) {
+	if (sp.runs() || w.book.GetOnline() && w.book.GetActive() == sp.node) && w.enables(postOffline) {
 		w.book.GoingOff = add(w.book.GoingOff, sp.node)
 	}
 	w.order(sp, wantOffline, nil, nil)

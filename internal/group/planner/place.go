@@ -181,6 +181,10 @@ func (w *work) place() {
 		return
 	}
 	c := w.choose(r, false)
+	if c.to == nil && len(w.evacuations) > 0 {
+		w.mayReturn = true
+		c = w.choose(r, false)
+	}
 	if c.to == nil {
 		if !w.makeRoom(&c) {
 			w.stranded = &search

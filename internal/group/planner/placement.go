@@ -154,12 +154,12 @@ func (w *work) rejectNode(sp *spot) string {
 		return w.notProven(sp)
 	case !sp.member:
 		return w.absent(sp.node)
-	case leaving && l.stays:
+	case leaving && l.stays && !w.mayReturn:
 		return sp.node + " is being evacuated"
-	case leaving:
+	case leaving && !l.stays:
 		return sp.node + " is being stopped"
-	case w.s.GetNodeStatus()[sp.node].GetReset_() != "":
-		return sp.node + " is to be reset: " + w.s.GetNodeStatus()[sp.node].GetReset_()
+	case w.reset(sp.node) != "":
+		return sp.node + " is to be reset: " + w.reset(sp.node)
 	case w.frozenNode(sp.node):
 		return fmt.Sprintf("%s is frozen: holdfast node unfreeze %s", sp.node, sp.node)
 	}

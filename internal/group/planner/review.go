@@ -176,9 +176,8 @@ func (w *work) watch(h *spot) {
 		w.leave(h, l)
 		return
 	}
-	if why := w.s.GetNodeStatus()[h.node].GetReset_(); why != "" {
-		b.Waiting = fmt.Sprintf("%s is to be reset: %s", h.node, why)
-		return
+	if w.reset(h.node) != "" {
+		return // nothing is halted on a node that is reset
 	}
 	if !h.listed {
 		b.Cause = w.notListed(h.node) + " any more"
@@ -349,7 +348,7 @@ func (w *work) restart(h *spot, i int) {
 func (w *work) fault(h *spot, f fault) {
 	b, g := w.book, w.g.GetName()
 	b.Cause = f.why
-	if v := w.heed(h); v == v1.Verdict_VERDICT_RESET { // nothing is halted on a node that is reset
+	if v := w.heed(h); v == v1.Verdict_VERDICT_RESET {
 		b.Tried = add(b.Tried, h.node)
 		b.Waiting = fmt.Sprintf("%s is to be reset: %s", h.node, f.why)
 		w.event(v1.Severity_SEVERITY_ERROR, "group.faulted", h.node, fmt.Sprintf("%s is faulted on %s: %s", g, h.node, f.why))

@@ -157,7 +157,7 @@ func (b *bench) do(t *testing.T, d *datadriven.TestData) {
 		kinds := map[string]v1.OperationKind{"resource-online": opResourceOnline, "resource-offline": opResourceOffline}
 		b.operate(&v1.Operation{Kind: kinds[d.Cmd], Group: word(0), Resource: word(1), Node: word(2)})
 	case "stop":
-		b.operate(&v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: word(0), Evacuate: word(1) == "evacuate"})
+		b.operate(&v1.Operation{Kind: v1.OperationKind_OPERATION_KIND_NODE_STOP, Node: word(0), Evacuate: word(1) == "evacuate", Force: d.HasArg("force")})
 	case "freeze", "unfreeze":
 		f := &statepb.SetFrozen{Group: word(0), Frozen: d.Cmd == "freeze"}
 		if b.s.Nodes[word(0)] != nil {
@@ -584,7 +584,7 @@ func checkPlan(s *statepb.State, p *statepb.Plan) error {
 			return fmt.Errorf("P8: %s is ordered online on %s: %s", o.Group, o.Node, why)
 		}
 		for n, on := range gs.Nodes {
-			if n != o.Node && state.InstanceAt(g, n) == state.InstanceAt(g, o.Node) && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
+			if n != o.Node && state.InstanceAt(g, n) == state.InstanceAt(g, o.Node) && !on.Vouched && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
 				return fmt.Errorf("P2: %s is ordered online on %s while %s is not clear of it", o.Group, o.Node, n)
 			}
 		}

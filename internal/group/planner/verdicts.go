@@ -33,21 +33,24 @@ func (w *work) heed(sp *spot) v1.Verdict {
 	why := w.faultSentence(sp, i, i)
 	switch v {
 	case v1.Verdict_VERDICT_NOWHERE:
-		w.switchOff(why + ", and would fail everywhere")
+		w.switchOff(why + ", and by the word of its script may not start elsewhere")
 	case v1.Verdict_VERDICT_NOT_HERE:
 		w.disable(sp, why)
 	case v1.Verdict_VERDICT_RESET:
 		w.disable(sp, why)
-		if w.s.GetNodeStatus()[sp.node].GetReset_() == "" {
+		if w.reset(sp.node) == "" {
 			if w.plan.Resets == nil {
 				w.plan.Resets = map[string]string{}
 			}
-			if w.plan.Resets[sp.node] == "" {
-				w.plan.Resets[sp.node] = fmt.Sprintf("%s of %s demands it", why, w.g.GetName())
-			}
+			w.plan.Resets[sp.node] = fmt.Sprintf("%s of %s demands it", why, w.g.GetName())
 		}
 	}
 	return v
+}
+
+// reset says why a node is to be reset; empty: it is not.
+func (p *pass) reset(node string) string {
+	return or(p.s.GetNodeStatus()[node].GetReset_(), p.plan.GetResets()[node])
 }
 
 // judgeElsewhere heeds verdicts about faults on nodes on which the instance is
