@@ -19,8 +19,8 @@ import (
 type nodeStop struct {
 	op *v1.Operation
 	// Groups that are not clear of the node, and why the first one is not.
-	busy  []string
-	why   string
+	busy []string
+	why  string
 	// Groups that go on there (sysDownPolicy).
 	left  []string
 	ended bool
