@@ -69,6 +69,9 @@ func (c *checker) agent(p protoyaml.Path, t *v1.ResourceType) {
 		safe(p.Field("ocf").Field("provider"), "the provider, a directory below /usr/lib/ocf/resource.d such as heartbeat", a.Ocf.GetProvider())
 		safe(p.Field("ocf").Field("agent"), "the agent, a program in the provider's directory such as IPaddr2", a.Ocf.GetAgent())
 	case *v1.ResourceType_Systemd:
+		if !slices.ContainsFunc(t.GetAttributes(), func(a *v1.Attribute) bool { return a.GetName() == "Unit" }) {
+			c.fault(p.Field("attributes"), "has no attribute Unit, by which resources name their unit", "write attributes: [{name: Unit, required: true}], with a default if it is always the same one")
+		}
 	default:
 		fix := "write script: {directory: /opt/agents/" + t.GetName() + "}, ocf: {provider: heartbeat, agent: " + t.GetName() + "} or systemd: {}"
 		if s := protoyaml.Suggest(t.GetName(), c.typeNames()); s != "" {

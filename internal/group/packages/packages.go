@@ -142,7 +142,7 @@ func system(p *v1.Package) bool {
 
 // byOrder says that the order of nodes decides where a package runs (configured_node).
 func byOrder(p *v1.Package) bool {
-	return !many(p) && (p.GetFailoverPolicy() == "" || p.GetFailoverPolicy() == "configured_node")
+	return !many(p) && !slices.Contains([]string{"min_package_node", "site_preferred", "site_preferred_manual"}, p.GetFailoverPolicy())
 }
 
 func (t *translation) nodes(all []string) {
@@ -260,6 +260,8 @@ func (t *translation) dependencies() {
 		}
 		g := &v1.GroupDependency{Group: other}
 		switch {
+		case !slices.Contains([]string{"same_node", "different_node", "any_node", "all_nodes"}, location):
+			continue // said by the rules of the field
 		case !d.GetDown() && location == "same_node":
 			g.Rigidity = v1.GroupDependency_FIRM
 		case !d.GetDown() && location == "any_node":
