@@ -29,6 +29,8 @@ type adapted struct {
 	stopping bool
 	// informed: info has been called since it came online.
 	informed bool
+	// address that it brings up, with its full length: guard can take it down without the agent.
+	address string
 }
 
 func (a adapter) recall() adapted {
@@ -49,7 +51,19 @@ func (a adapter) remember(change func(*adapted)) {
 	}
 }
 
+// offlineNow forgets what was true while it was online.
+func (a adapter) offlineNow() {
+	a.remember(func(s *adapted) { *s = adapted{address: s.address} })
+}
+
 func (a adapter) forgetAll() { a.remember(func(s *adapted) { *s = adapted{} }) }
+
+// addressOf is the address that a resource of an agent that is a program brings up; empty: none that is known.
+func (h *Host) addressOf(k key) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.adapted[k].address
+}
 
 // launch of a program of the agent.
 func (a adapter) launch(argv ...string) launch {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,8 +76,10 @@ func runOCF(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	o.adapter = adapter{place: place{h: h, group: c.Group, resource: c.Resource}, call: c}
 	switch c.Entry {
 	case agent.Monitor:
+		o.learnAddress()
 		return o.monitor(ctx)
 	case agent.Online:
+		o.learnAddress()
 		return o.online(ctx)
 	case agent.Offline:
 		return o.offline(ctx)
@@ -91,6 +94,29 @@ func runOCF(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		o.forgetAll()
 	}
 	return agent.Result{}
+}
+
+// ocfAddresses are the attributes with the address that agents of provider heartbeat bring up.
+var ocfAddresses = map[string]string{"IPaddr": "ip", "IPaddr2": "ip", "IPv6addr": "ipv6addr"}
+
+// learnAddress has guard told which address to take down at the end of the lease: there is no process to kill.
+func (o ocfAgent) learnAddress() {
+	def := o.call.Definition.GetOcf()
+	attribute, ok := ocfAddresses[def.GetAgent()]
+	if !ok || def.GetProvider() != "heartbeat" {
+		return
+	}
+	bare, _, _ := strings.Cut(o.call.Attributes[attribute], "/")
+	ip, err := netip.ParseAddr(bare)
+	if err != nil {
+		return // the agent will say so
+	}
+	address := netip.PrefixFrom(ip.WithZone(""), ip.BitLen()).String()
+	if o.recall().address == address {
+		return
+	}
+	o.remember(func(a *adapted) { a.address = address })
+	o.h.changed(o.group)
 }
 
 // stateDir is ocfState for this node alone: there may be several on one machine, in a lab.
@@ -281,7 +307,7 @@ func (o ocfAgent) offline(ctx context.Context) agent.Result {
 	if err := o.halt(ctx, o.call.Timeout); err != nil {
 		return failed(err)
 	}
-	o.forgetAll()
+	o.offlineNow()
 	// The agent has stopped all that it knows. What it has left must not go on beside the service on another node.
 	if err := o.stop(ctx, nil, leftoverGrace); err != nil {
 		return failed(err)
@@ -299,7 +325,7 @@ func (o ocfAgent) clean(ctx context.Context) agent.Result {
 		defer cancel()
 		first = o.halt(part, timeLeft(part))
 		if first == nil {
-			o.forgetAll()
+			o.offlineNow()
 			if err := o.end(ctx, nil); err != nil {
 				return failed(err)
 			}
@@ -312,7 +338,7 @@ func (o ocfAgent) clean(ctx context.Context) agent.Result {
 	if err := o.halt(ctx, timeLeft(ctx)); err != nil {
 		return failed(err)
 	}
-	o.forgetAll()
+	o.offlineNow()
 	return agent.Result{}
 }
 

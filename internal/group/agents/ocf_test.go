@@ -154,6 +154,8 @@ func TestOCFIPaddr2(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRig(t, "cgroups")
+	changed := map[string]bool{}
+	r.h.onChange = func(group string) { changed[group] = true }
 	p := imported(t, r, "IPaddr2", map[string]string{"ip": "192.0.2.40"})
 	has := func() bool {
 		all := must(netlink.AddrList(link, netlink.FAMILY_V4))
@@ -165,6 +167,11 @@ func TestOCFIPaddr2(t *testing.T) {
 		t.Fatal("the address is not there")
 	}
 	p.want(isOnline)
+	// Guard can take it down, wherever it is.
+	protect := must(r.h.Protect(&v1.Group{Name: "web", Resources: []*v1.Resource{{Name: "app", Type: p.typ.GetName()}}}))
+	if !slices.Equal(protect.GetAddresses(), []string{"192.0.2.40/32 "}) || !changed["web"] {
+		t.Errorf("guard is told %v, of changes in %v", protect, changed)
+	}
 	if err := netlink.AddrDel(link, must(netlink.ParseAddr("192.0.2.40/24"))); err != nil {
 		t.Fatal(err)
 	}
@@ -314,6 +321,11 @@ func TestOCFLeavesNothing(t *testing.T) {
 		t.Errorf("records are left: %v", files)
 	}
 	if len(r.h.adapted) != 0 {
+		t.Errorf("remembered: %v", r.h.adapted)
+	}
+	p = imported(t, r, "IPaddr2", map[string]string{"ip": "192.0.2.9"})
+	p.ask(agent.Call{Entry: agent.Monitor})
+	if p.must(agent.Close); len(r.h.adapted) != 0 {
 		t.Errorf("remembered: %v", r.h.adapted)
 	}
 }

@@ -35,6 +35,9 @@ func (h *Host) Protect(group *v1.Group) (*guardpb.Protect, error) {
 		if r.GetType() == systemdUnitKind.typ.GetName() {
 			name = unitName(a["Unit"])
 		}
+		if address := h.addressOf(k); address != "" {
+			out.Addresses = append(out.Addresses, address+" ") // on whichever card it is
+		}
 		var err error
 		switch {
 		case r.GetType() == ipKind.typ.GetName():

@@ -196,7 +196,7 @@ func (s scriptAgent) monitor(ctx context.Context) agent.Result {
 				return failed(err)
 			}
 		}
-		s.forgetAll()
+		s.offlineNow()
 		r := found(false, false, said)
 		r.Intentional = o.status == 200
 		return r
@@ -267,7 +267,7 @@ func (s scriptAgent) clean(ctx context.Context) agent.Result {
 			err = o.failure(l)
 		}
 	}
-	s.forgetAll()
+	s.offlineNow()
 	if err = errors.Join(err, s.end(ctx, nil)); err != nil {
 		return failed(err)
 	}
