@@ -71,8 +71,8 @@ func (l *look) whyNode(n *v1.NodeInfo) (summary string, reasons []string) {
 		summary += " and leads it"
 	}
 	codes := map[v1.NodePhase][]string{
-		v1.NodePhase_NODE_PHASE_DOWN: {"node.left", "node.removed", "node.detached"}, v1.NodePhase_NODE_PHASE_LEAVING: {"node.leaving"},
-		v1.NodePhase_NODE_PHASE_FAULTED: {"node.evicted"}, v1.NodePhase_NODE_PHASE_RUNNING: {"node.joined", "node.promoted"},
+		v1.NodePhase_NODE_PHASE_DOWN: {"node.left", "node.stopped", "node.detached"}, v1.NodePhase_NODE_PHASE_LEAVING: {"node.leaving"},
+		v1.NodePhase_NODE_PHASE_FAULTED: {"node.evicted"}, v1.NodePhase_NODE_PHASE_JOINING: {"node.joining"}, v1.NodePhase_NODE_PHASE_RUNNING: {"node.joined", "node.started"},
 	}[n.GetPhase()]
 	for _, e := range slices.Backward(l.GetEvents()) {
 		if e.GetNode() == name && slices.Contains(codes, e.GetCode()) {
@@ -216,7 +216,9 @@ func decides(e *v1.Event) bool {
 	case "resource":
 		return slices.Contains([]string{"faulted", "online", "offline", "unknown"}, what)
 	case "node":
-		return !slices.Contains([]string{"load", "invited"}, what)
+		return slices.Contains([]string{"evicted", "left", "leaving", "joined", "started", "stopped", "frozen", "unfrozen", "evacuating", "detached"}, what)
+	case "fence":
+		return what == "done" || what == "confirmed"
 	}
 	return kind == "group"
 }

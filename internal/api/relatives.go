@@ -62,7 +62,11 @@ func completed(d *v1.GroupDependency) *v1.GroupDependency {
 // needs says in words what a dependency demands; d is complete.
 func needs(d *v1.GroupDependency) string {
 	if d.GetCategory() == v1.GroupDependency_OFFLINE {
-		return "gives way to " + d.GetGroup() + " on the same node"
+		where := "on the same node"
+		if d.GetLocation() != v1.GroupDependency_LOCAL {
+			where = "on all nodes"
+		}
+		return "gives way to " + d.GetGroup() + " " + where
 	}
 	where := map[v1.GroupDependency_Location]string{
 		v1.GroupDependency_LOCAL: "on the same node", v1.GroupDependency_GLOBAL: "on any node",
@@ -81,8 +85,11 @@ func (l *look) brokenBy(parent, child *v1.GroupInfo, d *v1.GroupDependency) stri
 		name := d.GetGroup()
 		switch {
 		case d.GetCategory() == v1.GroupDependency_OFFLINE:
-			if here {
+			switch {
+			case here:
 				return fmt.Sprintf("%s and %s are both active on %s", parent.GetName(), name, at)
+			case d.GetLocation() != v1.GroupDependency_LOCAL && elsewhere:
+				return fmt.Sprintf("%s is active on %s, and %s on %s", parent.GetName(), at, name, strings.Join(child.GetActiveOn(), ", "))
 			}
 		case len(child.GetActiveOn()) == 0:
 			return fmt.Sprintf("%s is active on %s, and %s is online nowhere", parent.GetName(), at, name)
