@@ -85,6 +85,8 @@ func (r *Runtime) unfinished(x *resource, now time.Duration, u *underWay) {
 // failure puts into words that an entry point failed; empty: it did not.
 func (d Done) failure(x *resource, e EntryPoint) string {
 	switch {
+	case d.TimedOut && d.Message != "":
+		return fmt.Sprintf("%s did not end within %s: %s", e, x.limits.timeouts[e], d.Message)
 	case d.TimedOut:
 		return fmt.Sprintf("%s did not end within %s", e, x.limits.timeouts[e])
 	case d.Err != "":
@@ -200,6 +202,8 @@ func (x *resource) trust(found v1.ResourceState, confidence int) {
 
 func unsureNote(x *resource, res Result) string {
 	switch {
+	case res.TimedOut && res.Message != "":
+		return fmt.Sprintf("monitor did not end within %s: %s", x.limits.timeouts[Monitor], res.Message)
 	case res.TimedOut:
 		return fmt.Sprintf("monitor did not end within %s", x.limits.timeouts[Monitor])
 	case res.Err != "":

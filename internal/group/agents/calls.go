@@ -27,7 +27,7 @@ func (h *Host) Run(c agent.Call, done func(agent.Result)) {
 		})
 		return
 	}
-	h.pool.add(&ticket{call: c, done: done, limit: threads(c)})
+	h.pool.add(&ticket{call: c, done: done})
 	h.dispatch()
 }
 
@@ -112,7 +112,7 @@ func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
 		case r.Err == "":
 		case errors.Is(timed.Err(), context.DeadlineExceeded):
 			r.TimedOut = true
-			if r.Message == "" {
+			if r.Message == "" && r.Err != timed.Err().Error() {
 				r.Message = r.Err
 			}
 			h.log.Warn("a call did not end in time", "group", c.Group, "resource", c.Resource, "entry", c.Entry.String(),

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// evidence says what a program whose time is over was doing, before it is killed: "; at that time sleep[812] waited in
+// evidence says what a program whose time is over was doing, before it is killed: "; then sleep[812] waited in
 // hrtimer_nanosleep; pressure: cpu 3%, io 95%, memory 0%". Empty if nothing can be found out.
 func (p place) evidence(l launch, pid int) string {
 	const most = 6
@@ -36,7 +36,7 @@ func (p place) evidence(l launch, pid int) string {
 	}
 	out := ""
 	if len(what) > 0 {
-		out = "; at that time " + strings.Join(what, ", ")
+		out = "; then " + strings.Join(what, ", ")
 	}
 	if p := pressure(); p != "" {
 		out += "; pressure: " + p

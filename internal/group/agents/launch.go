@@ -218,7 +218,10 @@ func (p place) runOnce(ctx context.Context, l launch, careful bool) (o outcome, 
 		if o.output != "" {
 			evidence += "; its last output: " + lastLines(o.output)
 		}
-		err = &cutOff{cause: err, text: l.argv[0] + " did not end in time" + evidence}
+		if evidence == "" {
+			evidence = "; it was ended"
+		}
+		err = &cutOff{cause: err, text: l.argv[0] + evidence}
 	case err != nil:
 		err = fmt.Errorf("%s: %w", l.argv[0], err)
 	}

@@ -2,7 +2,6 @@ package agents
 
 import (
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/holdfast-ha/holdfast/internal/group/agent"
@@ -16,9 +15,10 @@ const callPatience = time.Second
 //
 //	P1  a call that changes something never waits for one that only looks, and not the other way round
 //	P2  clean and offline come before other calls, and calls of one type do not keep those of another waiting: types take turns
-//	P3  no more calls of a type run at once than it wants, looking and changing counted apart
-//	P4  a call that runs for longer than patience gives its place back, so that what hangs keeps nobody waiting; but there
+//	P3  a call that runs for longer than patience gives its place back, so that what hangs keeps nobody waiting; but there
 //	    is an end to that, too
+//
+// How many calls of one type run at once is the runtime's business; here is what the node can bear in all.
 type pool struct {
 	lanes    [2]lane
 	waiting  map[uint64]*ticket
@@ -30,24 +30,21 @@ type lane struct {
 	// places are taken by calls that have begun not long ago; most are all that run.
 	places, most   int
 	taken, running int
-	// types with calls that wait or run; order is that in which types with waiting calls have their turn, the urgent ones first.
-	types map[string]*typeLine
+	// lines of calls that wait by type, and the order in which types have their turn, each for urgent calls first.
+	lines [2]map[string]*typeLine
 	order [2][]*typeLine
 }
 
+// typeLine has the calls of a type that wait, oldest first.
 type typeLine struct {
 	name    string
-	running int
-	// waiting calls, the urgent ones first, each oldest first.
-	waiting [2][]*ticket
+	waiting []*ticket
 }
 
 // ticket is a call that waits or runs.
 type ticket struct {
 	call agent.Call
 	done func(agent.Result)
-	// limit of calls of its type at once.
-	limit int
 
 	started, withdrawn, ended bool
 	// place: it still holds one.
@@ -59,7 +56,7 @@ func newPool(cpus int) *pool {
 	places := min(max(32, 8*cpus), 256)
 	for i := range p.lanes {
 		n := places * (i + 1) // changing: there is much to do at once after a failure, and most of it is waiting
-		p.lanes[i] = lane{places: n, most: 8 * n, types: map[string]*typeLine{}}
+		p.lanes[i] = lane{places: n, most: 8 * n, lines: [2]map[string]*typeLine{{}, {}}}
 	}
 	return p
 }
@@ -81,15 +78,13 @@ func (t *ticket) urgency() int {
 // add puts a call into the line of its type. next tells whether it may begin.
 func (p *pool) add(t *ticket) {
 	l, u := &p.lanes[t.lane()], t.urgency()
-	line := l.types[t.call.Type]
+	line := l.lines[u][t.call.Type]
 	if line == nil {
 		line = &typeLine{name: t.call.Type}
-		l.types[t.call.Type] = line
-	}
-	if len(line.waiting[u]) == 0 {
+		l.lines[u][line.name] = line
 		l.order[u] = append(l.order[u], line)
 	}
-	line.waiting[u] = append(line.waiting[u], t)
+	line.waiting = append(line.waiting, t)
 	p.waiting[t.call.Token] = t
 }
 
@@ -109,38 +104,36 @@ func (l *lane) next() *ticket {
 		return nil
 	}
 	for u := range l.order {
-		for i := 0; i < len(l.order[u]); i++ {
-			line := l.order[u][i]
-			line.skipWithdrawn(u)
-			switch {
-			case len(line.waiting[u]) == 0:
-				l.order[u] = slices.Delete(l.order[u], i, i+1)
-				l.tidy(line)
-				i--
-				continue
-			case line.running >= line.waiting[u][0].limit:
-				continue
-			}
-			t := line.waiting[u][0]
-			line.waiting[u] = line.waiting[u][1:]
-			l.order[u] = slices.Delete(l.order[u], i, i+1)
-			if len(line.waiting[u]) > 0 {
+		for len(l.order[u]) > 0 {
+			line := l.order[u][0]
+			l.order[u] = l.order[u][1:]
+			t := line.next()
+			if len(line.waiting) > 0 {
 				l.order[u] = append(l.order[u], line)
+			} else {
+				delete(l.lines[u], line.name)
 			}
-			t.started, t.place = true, true
-			line.running++
-			l.running++
-			l.taken++
-			return t
+			if t != nil {
+				t.started, t.place = true, true
+				l.running++
+				l.taken++
+				return t
+			}
 		}
 	}
 	return nil
 }
 
-func (line *typeLine) skipWithdrawn(u int) {
-	for len(line.waiting[u]) > 0 && line.waiting[u][0].withdrawn {
-		line.waiting[u] = line.waiting[u][1:]
+// next takes the oldest call out of the line that was not withdrawn.
+func (line *typeLine) next() *ticket {
+	for len(line.waiting) > 0 {
+		t := line.waiting[0]
+		line.waiting = line.waiting[1:]
+		if !t.withdrawn {
+			return t
+		}
 	}
+	return nil
 }
 
 // withdraw takes back a call that waits; nil: there is none.
@@ -162,7 +155,7 @@ func (p *pool) withdrawAll() []*ticket {
 	return out
 }
 
-// leave gives the place of a call back that goes on (P4).
+// leave gives the place of a call back that goes on (P3).
 func (p *pool) leave(t *ticket) {
 	if t.place {
 		t.place = false
@@ -177,30 +170,7 @@ func (p *pool) end(t *ticket) {
 	}
 	t.ended = true
 	p.leave(t)
-	l := &p.lanes[t.lane()]
-	l.running--
-	line := l.types[t.call.Type]
-	line.running--
-	l.tidy(line)
-}
-
-// tidy forgets a type of which nothing runs or waits.
-func (l *lane) tidy(line *typeLine) {
-	if line.running == 0 && len(line.waiting[0]) == 0 && len(line.waiting[1]) == 0 {
-		delete(l.types, line.name)
-	}
-}
-
-// threads is how many calls of its type may run at once. Bundled agents are as cheap as their type has many resources;
-// those that are programs are bounded as the field bounds them.
-func threads(c agent.Call) int {
-	switch n := c.Definition.GetNumThreads(); {
-	case n > 0:
-		return int(n)
-	case c.Definition.GetScript() != nil, c.Definition.GetOcf() != nil:
-		return 10
-	}
-	return 1 << 30
+	p.lanes[t.lane()].running--
 }
 
 func cpus() int { return runtime.NumCPU() }

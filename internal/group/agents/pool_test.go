@@ -27,9 +27,9 @@ func newPoolRig(places int) *poolRig {
 	return p
 }
 
-func (p *poolRig) ask(typ string, e agent.EntryPoint, limit int) uint64 {
+func (p *poolRig) ask(typ string, e agent.EntryPoint) uint64 {
 	p.last++
-	p.add(&ticket{call: agent.Call{Token: p.last, Type: typ, Resource: fmt.Sprint(p.last), Entry: e}, limit: limit})
+	p.add(&ticket{call: agent.Call{Token: p.last, Type: typ, Resource: fmt.Sprint(p.last), Entry: e}})
 	return p.last
 }
 
@@ -58,17 +58,17 @@ func wantBegun(t *testing.T, p *poolRig, want ...string) {
 func TestPoolOrder(t *testing.T) {
 	p := newPoolRig(2)
 	for range 3 {
-		p.ask("a", agent.Monitor, 100)
+		p.ask("a", agent.Monitor)
 	}
-	p.ask("b", agent.Monitor, 100)
-	p.ask("b", agent.Info, 100)
+	p.ask("b", agent.Monitor)
+	p.ask("b", agent.Info)
 	wantBegun(t, p, "a monitor", "b monitor")
-	p.ask("a", agent.Online, 100)
-	p.ask("a", agent.Online, 100)
-	p.ask("a", agent.Online, 100)
-	p.ask("a", agent.Offline, 100)
-	p.ask("b", agent.Online, 100)
-	p.ask("b", agent.Clean, 100)
+	p.ask("a", agent.Online)
+	p.ask("a", agent.Online)
+	p.ask("a", agent.Online)
+	p.ask("a", agent.Offline)
+	p.ask("b", agent.Online)
+	p.ask("b", agent.Clean)
 	wantBegun(t, p, "a offline", "b clean")
 	p.finish("a") // a monitor
 	wantBegun(t, p, "a monitor")
@@ -81,25 +81,11 @@ func TestPoolOrder(t *testing.T) {
 	wantBegun(t, p, "b info", "a online")
 }
 
-// P3: a type never has more calls at once than it wants, and keeps nobody else waiting then.
-func TestPoolThreads(t *testing.T) {
-	p := newPoolRig(10)
-	for range 5 {
-		p.ask("a", agent.Monitor, 2)
-	}
-	p.ask("b", agent.Monitor, 2)
-	wantBegun(t, p, "a monitor", "b monitor", "a monitor")
-	p.finish("a")
-	wantBegun(t, p, "a monitor")
-	p.ask("a", agent.Offline, 2)
-	wantBegun(t, p, "a offline")
-}
-
-// P4: what takes long gives its place to others, to an end.
+// P3: what takes long gives its place to others, to an end.
 func TestPoolPatience(t *testing.T) {
 	p := newPoolRig(2)
 	for range 9 {
-		p.ask("a", agent.Monitor, 100)
+		p.ask("a", agent.Monitor)
 	}
 	wantBegun(t, p, "a monitor", "a monitor")
 	p.leave(p.runs[0])
@@ -122,44 +108,26 @@ func TestPoolPatience(t *testing.T) {
 // A call that is taken back never begins, and everything is forgotten in the end.
 func TestPoolWithdraw(t *testing.T) {
 	p := newPoolRig(1)
-	a := p.ask("a", agent.Monitor, 1)
+	a := p.ask("a", agent.Monitor)
 	wantBegun(t, p, "a monitor")
-	b := p.ask("a", agent.Monitor, 1)
-	c := p.ask("b", agent.Monitor, 1)
-	p.ask("b", agent.Monitor, 1)
+	b := p.ask("a", agent.Monitor)
+	c := p.ask("b", agent.Monitor)
+	p.ask("b", agent.Monitor)
 	if p.withdraw(a) != nil || p.withdraw(b) == nil || p.withdraw(b) != nil || p.withdraw(c) == nil {
 		t.Fatal("withdraw tells something else")
 	}
 	p.finish("a")
 	wantBegun(t, p, "b monitor")
-	p.ask("c", agent.Offline, 1)
-	p.ask("c", agent.Offline, 1)
+	p.ask("c", agent.Offline)
+	p.ask("c", agent.Offline)
 	if n := len(p.withdrawAll()); n != 2 {
 		t.Fatalf("%d withdrawn", n)
 	}
 	wantBegun(t, p)
 	p.finish("b")
 	for i, l := range p.lanes {
-		if len(l.types) != 0 || l.running != 0 || l.taken != 0 || len(p.waiting) != 0 {
+		if len(l.lines[0])+len(l.lines[1])+len(l.order[0])+len(l.order[1])+l.running+l.taken+len(p.waiting) != 0 {
 			t.Errorf("lane %d keeps %+v", i, l)
-		}
-	}
-}
-
-func TestThreads(t *testing.T) {
-	n := uint32(3)
-	script := &v1.ResourceType_Script{Script: &v1.ScriptAgent{}}
-	for _, c := range []struct {
-		typ  *v1.ResourceType
-		want int
-	}{
-		{nil, 1 << 30},
-		{&v1.ResourceType{Bundled: true}, 1 << 30},
-		{&v1.ResourceType{Agent: script}, 10},
-		{&v1.ResourceType{Agent: script, NumThreads: &n}, 3},
-	} {
-		if got := threads(agent.Call{Definition: c.typ}); got != c.want {
-			t.Errorf("%v: %d", c.typ, got)
 		}
 	}
 }
