@@ -150,6 +150,9 @@ var permissions = map[string]permission{
 	"EventService/List":   {guest, someone},
 	"EventService/Follow": {guest, someone},
 
+	"NotifierService/List": {guest, cluster},
+	"NotifierService/Test": {operator, cluster},
+
 	"ExplainService/Group":     {guest, group},
 	"ExplainService/Resource":  {guest, group},
 	"ExplainService/Node":      {guest, someone},

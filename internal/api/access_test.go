@@ -17,7 +17,7 @@ import (
 func TestEveryProcedureHasAPermission(t *testing.T) {
 	seen := map[string]bool{}
 	var services []protoreflect.ServiceDescriptor
-	for _, f := range []protoreflect.FileDescriptor{v1.File_api_holdfast_v1_services_proto, v1.File_api_holdfast_v1_fencing_proto} {
+	for _, f := range []protoreflect.FileDescriptor{v1.File_api_holdfast_v1_services_proto, v1.File_api_holdfast_v1_fencing_proto, v1.File_api_holdfast_v1_notifiers_proto} {
 		for i := range f.Services().Len() {
 			services = append(services, f.Services().Get(i))
 		}

@@ -14,6 +14,7 @@ import (
 type Backend interface {
 	PointBackend
 	FenceBackend
+	EventBackend
 	// State returns what this node has applied. The caller only reads it, and
 	// it never changes afterwards.
 	State(ctx context.Context) (*statepb.State, error)

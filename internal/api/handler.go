@@ -43,6 +43,7 @@ func NewHandlerAt(b Backend, who func(*http.Request) Caller, now func() time.Tim
 	mux.Handle(v1.NewTypeServiceHandler(&typeServer{s}, opts...))
 	mux.Handle(v1.NewConfigServiceHandler(&configServer{s}, opts...))
 	mux.Handle(v1.NewEventServiceHandler(&eventServer{s}, opts...))
+	mux.Handle(v1.NewNotifierServiceHandler(&notifierServer{s}, opts...))
 	mux.Handle(v1.NewExplainServiceHandler(&explainServer{s}, opts...))
 	mux.Handle(v1.NewSimulateServiceHandler(&simulateServer{s}, opts...))
 	mux.Handle(v1.NewOperationServiceHandler(&operationServer{s}, opts...))

@@ -10,54 +10,6 @@ import (
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 )
 
-type eventServer struct{ *server }
-
-// wanted events of the log, oldest first.
-func (l *look) wanted(f *v1.ListEventsRequest) (out []*v1.Event) {
-	for _, e := range l.GetEvents() {
-		if e.GetNumber() > f.GetAfter() && e.GetTimeMs() >= f.GetSinceMs() && e.GetSeverity() >= f.GetAtLeast() &&
-			(f.GetGroup() == "" || e.GetGroup() == f.GetGroup()) && (f.GetNode() == "" || e.GetNode() == f.GetNode()) {
-			out = append(out, e)
-		}
-	}
-	if n := int(f.GetLimit()); n > 0 && len(out) > n {
-		out = out[len(out)-n:]
-	}
-	return out
-}
-
-func (s *eventServer) List(ctx context.Context, req *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error) {
-	l, err := s.look(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&v1.ListEventsResponse{Source: l.source(), Events: l.wanted(req.Msg)}), nil
-}
-
-func (s *eventServer) Follow(ctx context.Context, req *connect.Request[v1.FollowEventsRequest], out *connect.ServerStream[v1.FollowEventsResponse]) error {
-	filter := &v1.ListEventsRequest{}
-	if req.Msg.GetFilter() != nil {
-		filter = proto.CloneOf(req.Msg.GetFilter())
-	}
-	first := true
-	return s.follow(ctx, func(l *look) (bool, error) {
-		msg := &v1.FollowEventsResponse{Events: l.wanted(filter)}
-		if all := l.GetEvents(); len(all) > 0 {
-			if oldest := all[0].GetNumber(); !first && oldest > filter.GetAfter()+1 {
-				msg.Missed = oldest - filter.GetAfter() - 1
-			}
-			filter.After = max(filter.GetAfter(), all[len(all)-1].GetNumber())
-		}
-		// The first message is sent even without an event: it opens the stream.
-		empty := len(msg.Events) == 0 && msg.Missed == 0 && !first
-		filter.Limit, first = 0, false
-		if empty {
-			return false, nil
-		}
-		return false, out.Send(msg)
-	})
-}
-
 // follow calls see with each new state until it says done or ctx ends.
 func (s *server) follow(ctx context.Context, see func(*look) (done bool, err error)) error {
 	ticks, err := s.b.Watch(ctx)

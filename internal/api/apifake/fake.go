@@ -41,6 +41,13 @@ type Node struct {
 	FenceFaults map[string]string
 	// Tried so far, as "node/point".
 	Tried []string
+	// NotifierStates are what the leader says of its notifiers, or NotifierFault why it says nothing.
+	NotifierStates []*v1.NotifierStatus
+	NotifierFault  error
+	// NotifierFaults of notifiers that can't tell anything, by name.
+	NotifierFaults map[string]string
+	// Events on the disk.
+	old []*v1.Event
 }
 
 var _ api.Backend = (*Node)(nil)

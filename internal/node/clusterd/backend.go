@@ -156,7 +156,7 @@ func (n *node) conditions() []api.Condition {
 	if n.life.fault != "" {
 		cs = append(cs, api.Condition{Code: "rotation-fault", Warning: true, Message: "this node can't follow a change of keys or certificates: " + n.life.fault})
 	}
-	return cs
+	return append(cs, n.eventConditions()...)
 }
 
 // Submit proposes a command and waits until it is applied here.
@@ -209,6 +209,9 @@ func (n *node) proposal(token uint64, c *statepb.Command) engine.Input {
 
 // answer whoever waits for a proposal.
 func (n *node) answer(r engine.Result) {
+	if n.notifyAnswered(r) {
+		return
+	}
 	if c := n.requests[r.Token]; c != nil {
 		delete(n.requests, r.Token)
 		c <- r

@@ -180,7 +180,11 @@ func (h fakeHost) StatesChanged(look func(agents.Target) v1.ResourceState) {
 }
 func (h fakeHost) Release(group string)         { h.b.say("release %s", group) }
 func (h fakeHost) Notices() <-chan agent.Notice { return nil }
-func (h fakeHost) Close()                       { h.b.say("host closed") }
+func (h fakeHost) RunProgram(ctx context.Context, p agents.Program) agents.ProgramResult {
+	h.b.say("program %s", strings.Join(p.Argv, " "))
+	return agents.ProgramResult{}
+}
+func (h fakeHost) Close() { h.b.say("host closed") }
 
 // finish a call.
 func (b *bench) finish(token uint64, err string) {

@@ -129,6 +129,9 @@ func (n *node) destroyOn(s *statepb.State) {
 
 // wiped forgets the cluster, once guard has ended.
 func (n *node) wiped() error {
+	if n.notifying.log != nil {
+		n.notifying.log.Close()
+	}
 	if err := identity.Wipe(n.id.Dir); err != nil {
 		return fmt.Errorf("clusterd: the cluster was destroyed, but not everything of it could be removed: %w", err)
 	}

@@ -52,6 +52,7 @@ type (
 		Release(group string)
 		StatesChanged(look func(agents.Target) v1.ResourceState)
 		Notices() <-chan agent.Notice
+		RunProgram(ctx context.Context, p agents.Program) agents.ProgramResult
 		Close()
 	}
 )
@@ -105,6 +106,7 @@ type node struct {
 	life        life
 	api         *apiSocket
 	fencing     fencing
+	notifying   notifying
 	points      pointsInUse
 	asking      int // requests under way at points
 	started     time.Time
@@ -158,6 +160,7 @@ func (n *node) run(ctx context.Context) error {
 		n.addresses()
 		n.lifeOn()
 		n.fencingOn()
+		n.eventsOn(true)
 		n.carryOut()
 	}
 	timer := time.NewTimer(0)
@@ -193,7 +196,7 @@ func (n *node) untilWake() time.Duration {
 	}
 	wake := n.guard.wake
 	if n.ending == "" {
-		for _, w := range []time.Duration{n.wake, n.listenAt, n.life.wake} {
+		for _, w := range []time.Duration{n.wake, n.listenAt, n.life.wake, n.notifying.due()} {
 			if w != 0 && (wake == 0 || w < wake) {
 				wake = w
 			}
@@ -212,6 +215,7 @@ func (n *node) tick() {
 	}
 	if n.ending == "" {
 		n.lifeTick()
+		n.notifyTick()
 	}
 	if n.ending == "" && n.wake != 0 && n.now() >= n.wake {
 		n.step(engine.Tick{})
@@ -281,6 +285,7 @@ func (n *node) carryOut() {
 	for _, e := range out.Events {
 		n.logEvent(e)
 	}
+	n.eventsOn(out.Changed)
 	n.wake = out.Wake
 	if out.Exit != "" {
 		n.exit(out.Exit, out.Left)

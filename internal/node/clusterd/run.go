@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-ha/holdfast/internal/cluster/peer"
 	"github.com/holdfast-ha/holdfast/internal/group/agents"
 	"github.com/holdfast-ha/holdfast/internal/node/engine"
+	"github.com/holdfast-ha/holdfast/internal/node/eventlog"
 	"github.com/holdfast-ha/holdfast/internal/node/guardclient"
 )
 
@@ -178,6 +179,8 @@ func (n *node) open(ctx context.Context) (stop func(), err error) {
 	}
 	n.host = host
 	stops = append(stops, host.Close)
+	n.notifying.log = eventlog.Open(eventlog.Options{Dir: filepath.Join(n.id.Dir, identity.DirEvents), ClusterUUID: n.id.ClusterUUID, Log: n.log})
+	stops = append(stops, n.notifying.log.Close)
 	handler := api.NewHandler(&backend{n}, n.caller)
 	transport := peer.New(peer.Options{Identity: n.id, Handler: fromPeers{n}, API: handler, Enroll: (&backend{n}).enroll, Log: n.log})
 	n.peers = transport

@@ -59,8 +59,8 @@ type Options struct {
 // Range is a run of events that are kept.
 type Range struct {
 	First, Last uint64
-	// Bounds of their times, Unix milliseconds.
-	MinMs, MaxMs int64
+	// Times of the first and the last one, Unix milliseconds.
+	FirstMs, LastMs int64
 }
 
 // Query says what [Log.Read] reads.
@@ -175,9 +175,9 @@ func (l *Log) Kept(ctx context.Context) (all []Range, err error) {
 	for _, s := range l.segments {
 		switch n := len(all); {
 		case n > 0 && all[n-1].Last+1 == s.first:
-			all[n-1].Last, all[n-1].MinMs, all[n-1].MaxMs = s.last, min(all[n-1].MinMs, s.minMs), max(all[n-1].MaxMs, s.maxMs)
+			all[n-1].Last, all[n-1].LastMs = s.last, s.lastMs
 		default:
-			all = append(all, Range{First: s.first, Last: s.last, MinMs: s.minMs, MaxMs: s.maxMs})
+			all = append(all, Range{First: s.first, Last: s.last, FirstMs: s.firstMs, LastMs: s.lastMs})
 		}
 	}
 	return all, nil

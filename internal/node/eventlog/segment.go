@@ -83,6 +83,8 @@ type segment struct {
 	size        int64  // of what is usable
 	minMs       int64
 	maxMs       int64
+	firstMs     int64
+	lastMs      int64
 	// damage says what is wrong behind size; torn: something is there that a crash may have left.
 	damage string
 	torn   bool
@@ -92,8 +94,9 @@ func (s *segment) count() int { return int(s.last + 1 - s.first) }
 
 func (s *segment) add(e *v1.Event) {
 	if s.count() == 0 {
-		s.minMs, s.maxMs = e.GetTimeMs(), e.GetTimeMs()
+		s.minMs, s.maxMs, s.firstMs = e.GetTimeMs(), e.GetTimeMs(), e.GetTimeMs()
 	}
+	s.lastMs = e.GetTimeMs()
 	s.last, s.minMs, s.maxMs = e.GetNumber(), min(s.minMs, e.GetTimeMs()), max(s.maxMs, e.GetTimeMs())
 }
 
