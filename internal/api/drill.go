@@ -20,12 +20,14 @@ import (
 // anything: it asks the planner, then has the agents there look whether each
 // resource would find what it needs.
 
-// DrillAction is the check that agents of Holdfast know; scripts for Veritas
-// name theirs NAME.vfd.
+// DrillAction is the check that agents of Holdfast know. Scripts for Veritas
+// name theirs NAME.vfd, those for packages and OCF agents validate.
 const (
 	DrillAction = "drill"
 	drillSuffix = ".vfd"
 )
+
+var drillActions = []string{DrillAction, "validate", "validate-all"}
 
 const (
 	defaultDrill = time.Minute
@@ -111,10 +113,10 @@ func (d *drill) probed() error {
 	return nil
 }
 
-// drillActions of a type.
+// actions of a type that look and change nothing.
 func (d *drill) actions(r *v1.Resource) (out []string) {
 	for _, a := range d.GetTypes()[r.GetType()].GetSupportedActions() {
-		if a == DrillAction || strings.HasSuffix(a, drillSuffix) {
+		if slices.Contains(drillActions, a) || strings.HasSuffix(a, drillSuffix) {
 			out = append(out, a)
 		}
 	}
@@ -141,7 +143,7 @@ func (d *drill) resources(ctx context.Context, limit time.Duration) error {
 		case online(st):
 			d.found("monitor", r.GetName(), r.GetType(), v1.DrillResult_DRILL_RESULT_PASSED, "it is online there already")
 		case len(actions) == 0:
-			d.found("", r.GetName(), r.GetType(), v1.DrillResult_DRILL_RESULT_NONE, "its type knows no check (an action called "+DrillAction+", or ending in "+drillSuffix+")")
+			d.found("", r.GetName(), r.GetType(), v1.DrillResult_DRILL_RESULT_NONE, "its type knows no check (an action called "+strings.Join(drillActions, " or ")+", or ending in "+drillSuffix+")")
 		}
 		if d.operations(r) == v1.Operations_OPERATIONS_NONE || online(st) || r.Enabled != nil && !r.GetEnabled() {
 			continue

@@ -28,10 +28,10 @@ type kind struct {
 	run func(ctx context.Context, h *Host, c agent.Call) agent.Result
 }
 
-var kinds = []kind{
+var kinds = withDrills([]kind{
 	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, mountKind, nicKind, packageScriptKind,
 	packageServiceKind, persistentGenericResourceKind, phantomKind, processKind, proxyKind, subnetKind, systemdUnitKind,
-}
+})
 
 func kindOf(name string) *kind {
 	for i := range kinds {
