@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -13,11 +14,12 @@ import (
 )
 
 // TestChaos drives random groups through random orders, outcomes, deaths, lost leases, freezes and engine restarts. The
-// world checks A1 to A3 at each call and A4 at each report; afterwards everything is mended and must converge.
+// world checks A1 to A3, A5, A7 and A8 at each call and A4 at each report; afterwards everything is mended and must converge.
 func TestChaos(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		w.checkIdle = true
+		w.hide(true)
 		w.desired = Desired{Incarnation: 1, MayAct: true, Groups: []Group{randomGroup(t, "g"), randomGroup(t, "h")}}
 		w.desire()
 		for range rapid.IntRange(5, 40).Draw(t, "steps") {
@@ -32,8 +34,14 @@ func TestChaos(t *testing.T) {
 
 func randomGroup(t *rapid.T, name string) Group {
 	g := Group{Config: &v1.Group{Name: name}, Types: map[string]*v1.ResourceType{}}
+	if rapid.IntRange(0, 3).Draw(t, "unmanaged") == 0 {
+		g.Config.ManageFaults = v1.ManageFaults_MANAGE_FAULTS_NONE
+	}
 	for n, ops := range operations {
-		g.Types[n] = &v1.ResourceType{Name: n, Operations: ops}
+		g.Types[n] = &v1.ResourceType{
+			Name: n, Operations: ops, IntentionalOffline: true, SupportedActions: []string{"dump"}, NumThreads: proto.Uint32(3),
+			Attributes: []*v1.Attribute{{Name: "Port", Registered: true}},
+		}
 	}
 	n := rapid.IntRange(1, 6).Draw(t, "resources")
 	for i := range n {
@@ -47,21 +55,66 @@ func randomGroup(t *rapid.T, name string) Group {
 				OfflineTimeout:         durationpb.New(10 * time.Second),
 				MonitorTimeout:         durationpb.New(3 * time.Second),
 				CleanTimeout:           durationpb.New(4 * time.Second),
+				OpenTimeout:            durationpb.New(2 * time.Second),
+				ActionTimeout:          durationpb.New(4 * time.Second),
 				RestartLimit:           proto.Uint32(rapid.Uint32Range(0, 2).Draw(t, "restart")),
 				OnlineRetryLimit:       proto.Uint32(rapid.Uint32Range(0, 1).Draw(t, "retry")),
 				ToleranceLimit:         proto.Uint32(rapid.Uint32Range(0, 1).Draw(t, "tolerance")),
 				OfflineWaitLimit:       proto.Uint32(rapid.Uint32Range(0, 1).Draw(t, "offlinewait")),
 				FaultOnMonitorTimeouts: proto.Uint32(rapid.Uint32Range(0, 3).Draw(t, "hangs")),
+				AlertOnMonitorTimeouts: proto.Uint32(2),
+				CleanRetryLimit:        proto.Uint32(rapid.Uint32Range(0, 2).Draw(t, "cleanretry")),
+				ImfMode:                proto.Uint32(rapid.Uint32Range(0, 3).Draw(t, "imf")),
+				ImfMonitorFreq:         proto.Uint32(rapid.Uint32Range(0, 2).Draw(t, "freq")),
+				LevelTwoMonitorFreq:    proto.Uint32(rapid.Uint32Range(0, 2).Draw(t, "deep")),
 			},
 		}
+		if rapid.Bool().Draw(t, "info") {
+			r.Limits.InfoInterval = durationpb.New(7 * time.Second)
+		}
+		var at *v1.AtLeast
 		for j := range i {
-			if rapid.IntRange(0, 2).Draw(t, "edge") == 0 {
+			switch rapid.IntRange(0, 5).Draw(t, "edge") {
+			case 0, 1:
 				r.Requires = append(r.Requires, fmt.Sprintf("r%d", j))
+			case 2:
+				if at == nil {
+					at = &v1.AtLeast{}
+					r.RequiresAtLeast = append(r.RequiresAtLeast, at)
+				}
+				at.Of = append(at.Of, fmt.Sprintf("r%d", j))
+				at.Count = rapid.Uint32Range(1, uint32(len(at.Of))).Draw(t, "count")
 			}
 		}
 		g.Config.Resources = append(g.Config.Resources, r)
 	}
 	return g
+}
+
+// reconfigure changes one thing about a resource.
+func reconfigure(t *rapid.T, g *v1.Group, r *v1.Resource) {
+	switch rapid.SampledFrom([]string{"enable", "monitoronly", "managefaults", "group", "autostart", "attribute", "local", "imf", "requires", "atleast"}).Draw(t, "change") {
+	case "enable":
+		r.Enabled = proto.Bool(r.Enabled != nil && !r.GetEnabled())
+	case "monitoronly":
+		r.MonitorOnly = !r.MonitorOnly
+	case "managefaults":
+		r.ManageFaults = v1.ManageFaults(rapid.IntRange(0, 2).Draw(t, "managefaults"))
+	case "group":
+		g.ManageFaults = v1.ManageFaults(rapid.IntRange(0, 2).Draw(t, "managefaults"))
+	case "autostart":
+		r.AutoStart = proto.Bool(r.AutoStart != nil && !r.GetAutoStart())
+	case "attribute":
+		r.Attributes = map[string]string{"Port": rapid.SampledFrom([]string{"1", "2"}).Draw(t, "port")}
+	case "local":
+		r.NodeAttributes = map[string]*v1.Values{"n1": {Values: map[string]string{"Port": "3"}}}
+	case "imf":
+		r.Limits.ImfMode = proto.Uint32(rapid.Uint32Range(0, 3).Draw(t, "imf"))
+	case "requires":
+		r.Requires = nil
+	case "atleast":
+		r.RequiresAtLeast = nil
+	}
 }
 
 func (w *world) randomStep(t *rapid.T) {
@@ -76,23 +129,27 @@ func (w *world) randomStep(t *rapid.T) {
 	}
 	switch rapid.SampledFrom([]string{
 		"order", "order", "order", "behave", "behave", "ok", "die", "die", "start", "lease", "stopped", "freeze", "clear",
-		"flush", "probe", "notify", "restart", "incarnation", "enable", "forget",
+		"flush", "probe", "notify", "restart", "incarnation", "configure", "configure", "forget", "act", "admin", "threads", "retell",
 	}).Draw(t, "step") {
 	case "order":
 		g.Intent++
 		g.Want = rapid.SampledFrom([]v1.Want{v1.Want_WANT_ONLINE, v1.Want_WANT_ONLINE, v1.Want_WANT_OFFLINE, v1.Want_WANT_NOTHING}).Draw(t, "want")
 		g.ResourceWants = nil
-		if rapid.IntRange(0, 4).Draw(t, "single") == 0 {
-			g.ResourceWants = map[string]v1.Want{res.Name: v1.Want_WANT_OFFLINE}
+		if rapid.IntRange(0, 3).Draw(t, "single") == 0 {
+			g.ResourceWants = map[string]v1.Want{res.Name: rapid.SampledFrom([]v1.Want{v1.Want_WANT_OFFLINE, v1.Want_WANT_ONLINE}).Draw(t, "own")}
 		}
 		w.printf("order %s %d %s %v", g.Config.Name, g.Intent, g.Want, g.ResourceWants)
 		w.desire()
 	case "behave":
-		e := rapid.SampledFrom([]EntryPoint{Online, Offline, Monitor, Clean}).Draw(t, "entry")
+		e := rapid.SampledFrom([]EntryPoint{Online, Offline, Monitor, Clean, Online, Offline, Monitor, Clean, Open, Close, Action, Info, AttrChanged}).Draw(t, "entry")
 		how := []string{"ok", "err", "hang", "noeffect"}
 		if e == Monitor {
-			how = []string{"ok", "hang", "unknown", "err"}
+			how = []string{"ok", "hang", "unknown", "err", "broken"}
 		}
+		th.watched = rapid.Bool().Draw(t, "watched")
+		th.intentional = rapid.IntRange(0, 3).Draw(t, "intentional") == 0
+		th.confidence = rapid.IntRange(-5, 105).Draw(t, "confidence")
+		th.verdict = v1.Verdict(rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3, 4}).Draw(t, "verdict"))
 		th.how[e] = rapid.SampledFrom(how).Draw(t, "how")
 		w.printf("behave %s %s %s", res.Name, e, th.how[e])
 	case "ok":
@@ -105,6 +162,7 @@ func (w *world) randomStep(t *rapid.T) {
 		w.set(th, true)
 	case "lease":
 		w.desired.MayAct = !w.desired.MayAct
+		w.printf("lease held: %t", w.desired.MayAct)
 		w.desire()
 	case "stopped":
 		w.desired.MayAct = false
@@ -112,8 +170,7 @@ func (w *world) randomStep(t *rapid.T) {
 		for _, th := range w.things {
 			w.set(th, false)
 		}
-		w.r.Stopped(w.now, "no quorum")
-		w.act()
+		w.stopped("no quorum")
 		for i := range w.desired.Groups {
 			w.voided[w.desired.Groups[i].Config.Name] = w.desired.Groups[i].Intent
 		}
@@ -125,7 +182,7 @@ func (w *world) randomStep(t *rapid.T) {
 		w.act()
 	case "flush":
 		w.printf("flush %s", g.Config.Name)
-		w.r.Flush(w.now, g.Config.Name, false)
+		w.r.Flush(w.now, g.Config.Name, rapid.Bool().Draw(t, "force"))
 		w.act()
 	case "probe":
 		w.r.Probe(w.now, g.Config.Name, "")
@@ -140,20 +197,43 @@ func (w *world) randomStep(t *rapid.T) {
 			th.busy, th.told, th.opened = 0, false, false
 		}
 		clear(w.voided)
+		clear(w.acted) // nobody answers for those any more
 		w.desire()
 	case "incarnation":
 		w.printf("incarnation")
 		w.desired.Incarnation++
 		clear(w.committed)
 		w.desire()
-	case "enable":
+	case "configure":
 		edit(func(c *v1.Group) {
 			for _, r := range c.Resources {
 				if r.Name == res.Name {
-					r.Enabled = proto.Bool(r.Enabled != nil && !r.GetEnabled())
+					reconfigure(t, c, r)
+					w.printf("%s is now %s, group: %s", r.Name, r, c.ManageFaults)
 				}
 			}
 		})
+	case "act":
+		w.asked++
+		w.acted[w.asked] = 0
+		w.r.Act(w.now, w.asked, g.Config.Name, res.Name, "dump", nil)
+		w.act()
+	case "admin":
+		w.printf("clear admin wait of %s", res.Name)
+		w.clearAdminWait(g.Config.Name, res.Name, rapid.Bool().Draw(t, "fault"))
+	case "threads":
+		types := maps.Clone(g.Types)
+		typ := proto.CloneOf(types["on-off"])
+		typ.NumThreads = proto.Uint32(rapid.Uint32Range(1, 4).Draw(t, "threads"))
+		types["on-off"] = typ
+		for i := range w.desired.Groups {
+			w.desired.Groups[i].Types = types
+		}
+		w.desire()
+	case "retell":
+		w.desire()
+		w.r.Retell()
+		w.act()
 	case "forget":
 		name := g.Config.Name
 		w.printf("remove and add %s", name)
@@ -173,14 +253,16 @@ func (w *world) mend() {
 	for _, th := range w.things {
 		clear(th.how)
 		th.how[Monitor] = "ok"
+		th.intentional, th.verdict = false, 0
 	}
 	w.desired.MayAct = true
 	for i := range w.desired.Groups {
 		g := &w.desired.Groups[i]
 		g.Config = proto.Clone(g.Config).(*v1.Group)
 		g.Config.Frozen = false
+		g.Config.ManageFaults = 0
 		for _, r := range g.Config.Resources {
-			r.Enabled = nil
+			r.Enabled, r.AutoStart, r.MonitorOnly, r.ManageFaults = nil, nil, false, 0
 			if r.Type == "none" {
 				w.set(w.thing(g.Config.Name, r.Name), true)
 			}
@@ -196,6 +278,7 @@ func (w *world) converge(t *rapid.T, order v1.Want) {
 		g := &w.desired.Groups[i]
 		g.Intent++
 		g.Want, g.ResourceWants = order, nil
+		w.clearAdminWait(g.Config.Name, "", true)
 		w.r.Clear(w.now, g.Config.Name, "")
 		w.act()
 	}
@@ -226,8 +309,13 @@ func (w *world) converge(t *rapid.T, order v1.Want) {
 		}
 	}
 	for i, call := range w.pending {
-		if call.call.Entry != Monitor {
-			t.Fatalf("call %d is left: %s of %s", i, call.call.Entry, call.call.Resource)
+		if call.call.Entry != Monitor && call.call.Entry != Info {
+			t.Fatalf("call %d is left: %s of %s\n%s", i, call.call.Entry, call.call.Resource, w.trace)
+		}
+	}
+	for token, times := range w.acted {
+		if times != 1 {
+			t.Fatalf("the end of action %d was told %d times\n%s", token, times, w.trace)
 		}
 	}
 }

@@ -65,12 +65,15 @@ func (r *Runtime) ClearAdminWait(now time.Duration, groupName, resourceName stri
 		case fault:
 			x.unable = false
 			r.setState(x, now, faulted)
+			x.asked = x.wantsWatch() // with the next monitor, which has time
 			r.schedule(x, now)
 		case x.unable:
 			x.phase, x.recheck, x.due = cleaned, true, now
 		default:
+			x.recheck, x.tries = true, 0
 			r.look(x, now)
 		}
+		r.count(x)
 		r.mark(x)
 	})
 	r.settle(now)

@@ -37,7 +37,7 @@ func (g *group) connect() {
 		for _, name := range slices.Compact(requires) {
 			n := g.byName[name]
 			if n == nil || n == x {
-				x.missing = name
+				x.missing = name + ", which does not exist"
 				continue
 			}
 			x.needs = append(x.needs, n)
@@ -54,7 +54,7 @@ func (g *group) connect() {
 				}
 			}
 			if len(q.of) < q.count {
-				x.missing = fmt.Sprintf("as many as %d of %s", q.count, strings.Join(a.GetOf(), ", "))
+				x.missing = fmt.Sprintf("at least %d of %s, of which %d exist", q.count, strings.Join(a.GetOf(), ", "), len(q.of))
 			}
 			x.quorums = append(x.quorums, q)
 		}
@@ -157,7 +157,7 @@ func (q quorum) ready(without *resource) int {
 // waitsFor says what keeps a resource that is wanted online from being started; empty: nothing.
 func (x *resource) waitsFor(mayAct bool) string {
 	if x.missing != "" {
-		return fmt.Sprintf("waits for %s, which does not exist", x.missing)
+		return "waits for " + x.missing
 	}
 	for _, n := range x.needs {
 		switch {

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -83,6 +84,8 @@ func (r *Runtime) dropActs(x *resource, now time.Duration) {
 			why = x.name + " has been removed from " + r.node
 		case !x.managed():
 			why = cmp.Or(x.problem, x.name+" is not enabled")
+		case x.config.GetMonitorOnly():
+			why = x.name + " is only monitored"
 		case !r.mayAct:
 			why = r.node + " has no lease"
 		case a.until > now:
@@ -132,8 +135,8 @@ func (r *Runtime) informed(x *resource, now time.Duration, d Done) {
 	if why := d.failure(x, Info); why != "" {
 		said = map[string]string{"error": why}
 	}
-	if x.state == online {
-		x.info = makeInfo(said)
+	if now := makeInfo(said); x.state == online && !maps.Equal(now.get(), x.info.get()) {
+		x.info = now
 	}
 }
 

@@ -27,7 +27,7 @@ func (r *Runtime) fault(x *resource, now time.Duration, reason CleanReason, why 
 // needClean has the resource forced down, or remembers to do so once that is allowed.
 func (r *Runtime) needClean(x *resource, now time.Duration, reason CleanReason, next then, why string) {
 	x.reason, x.then, x.cleanFails, x.message, x.note = reason, next, 0, why, ""
-	x.flushed, x.forced = false, false
+	x.flushed, x.forced, x.recheck = false, false, false
 	if !x.faultsManaged() {
 		r.leaveToAdmin(x, now)
 		return
@@ -42,8 +42,8 @@ func (r *Runtime) postponeClean(x *resource, now time.Duration) {
 	x.phase, x.uncleaned, x.restarting = steady, true, false
 	switch {
 	case x.then == thenOffline && x.state == online:
-	case x.reason != UnexpectedOffline || x.unable:
-		r.setState(x, now, unknown)
+	case x.reason != UnexpectedOffline || x.unable || !x.gone:
+		r.setState(x, now, unknown) // A4
 	case r.mayAct:
 		// Frozen: the fault is shown, not handled. Without a lease it is guard that stopped it, most likely; Stopped will tell.
 		r.setState(x, now, faulted)
@@ -137,7 +137,7 @@ func (r *Runtime) leaveToAdmin(x *resource, now time.Duration) {
 func (r *Runtime) waitForAdmin(x *resource) {
 	x.adminWait = v1.AdminWait(x.reason) + 1 // the field's numbers, plus one
 	x.phase, x.uncleaned, x.restarting, x.flushed, x.attempts = steady, false, false, false, 0
-	x.notice = ""
+	x.notice, x.recheck = "", false
 	x.due = never
 }
 
@@ -147,6 +147,10 @@ func (r *Runtime) giveUp(x *resource, now time.Duration) {
 	x.flushed, x.note = false, ""
 	x.scattered = true
 	r.schedule(x, now)
+	if x.state != online { // it had not shown yet
+		r.setState(x, now, unknown)
+		r.look(x, now)
+	}
 }
 
 // givenUp: the order that counts now does not take it offline any more.

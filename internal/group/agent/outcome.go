@@ -55,7 +55,8 @@ func (r *Runtime) Done(now time.Duration, wallMs int64, d Done) {
 	case u.entry == Clean:
 		r.wasCleaned(x, now, d)
 	}
-	if x.again && x.phase != cleaning {
+	// What a notice told has been seen if it was found offline, and must not count twice.
+	if x.again && x.phase != cleaning && x.tolerated == 0 {
 		r.look(x, now)
 	}
 	x.again = false
@@ -142,12 +143,13 @@ func (r *Runtime) monitored(x *resource, now time.Duration, res Result) {
 	if res.TimedOut || res.Err != "" || found != online && found != offline && found != faulted {
 		found = unknown
 	}
-	x.heard = true
+	x.heard, x.gone, x.unsure = true, found == offline, found == unknown
 	r.timedOut(x, now, res.TimedOut)
 	if found == unknown {
 		if x.note == "" {
 			x.note = unsureNote(x, res)
 		}
+		x.watched = false // what is told may have been told already
 	} else {
 		x.note = ""
 		x.watched = x.asked && res.Watched
@@ -293,9 +295,13 @@ func (r *Runtime) monitoredCleaned(x *resource, now time.Duration, found v1.Reso
 
 func (r *Runtime) monitoredSteady(x *resource, now time.Duration, found v1.ResourceState, res Result) {
 	first := !x.probed
+	// For nobody knows what it has become, or been, meanwhile.
+	anew := first && x.expect != online || x.recheck && x.state != online
 	if found != unknown {
-		x.probed = true
-		x.tries = 0
+		if x.recheck && found == online {
+			x.message = ""
+		}
+		x.probed, x.recheck, x.tries = true, false, 0
 	}
 	r.calmDown(x, now)
 	if !res.TimedOut {
@@ -314,7 +320,7 @@ func (r *Runtime) monitoredSteady(x *resource, now time.Duration, found v1.Resou
 		r.foundOffline(x, now, res)
 		return
 	case found == faulted:
-		r.foundBroken(x, now, res, first)
+		r.foundBroken(x, now, res, anew)
 		return
 	}
 	r.schedule(x, now)
@@ -386,7 +392,9 @@ func (r *Runtime) foundOffline(x *resource, now time.Duration, res Result) {
 			x.message = x.detail(res)
 		}
 		r.becomeOffline(x, now)
-	case x.uncleaned, x.state != online && !(x.persistent() && x.state == unknown):
+	case x.state == unknown && !x.uncleaned && !x.persistent():
+		r.becomeOffline(x, now)
+	case !x.stuck && (x.uncleaned || x.state != online && !(x.persistent() && x.state == unknown)):
 		r.schedule(x, now)
 	case x.want == v1.Want_WANT_OFFLINE, x.stuck:
 		x.message = ""
@@ -408,17 +416,19 @@ func (r *Runtime) foundOffline(x *resource, now time.Duration, res Result) {
 
 // foundBroken: something of it is there and does not work. That is a fault like an unexpected offline, but it is never
 // taken for offline before it has been cleaned (A4).
-func (r *Runtime) foundBroken(x *resource, now time.Duration, res Result, first bool) {
+func (r *Runtime) foundBroken(x *resource, now time.Duration, res Result, anew bool) {
 	why := cmp.Or(x.notice, res.Message, "the monitor found it broken")
 	switch {
 	case x.config.GetMonitorOnly() && !x.persistent():
-		x.note = why
+		if x.note = why; anew {
+			r.setState(x, now, unknown)
+		}
 		r.schedule(x, now)
 	case x.persistent() && x.state != online:
 		x.message = why
 		r.setState(x, now, faulted)
 		r.schedule(x, now)
-	case first && x.expect != online && !x.persistent():
+	case anew && !x.persistent():
 		after := thenOffline
 		if x.expect == faulted {
 			after = thenFaulted

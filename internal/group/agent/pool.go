@@ -15,10 +15,10 @@ const fairness = 4
 type class uint8
 
 const (
-	// stops are offline and clean: what may have to be gone before something else can be started elsewhere.
+	// stops are offline, clean and the monitors after them: what they end may have to be gone before it is started elsewhere.
 	stops class = iota
 	starts
-	// soon are monitors after another call or after a notice, first probes, and what people wait for.
+	// soon are monitors after online or after a notice, first probes, and what people wait for.
 	soon
 	// routine are periodic monitors.
 	routine

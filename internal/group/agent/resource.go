@@ -76,7 +76,7 @@ type resource struct {
 	// problem is why it can't be handled at all; empty: it can.
 	problem    string
 	attributes map[string]string
-	// Dependencies, see depend.go. missing names something that it requires and that does not exist; it is never started then.
+	// Dependencies, see depend.go. missing is what it requires and does not exist; it is never started then.
 	needs   []*resource
 	quorums []quorum
 	above   []edge
@@ -87,6 +87,8 @@ type resource struct {
 	phase  phase
 	probed bool
 	heard  bool
+	// gone: the last monitor has found it offline; unsure: it could not tell.
+	gone, unsure bool
 	// expect is what the first probe is compared with, and leftover says that something was on its way then.
 	expect   v1.ResourceState
 	leftover bool
@@ -133,7 +135,7 @@ type resource struct {
 	forced     bool
 	cleanOK    bool
 	cleanFails uint32
-	// recheck: an administrator has ended the wait for a clean that failed; the monitor's word counts without one.
+	// recheck: an administrator has ended its wait, and nothing is done before it has been looked at.
 	recheck bool
 	// uncleaned: it has to be cleaned, but not now (the group is frozen, or there is no lease).
 	uncleaned bool
@@ -210,7 +212,7 @@ func (x *resource) faultsManaged() bool {
 
 // settled: nothing is on its way, and its state is what the last monitor said.
 func (x *resource) settled() bool {
-	return x.phase == steady && x.probed && !x.uncleaned && x.adminWait == 0
+	return x.phase == steady && x.probed && !x.uncleaned && x.adminWait == 0 && !x.recheck
 }
 
 // ready: what requires it may be started.
@@ -231,7 +233,8 @@ func (x *resource) active() bool {
 	if !x.managed() || x.persistent() {
 		return false
 	}
-	return x.phase != steady || x.uncleaned || x.unable || x.adminWait != 0 || x.state == online || x.probed && x.state == unknown
+	return x.phase != steady || x.uncleaned || x.unable || x.adminWait != 0 || x.recheck ||
+		x.state == online || x.probed && x.state == unknown
 }
 
 // orderedWant is what the order says of it, dependencies aside.

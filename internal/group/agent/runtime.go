@@ -283,7 +283,7 @@ func registered(t *v1.ResourceType, before, now map[string]string) []string {
 func (r *Runtime) forget(x *resource) {
 	if x.call != 0 {
 		u := r.calls[x.call]
-		if u.x = nil; u.entry != Close {
+		if u.x = nil; u.entry != Close && !x.void {
 			r.out.Cancel = append(r.out.Cancel, x.call)
 		}
 		x.call = 0

@@ -172,8 +172,7 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 				th.running = false
 			}
 		}
-		w.r.Stopped(w.now, strings.ReplaceAll(arg(0), "_", " "))
-		w.act()
+		w.stopped(strings.ReplaceAll(arg(0), "_", " "))
 	case "forget":
 		if arg(1) != "" {
 			delete(w.committed[arg(0)], arg(1))
@@ -196,6 +195,15 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) {
 	default:
 		d.Fatalf(t, "unknown verb %s", d.Cmd)
 	}
+}
+
+// stopped tells that guard has stopped everything, which ends waits for an administrator, too.
+func (w *world) stopped(reason string) {
+	for _, th := range w.things {
+		th.freed = true
+	}
+	w.r.Stopped(w.now, reason)
+	w.act()
 }
 
 // clearAdminWait ends waits for an administrator, and remembers whose word counts then.
@@ -248,8 +256,8 @@ func (w *world) behave(t *testing.T, d *datadriven.TestData, th *thing) {
 				th.how[Info] = v
 				continue
 			}
-			th.info = map[string]string{}
-			for _, kv := range a.Vals {
+			th.info, th.how[Info] = map[string]string{}, "ok"
+			for _, kv := range strings.Split(v, ",") {
 				k, v, _ := strings.Cut(kv, ":")
 				th.info[k] = v
 			}
@@ -279,9 +287,9 @@ func (w *world) defineType(t *testing.T, d *datadriven.TestData) {
 			}
 			typ.NumThreads = proto.Uint32(uint32(n))
 		case "actions":
-			typ.SupportedActions = a.Vals
+			typ.SupportedActions = strings.Split(a.Vals[0], ",")
 		case "registered":
-			for _, name := range a.Vals {
+			for _, name := range strings.Split(a.Vals[0], ",") {
 				typ.Attributes = append(typ.Attributes, &v1.Attribute{Name: name, Registered: true})
 			}
 		case "nopropagation":

@@ -111,7 +111,7 @@ func (x *resource) bareStatus(mayAct bool) status {
 	if x.phase == steady && (x.state == faulted || x.adminWait != 0) || x.unable {
 		s.verdict = x.verdict
 	}
-	if !x.probed && x.state != online {
+	if (!x.probed || x.recheck) && x.state != online {
 		s.state = unknown // what was known is too old to be told again (A4)
 	}
 	switch {
@@ -125,7 +125,7 @@ func (x *resource) bareStatus(mayAct bool) status {
 	switch x.phase {
 	case steady:
 		switch {
-		case !x.probed, x.g.Config.GetFrozen(), x.adminWait != 0:
+		case !x.settled(), x.g.Config.GetFrozen():
 		case x.want == v1.Want_WANT_ONLINE && x.state == offline:
 			s.activity = v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_ONLINE
 			if w := x.waitsFor(mayAct); w != "" {

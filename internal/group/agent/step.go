@@ -179,7 +179,9 @@ func (r *Runtime) turn(x *resource, now time.Duration) {
 		x.due = never
 	case x.phase == starting && (!x.mayRun() || x.want != v1.Want_WANT_ONLINE && !r.mayStart(x)):
 		r.settleDown(x, now) // what is not wanted online does not wait to be restarted
-	case x.phase == stopping && !r.allowed(x):
+	case x.phase == stopping && !r.mayStop(x) && x.state != online:
+		r.breakOff(x, now) // it was still appearing
+	case x.phase == stopping && !r.mayStop(x):
 		r.settleDown(x, now)
 		x.due = now
 	case (x.phase == cleaning || x.phase == steady && x.uncleaned) && !x.faultsManaged() && r.mayAct:
@@ -224,7 +226,12 @@ func (r *Runtime) next(x *resource, now time.Duration) (EntryPoint, class) {
 			return Clean, stops
 		}
 		return 0, 0
-	case appearing, vanishing, cleaned:
+	case vanishing, cleaned:
+		if monitor {
+			return Monitor, stops // nothing has stopped before that is known
+		}
+		return 0, 0
+	case appearing:
 		if monitor {
 			return Monitor, soon
 		}
@@ -316,6 +323,7 @@ func (r *Runtime) breakOff(x *resource, now time.Duration) {
 	r.settleDown(x, now)
 	x.probed, x.expect, x.leftover, x.tries = false, offline, false, 0
 	x.unable, x.stuck, x.cleanFails, x.recheck = false, false, 0, false
+	x.message, x.note = "", ""
 	r.count(x)
 	r.look(x, now)
 }
@@ -345,7 +353,7 @@ func (r *Runtime) schedule(x *resource, now time.Duration) {
 		x.due = never
 		return
 	case x.uncleaned:
-	case !x.probed:
+	case !x.probed, x.recheck:
 		interval = retry(slowRetries, x.tries, interval)
 		x.tries++
 		x.due = now + interval
@@ -356,6 +364,7 @@ func (r *Runtime) schedule(x *resource, now time.Duration) {
 		x.due = now + quickRetries[0]
 		return
 	case x.state == online, x.state == unknown, x.persistent():
+	case x.limits.offlineMonitorInterval == 0 && x.unsure: // a notice has to be followed up
 	case x.limits.offlineMonitorInterval == 0:
 		x.due = never
 		return

@@ -32,8 +32,9 @@ type world struct {
 	types map[string]*v1.ResourceType
 	// hidden calls are left out of the trace.
 	hidden map[EntryPoint]bool
-	// acted counts how often the end of each action was told.
+	// acted counts how often the end of each action was told, asked are the actions that were asked for.
 	acted map[uint64]int
+	asked uint64
 	// checkIdle has reports compared with what was found out last (A4).
 	checkIdle bool
 	// voided intents must start nothing (A5).
@@ -49,12 +50,14 @@ type failer interface {
 // thing is a scripted resource: whether it runs, and how its entry points behave: "ok", "err", "hang" (until the time
 // limit), "noeffect" (succeeds and does nothing), "unknown", "broken" (monitor only).
 type thing struct {
+	key     key
 	running bool
 	how     map[EntryPoint]string
 	takes   map[EntryPoint]time.Duration
 	// shows: running becomes true so long after online has returned.
-	shows   time.Duration
-	watched bool
+	shows time.Duration
+	// watched: a monitor that is to have changes told can do so; watching: the last one has.
+	watched, watching bool
 	// What its monitors say beside the state, and what fails says beside failing.
 	confidence  int
 	intentional bool
@@ -64,6 +67,8 @@ type thing struct {
 	visible     time.Duration
 	// told: a monitor or clean that was not cancelled has told something; gone: the last one said that nothing runs.
 	told, gone bool
+	// freed: guard has stopped it, which ended any wait for an administrator, and nothing was reported since.
+	freed bool
 	// byAdmin: an administrator has said so, and nothing has looked since.
 	byAdmin bool
 	// opened as the last call of open or close was; halfOpen: that was an open, and it was cut off.
@@ -105,6 +110,7 @@ func (w *world) thing(g, r string) *thing {
 	k := key{g, r}
 	if w.things[k] == nil {
 		w.things[k] = &thing{
+			key:   k,
 			how:   map[EntryPoint]string{},
 			takes: map[EntryPoint]time.Duration{Monitor: time.Millisecond, Online: 5 * time.Millisecond, Offline: 5 * time.Millisecond, Clean: 2 * time.Millisecond},
 		}
@@ -235,10 +241,16 @@ func (w *world) start(c Call) {
 			sameType++
 		}
 	}
-	if most := threads(c.Definition); sameType > most {
+	most := threads(c.Definition)
+	for _, g := range w.desired.Groups {
+		if t := g.Types[c.Type]; t != nil {
+			most = threads(t)
+		}
+	}
+	if sameType > most {
 		w.t.Errorf("%s: A7: %d calls of %s, not %d\n%s", w.now, sameType, c.Type, most, w.trace)
 	}
-	if s := w.committed[c.Group][c.Resource]; s.GetAdminWait() != 0 && !slices.Contains([]EntryPoint{Open, Close, Action}, c.Entry) {
+	if s := w.committed[c.Group][c.Resource]; s.GetAdminWait() != 0 && !th.freed && !slices.Contains([]EntryPoint{Open, Close, Action}, c.Entry) {
 		w.t.Errorf("%s: A8: %s of %s, which waits for an administrator\n%s", w.now, c.Entry, c.Resource, w.trace)
 	}
 	if opens := c.Entry == Open; opens == th.opened && !th.halfOpen {
@@ -371,11 +383,19 @@ func isIdle(s *v1.ResourceStatus) bool {
 	return s.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE || s.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_WAITING_ONLINE
 }
 
-// set lets it start or die by itself; nobody has been told yet.
-func (w *world) set(th *thing, running bool) { th.running, th.visible = running, w.now }
+// set lets it start or die by itself; nobody is told but who watches.
+func (w *world) set(th *thing, running bool) {
+	changed := th.running != running
+	th.running, th.visible = running, w.now
+	if changed && th.watching {
+		w.r.Notify(w.now, Notice{Group: th.key.group, Resource: th.key.resource})
+		w.act()
+	}
+}
 
 func (w *world) checkReport(group, name string, s *v1.ResourceStatus) {
 	th := w.thing(group, name)
+	th.freed = false
 	if w.checkIdle && s.AdminWait == 0 && !th.byAdmin && isIdle(s) && (s.State == offline || s.State == faulted) && w.config(group, name).GetType() != "none" && !(th.told && th.gone) {
 		w.t.Errorf("%s: A4: %s is reported %s, but nothing has said so\n%s", w.now, name, s.State, w.trace)
 	}
@@ -405,7 +425,8 @@ func (w *world) complete(p completion) {
 	case (p.call.Entry == Offline || p.call.Entry == Clean) && ok:
 		th.running = false
 	case p.call.Entry == Monitor && ok:
-		res.State, res.Watched = offline, th.watched && p.call.Watch
+		th.watching = th.watched && p.call.Watch
+		res.State, res.Watched = offline, th.watching
 		if th.running && w.now >= th.visible {
 			res.State, res.Confidence = online, th.confidence
 		} else {
@@ -422,8 +443,7 @@ func (w *world) complete(p completion) {
 	if p.how != "" && p.how != "ok" && p.how != "noeffect" && !(w.hidden[p.call.Entry] && (p.how == "unknown" || p.how == "cancelled" && p.call.Entry != Monitor)) {
 		w.printf("done %s %s: %s", p.call.Resource, p.call.Entry, p.how)
 	}
-	switch {
-	case p.call.Entry == Monitor || p.call.Entry == Clean:
+	if ok && (p.call.Entry == Monitor || p.call.Entry == Clean) {
 		th.byAdmin = false
 	}
 	switch {
