@@ -151,9 +151,9 @@ func (s *explainServer) Event(ctx context.Context, req *connect.Request[v1.Expla
 	if err != nil {
 		return nil, err
 	}
-	e := l.event(req.Msg.GetNumber())
-	if e == nil {
-		return nil, fail(CodeNotFound, "holdfast events lists those that are kept", "there is no event %d, or it is not kept any more", req.Msg.GetNumber())
+	e, near, err := s.eventsNear(ctx, l, req.Msg.GetNumber())
+	if err != nil {
+		return nil, err
 	}
 	resp := &v1.ExplainEventResponse{Source: l.source(), Event: e}
 	resp.Decision, resp.LedTo = l.decisionOf(e)
@@ -161,7 +161,7 @@ func (s *explainServer) Event(ctx context.Context, req *connect.Request[v1.Expla
 	about := func(o *v1.Event) bool {
 		return o.GetNumber() != e.GetNumber() && (e.GetGroup() != "" && o.GetGroup() == e.GetGroup() || e.GetNode() != "" && o.GetNode() == e.GetNode() && (e.GetGroup() == "" || o.GetGroup() == ""))
 	}
-	for _, o := range l.GetEvents() {
+	for _, o := range near {
 		since := e.GetTimeMs() - o.GetTimeMs()
 		switch d := resp.GetDecision(); {
 		case !about(o) && (d == nil || o.GetDecision() != d.GetNumber() || o == e):
@@ -177,13 +177,35 @@ func (s *explainServer) Event(ctx context.Context, req *connect.Request[v1.Expla
 	return connect.NewResponse(resp), nil
 }
 
-func (l *look) event(number uint64) *v1.Event {
-	for _, e := range l.GetEvents() {
-		if e.GetNumber() == number {
-			return e
-		}
+// nearEvents is how many events before and after one are looked at for what belongs to it.
+const nearEvents = 500
+
+// eventsNear finds an event, in the state or on the node's own disk, and those around it.
+func (s *server) eventsNear(ctx context.Context, l *look, number uint64) (e *v1.Event, near []*v1.Event, err error) {
+	log, err := s.eventLog(ctx, l)
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil
+	first := uint64(1)
+	if number > nearEvents {
+		first = number - nearEvents
+	}
+	err = log.read(ctx, EventQuery{First: first, Last: number + nearEvents}, func(o *v1.Event) bool {
+		if o.GetNumber() == number {
+			e = o
+		}
+		near = append(near, o)
+		return true
+	})
+	switch {
+	case err != nil:
+		return nil, nil, answered(err)
+	case e == nil && number > log.newest:
+		return nil, nil, fail(CodeNotFound, "holdfast events shows them", "there is no event %d yet: the newest is %d", number, log.newest)
+	case e == nil:
+		return nil, nil, fail(CodeNotFound, "ask another node with --api, which may have it", "%s does not have event %d any more", l.local.Node, number)
+	}
+	return e, near, nil
 }
 
 // decisionOf an event: the one that caused it, else the first one about the same
