@@ -103,7 +103,7 @@ func runApplication(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	}
 	switch c.Entry {
 	case agent.Monitor:
-		return app.monitor(ctx)
+		return app.monitor(ctx, c.Watch)
 	case agent.Online:
 		err = app.online(ctx)
 	case agent.Offline:
@@ -134,7 +134,7 @@ func (a application) online(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r := a.monitor(ctx); r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
+	if r := a.monitor(ctx, false); r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
 		return nil
 	}
 	l.service = true
@@ -160,7 +160,7 @@ func (a application) online(ctx context.Context) error {
 	return errors.Join(err, a.forgetRecord())
 }
 
-func (a application) monitor(ctx context.Context) agent.Result {
+func (a application) monitor(ctx context.Context, watch bool) agent.Result {
 	a.trimLog()
 	var procs []process
 	for _, f := range a.files {
@@ -185,7 +185,7 @@ func (a application) monitor(ctx context.Context) agent.Result {
 		return failed(err)
 	}
 	if l == nil {
-		return found(true, a.h.watcher.set(a.key(), procs), "")
+		return found(true, a.watch(watch, procs), "")
 	}
 	if len(procs) == 0 {
 		// The end of what it stands on is a good moment to ask the program, though not the only one.
@@ -207,7 +207,7 @@ func (a application) monitor(ctx context.Context) agent.Result {
 		}
 		return a.offlineBecause(why)
 	case o.status == 0 || o.status > 100 && o.status <= 110:
-		a.h.watcher.set(a.key(), procs)
+		a.watch(watch, procs)
 		r := found(true, false, "")
 		if o.status > 100 {
 			r.Confidence = (o.status - 100) * 10
@@ -218,7 +218,7 @@ func (a application) monitor(ctx context.Context) agent.Result {
 }
 
 func (a application) offlineBecause(why string) agent.Result {
-	a.h.watcher.set(a.key(), nil)
+	a.watch(false, nil)
 	return found(false, false, why)
 }
 

@@ -27,11 +27,11 @@ func TestApplication(t *testing.T) {
 			"PidFiles":     pidFile,
 			"Environment":  "GREETING='hello there'",
 		}
-		r.wantState("Application", a, isOffline)
+		r.watchState("Application", a, isOffline)
 		for range 2 {
 			r.do("Application", agent.Online, a)
 		}
-		if res := r.wantState("Application", a, isOnline); !res.Watched {
+		if res := r.watchState("Application", a, isOnline); !res.Watched {
 			t.Error("it is not watched")
 		}
 		p := place{h: r.h, group: "web", resource: "app"}
@@ -39,12 +39,12 @@ func TestApplication(t *testing.T) {
 			t.Errorf("the start program printed %q", log)
 		}
 		r.reopen()
-		r.wantState("Application", a, isOnline)
+		r.watchState("Application", a, isOnline)
 		if err := unix.Kill(readPid(pidFile), unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		r.notice()
-		r.wantState("Application", a, isOffline)
+		r.watchState("Application", a, isOffline)
 		if res := r.call(agent.Call{Type: "Application", Entry: agent.Clean, CleanReason: agent.UnexpectedOffline, Attributes: a}); res.Err != "" {
 			t.Fatal(res.Err)
 		}
@@ -55,9 +55,9 @@ func TestApplication(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.do("Application", agent.Online, a)
-		r.wantState("Application", a, isOnline)
+		r.watchState("Application", a, isOnline)
 		r.do("Application", agent.Offline, a)
-		r.wantState("Application", a, isOffline)
+		r.watchState("Application", a, isOffline)
 		if m := r.members(); len(m) != 0 {
 			t.Errorf("%v are left", m)
 		}
@@ -74,7 +74,7 @@ func TestMonitorProgram(t *testing.T) {
 			99: {v1.ResourceState_RESOURCE_STATE_UNKNOWN, 0}, 2: {v1.ResourceState_RESOURCE_STATE_UNKNOWN, 0}, 111: {v1.ResourceState_RESOURCE_STATE_UNKNOWN, 0},
 		} {
 			a := map[string]string{"StartProgram": "/bin/true", "MonitorProgram": script(t, fmt.Sprintf("echo because >&2; exit %d", status))}
-			res := r.wantState("Application", a, want.state)
+			res := r.watchState("Application", a, want.state)
 			if res.Confidence != want.confidence || res.Watched {
 				t.Errorf("status %d: %+v", status, res)
 			}
@@ -152,9 +152,9 @@ func TestMonitorProcesses(t *testing.T) {
 	inBothModes(t, func(t *testing.T, r *rig) {
 		worker := script(t, "while :; do sleep 1000; done")
 		a := map[string]string{"StartProgram": script(t, worker+" one 'and more' &", worker+" two &"), "MonitorProcesses": worker + " one 'and more'; " + worker + " two"}
-		r.wantState("Application", a, isOffline)
+		r.watchState("Application", a, isOffline)
 		r.do("Application", agent.Online, a)
-		until(t, "both have begun", func() bool { return r.do("Application", agent.Monitor, a).State == isOnline })
+		until(t, "both have begun", func() bool { return r.monitor("Application", a).State == isOnline })
 		procs := r.h.watcher.watching(key{"web", "app"})
 		if len(procs) != 2 {
 			t.Fatalf("watched: %v", procs)
@@ -167,7 +167,7 @@ func TestMonitorProcesses(t *testing.T) {
 				_ = procs[1].signal(unix.SIGKILL)
 				r.notice()
 			}
-			res = r.do("Application", agent.Monitor, a)
+			res = r.monitor("Application", a)
 			return res.State == isOffline
 		})
 		if res.Message != "no process "+worker+" two" {
@@ -188,19 +188,19 @@ func TestStalePidFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := map[string]string{"StartProgram": "/bin/true", "PidFiles": pidFile}
-	r.wantState("Application", a, isOnline)
+	r.watchState("Application", a, isOnline)
 	long := time.Now().Add(-24 * 365 * time.Hour)
 	if err := os.Chtimes(pidFile, long, long); err != nil {
 		t.Fatal(err)
 	}
-	if res := r.wantState("Application", a, isOffline); !strings.Contains(res.Message, "younger") {
+	if res := r.watchState("Application", a, isOffline); !strings.Contains(res.Message, "younger") {
 		t.Errorf("message %q", res.Message)
 	}
 	for _, content := range []string{"", "none\n", "1\n", "-5\n", strings.Repeat("9", 100)} {
 		if err := os.WriteFile(pidFile, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		r.wantState("Application", a, isOffline)
+		r.watchState("Application", a, isOffline)
 	}
 }
 

@@ -97,6 +97,9 @@ func (h *Host) carryOut(ctx context.Context, c agent.Call) agent.Result {
 	defer cancel()
 	result := make(chan agent.Result, 1)
 	k := key{c.Group, c.Resource}
+	if c.Entry == agent.Close {
+		defer h.unwatch(k)
+	}
 	go func() {
 		r := kind.run(timed, h, c)
 		result <- r

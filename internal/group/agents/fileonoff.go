@@ -77,8 +77,6 @@ func runFile(online bool) func(context.Context, *Host, agent.Call) agent.Result 
 				return found(true, watched, "")
 			}
 			return found(false, watched, fmt.Sprintf("%s exists", name))
-		case agent.Close:
-			h.files.forget(k)
 		}
 		return agent.Result{}
 	}

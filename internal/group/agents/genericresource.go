@@ -53,13 +53,10 @@ var persistentGenericResourceKind = kind{
 		if err != nil {
 			return failed(err)
 		}
-		switch c.Entry {
-		case agent.Monitor:
-			return hear(h, c, l, v1.Verdict_VERDICT_UNSPECIFIED)
-		case agent.Close:
-			h.signals.forget(key{c.Group, c.Resource})
+		if c.Entry != agent.Monitor {
+			return agent.Result{}
 		}
-		return agent.Result{}
+		return hear(h, c, l, v1.Verdict_VERDICT_UNSPECIFIED)
 	},
 }
 
@@ -128,9 +125,10 @@ func judge(is opinion, a map[string]string) (opinion, string) {
 
 func runGenericResource(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	l, err := listenerOf(c.Attributes)
-	if err != nil && c.Entry != agent.Offline && c.Entry != agent.Clean && c.Entry != agent.Close {
+	if err != nil && (c.Entry == agent.Monitor || c.Entry == agent.Online) {
 		return failed(err)
 	}
+	err = nil
 	p := place{h: h, group: c.Group, resource: c.Resource}
 	switch c.Entry {
 	case agent.Monitor:
@@ -156,9 +154,6 @@ func runGenericResource(ctx context.Context, h *Host, c agent.Call) agent.Result
 	case agent.Offline, agent.Clean:
 		h.signals.forget(p.key())
 		err = p.forgetRecord()
-	case agent.Close:
-		h.signals.forget(p.key())
-		return agent.Result{}
 	}
 	if err != nil {
 		return failed(err)

@@ -18,6 +18,7 @@ import (
 const (
 	isOnline  = v1.ResourceState_RESOURCE_STATE_ONLINE
 	isOffline = v1.ResourceState_RESOURCE_STATE_OFFLINE
+	isFaulted = v1.ResourceState_RESOURCE_STATE_FAULTED
 )
 
 // rig is a host under test.
@@ -159,6 +160,26 @@ func (r *rig) do(typ string, e agent.EntryPoint, attributes map[string]string) a
 func (r *rig) wantState(typ string, attributes map[string]string, want v1.ResourceState) agent.Result {
 	r.t.Helper()
 	res := r.do(typ, agent.Monitor, attributes)
+	if res.State != want {
+		r.t.Fatalf("monitor says %s, not %s: %s", res.State, want, res.Message)
+	}
+	return res
+}
+
+// monitor looks, and has changes told from then on.
+func (r *rig) monitor(typ string, attributes map[string]string) agent.Result {
+	r.t.Helper()
+	res := r.call(agent.Call{Type: typ, Entry: agent.Monitor, Attributes: attributes, Watch: true})
+	if res.Err != "" || res.TimedOut {
+		r.t.Fatalf("monitor: %+v", res)
+	}
+	return res
+}
+
+// watchState is wantState with a watch.
+func (r *rig) watchState(typ string, attributes map[string]string, want v1.ResourceState) agent.Result {
+	r.t.Helper()
+	res := r.monitor(typ, attributes)
 	if res.State != want {
 		r.t.Fatalf("monitor says %s, not %s: %s", res.State, want, res.Message)
 	}

@@ -59,7 +59,7 @@ func runIP(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	}
 	switch c.Entry {
 	case agent.Monitor:
-		return ip.monitor()
+		return ip.monitor(c.Watch)
 	case agent.Online:
 		err = ip.online(ctx)
 	case agent.Offline, agent.Clean:
@@ -128,32 +128,35 @@ func (a address) noCard() string {
 	return "there is no network card " + a.device
 }
 
-func (a address) monitor() agent.Result {
+func (a address) monitor(watch bool) agent.Result {
+	// It is watched before it is looked at, so that nothing is missed.
+	at := onDevice{address: a.prefix.Addr(), device: a.device, unsure: true}
+	a.h.net.address(watch, a.key, at)
 	link, own, err := a.lookup()
+	at.unsure, at.absent = err != nil, len(own) == 0
+	watched := a.h.net.address(watch, a.key, at)
 	switch {
 	case err != nil:
 		return failed(err)
 	case link == nil:
-		a.h.net.forget(a.key)
-		return found(false, false, a.noCard())
+		return found(false, watched, a.noCard())
 	case len(own) == 0:
 		a.h.announcer.end(a.key)
-		a.h.net.forget(a.key)
-		return found(false, false, fmt.Sprintf("%s is not on %s", a.prefix.Addr(), a.device))
+		return found(false, watched, fmt.Sprintf("%s is not on %s", a.prefix.Addr(), a.device))
 	case link.Attrs().RawFlags&unix.IFF_UP == 0:
-		return found(false, false, fmt.Sprintf("%s is switched off", a.device))
+		return found(false, watched, fmt.Sprintf("%s is switched off", a.device))
 	}
 	for _, n := range own {
 		ones, _ := n.Mask.Size()
 		switch {
 		case ones != a.prefix.Bits():
-			return found(false, false, fmt.Sprintf("%s is on %s with prefix length %d instead of %d", a.prefix.Addr(), a.device, ones, a.prefix.Bits()))
+			return found(false, watched, fmt.Sprintf("%s is on %s with prefix length %d instead of %d", a.prefix.Addr(), a.device, ones, a.prefix.Bits()))
 		case n.Flags&unix.IFA_F_DADFAILED != 0:
-			return found(false, false, fmt.Sprintf("%s is in use by another machine, says duplicate address detection", a.prefix.Addr()))
+			return found(false, watched, fmt.Sprintf("%s is in use by another machine, says duplicate address detection", a.prefix.Addr()))
 		}
 	}
 	a.h.announcer.keep(a.key, link, a.prefix.Addr()) // it may have been online before this process
-	return found(true, a.h.net.address(a.key, onDevice{address: a.prefix.Addr(), device: a.device}), "")
+	return found(true, watched, "")
 }
 
 func (a address) online(ctx context.Context) error {

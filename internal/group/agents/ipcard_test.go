@@ -17,7 +17,7 @@ func TestIPFindsItsCard(t *testing.T) {
 	newPeer(t)
 	r := newRig(t, "sessions")
 	a := map[string]string{"Address": "192.0.2.9/24"}
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 	r.do("IP", agent.Offline, a)
 	const none = "no network card has an address in the network of 192.0.2.9"
 	if res := r.call(agent.Call{Type: "IP", Entry: agent.Online, Attributes: a, Takeover: true}); !strings.Contains(res.Err, none) {
@@ -34,7 +34,7 @@ func TestIPFindsItsCard(t *testing.T) {
 	add(lo, "192.0.2.100/25")
 	add(eth0, "192.0.2.1/24")
 	r.do("IP", agent.Online, a)
-	r.wantState("IP", a, isOnline)
+	r.watchState("IP", a, isOnline)
 	if n := len(must(netlink.AddrList(eth0, netlink.FAMILY_V4))); n != 2 {
 		t.Errorf("eth0 has %d addresses", n)
 	}
@@ -43,7 +43,7 @@ func TestIPFindsItsCard(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.do("IP", agent.Offline, a)
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 	if n := len(must(netlink.AddrList(eth0, netlink.FAMILY_V4))); n != 0 {
 		t.Errorf("eth0 has %d addresses", n)
 	}

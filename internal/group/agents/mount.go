@@ -153,8 +153,6 @@ func runMount(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		err = m.offline(ctx, c.Attributes["KillUsers"] != "false", duration(c.Attributes["TermWait"]))
 	case agent.Clean:
 		err = m.offline(ctx, true, 0)
-	case agent.Close:
-		h.mounts.forget(m.key())
 	}
 	if err != nil {
 		return failed(err)
@@ -295,7 +293,7 @@ func (m fileSystem) monitor(watch, deep bool) agent.Result {
 	own := f.stack[f.own]
 	if how := spoiled(own); how != "" && m.options.flags&unix.MS_RDONLY == 0 {
 		if stage == started {
-			return found(false, watched, fmt.Sprintf("%s has become %s", m.point, how))
+			return agent.Result{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: fmt.Sprintf("%s has become %s", m.point, how), Watched: watched}
 		}
 		// Somebody else mounted it like this: it is there.
 		r := found(true, watched, fmt.Sprintf("%s is %s", m.point, how))
@@ -304,7 +302,7 @@ func (m fileSystem) monitor(watch, deep bool) agent.Result {
 	}
 	if deep {
 		if err := readable(m.point); err != nil {
-			return found(false, watched, fmt.Sprintf("%s is mounted, but can't be read: %v", m.point, err))
+			return agent.Result{State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: fmt.Sprintf("%s can't be read: %v", m.point, err), Watched: watched}
 		}
 	}
 	return found(true, watched, "")

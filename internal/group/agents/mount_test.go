@@ -187,7 +187,7 @@ func TestMountDevice(t *testing.T) {
 	if err := unix.Mount("", point, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	if res := r.wantState("Mount", a, isOffline); res.Message != point+" has become read-only" {
+	if res := r.wantState("Mount", a, isFaulted); res.Message != point+" has become read-only" {
 		t.Errorf("%+v", res)
 	}
 	r.wantErr(online, "is read-only: unmount it")

@@ -146,7 +146,7 @@ func TestIP(t *testing.T) {
 	p := newPeer(t)
 	r := newRig(t, "sessions")
 	a := map[string]string{"Address": "192.0.2.9/24", "Device": "eth0"}
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 	res := r.call(agent.Call{Type: "IP", Entry: agent.Online, Attributes: a, Takeover: true})
 	if res.Err != "" {
 		t.Fatal(res.Err)
@@ -166,7 +166,7 @@ func TestIP(t *testing.T) {
 			}
 		}
 	}
-	if res := r.wantState("IP", a, isOnline); !res.Watched {
+	if res := r.watchState("IP", a, isOnline); !res.Watched {
 		t.Error("it is not watched")
 	}
 	r.do("IP", agent.Online, a)
@@ -180,12 +180,12 @@ func TestIP(t *testing.T) {
 	}
 	for n := r.notice(); n.What != "address 192.0.2.9 was removed"; n = r.notice() {
 	}
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 	r.do("IP", agent.Online, a)
-	r.wantState("IP", a, isOnline)
+	r.watchState("IP", a, isOnline)
 	for range 2 {
 		r.do("IP", agent.Offline, a)
-		r.wantState("IP", a, isOffline)
+		r.watchState("IP", a, isOffline)
 	}
 	if n := len(must(netlink.AddrList(link, netlink.FAMILY_V4))); n != 0 {
 		t.Fatalf("%d addresses are left", n)
@@ -194,14 +194,14 @@ func TestIP(t *testing.T) {
 	if err := netlink.AddrAdd(link, must(netlink.ParseAddr("192.0.2.9/32"))); err != nil {
 		t.Fatal(err)
 	}
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 	r.do("IP", agent.Online, a)
-	r.wantState("IP", a, isOnline)
+	r.watchState("IP", a, isOnline)
 	if n := len(must(netlink.AddrList(link, netlink.FAMILY_V4))); n != 1 {
 		t.Fatalf("%d addresses", n)
 	}
 	r.do("IP", agent.Clean, a)
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 }
 
 // Somebody else answers for the address: refused, and nothing is added.
@@ -219,12 +219,12 @@ func TestIPConflict(t *testing.T) {
 	if !strings.Contains(res.Err, "192.0.2.9 is in use by the machine with hardware address "+p.far.Attrs().HardwareAddr.String()) {
 		t.Fatalf("%+v", res)
 	}
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 	if err := p.nl.AddrDel(p.far, must(netlink.ParseAddr("192.0.2.9/24"))); err != nil {
 		t.Fatal(err)
 	}
 	r.do("IP", agent.Online, a)
-	r.wantState("IP", a, isOnline)
+	r.watchState("IP", a, isOnline)
 }
 
 // IPv6: usable at once, without duplicate address detection, and told to all nodes.
@@ -260,9 +260,9 @@ func TestIP6(t *testing.T) {
 	if sum := checksum(append(pseudo, b[54:]...)); sum != 0 {
 		t.Errorf("checksum is off by %x", sum)
 	}
-	r.wantState("IP", a, isOnline)
+	r.watchState("IP", a, isOnline)
 	r.do("IP", agent.Clean, a)
-	r.wantState("IP", a, isOffline)
+	r.watchState("IP", a, isOffline)
 }
 
 // A card that loses its carrier is told at once, and comes back.
@@ -273,30 +273,30 @@ func TestNIC(t *testing.T) {
 	p := newPeer(t)
 	r := newRig(t, "sessions")
 	a := map[string]string{"Device": "eth0"}
-	if res := r.wantState("NIC", a, isOnline); !res.Watched {
+	if res := r.watchState("NIC", a, isOnline); !res.Watched {
 		t.Error("it is not watched")
 	}
 	p.set(false)
 	for n := r.notice(); n.What != "link of eth0 went down"; n = r.notice() {
 	}
-	if res := r.wantState("NIC", a, isOffline); res.Message != "eth0 has no carrier" {
+	if res := r.watchState("NIC", a, isOffline); res.Message != "eth0 has no carrier" {
 		t.Errorf("message %q", res.Message)
 	}
-	r.wantState("NIC", map[string]string{"Device": "eth0", "CheckCarrier": "false"}, isOnline)
+	r.watchState("NIC", map[string]string{"Device": "eth0", "CheckCarrier": "false"}, isOnline)
 	p.set(true)
 	until(t, "a notice of the carrier, and the card online", func() bool {
 		r.notice()
-		return r.do("NIC", agent.Monitor, a).State == isOnline
+		return r.monitor("NIC", a).State == isOnline
 	})
 	if err := netlink.LinkDel(must(netlink.LinkByName("eth0"))); err != nil {
 		t.Fatal(err)
 	}
 	r.notice()
-	until(t, "the card is gone", func() bool { return r.do("NIC", agent.Monitor, a).State == isOffline })
-	r.wantState("NIC", map[string]string{"Device": "eth9"}, isOffline)
-	r.wantState("NIC", map[string]string{"Device": "lo"}, isOffline)
+	until(t, "the card is gone", func() bool { return r.monitor("NIC", a).State == isOffline })
+	r.watchState("NIC", map[string]string{"Device": "eth9"}, isOffline)
+	r.watchState("NIC", map[string]string{"Device": "lo"}, isOffline)
 	if err := netlink.LinkSetUp(must(netlink.LinkByName("lo"))); err != nil {
 		t.Fatal(err)
 	}
-	r.wantState("NIC", map[string]string{"Device": "lo"}, isOnline)
+	r.watchState("NIC", map[string]string{"Device": "lo"}, isOnline)
 }

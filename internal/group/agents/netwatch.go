@@ -31,6 +31,8 @@ type onDevice struct {
 	device  string
 	// absent: its coming is to be told, not its going.
 	absent bool
+	// unsure: both, until it is known whether it is there.
+	unsure bool
 }
 
 func newNetWatch(tell func(key, string), log *slog.Logger) *netWatch {
@@ -40,24 +42,37 @@ func newNetWatch(tell func(key, string), log *slog.Logger) *netWatch {
 	}
 }
 
-// address watches an address and the link that it is on; false if the kernel's messages can't be had.
-func (n *netWatch) address(k key, at onDevice) bool {
+// address watches an address and the link that it is on if that is wanted, and ends the watch if not; false if it is not
+// watched, as the kernel's messages can't be had.
+func (n *netWatch) address(wanted bool, k key, at onDevice) bool {
+	if !wanted {
+		n.forget(k)
+		return false
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.addresses[k], n.devices[k] = at, at.device
 	return n.start()
 }
 
-// device watches a link.
-func (n *netWatch) device(k key, name string) bool {
+// device watches a link if that is wanted.
+func (n *netWatch) device(wanted bool, k key, name string) bool {
+	if !wanted {
+		n.forget(k)
+		return false
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.devices[k] = name
 	return n.start()
 }
 
-// everything watches all links and addresses.
-func (n *netWatch) everything(k key) bool {
+// everything watches all links and addresses if that is wanted.
+func (n *netWatch) everything(wanted bool, k key) bool {
+	if !wanted {
+		n.forget(k)
+		return false
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.all[k] = true
@@ -165,7 +180,7 @@ func (n *netWatch) addr(u netlink.AddrUpdate) {
 	n.mu.Lock()
 	var keys []key
 	for k, at := range n.addresses {
-		if at.address == a && at.absent == u.NewAddr {
+		if at.address == a && (at.absent == u.NewAddr || at.unsure) {
 			keys = append(keys, k)
 		}
 	}

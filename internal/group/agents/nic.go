@@ -58,7 +58,7 @@ func monitorNIC(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		return failed(err)
 	}
 	// Whether a host still answers is not told by anybody, so polling goes on in full.
-	watched := h.net.device(key{c.Group, c.Resource}, name) && len(targets) == 0
+	watched := h.net.device(c.Watch, key{c.Group, c.Resource}, name) && len(targets) == 0
 	link, err := netlink.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	switch {

@@ -66,7 +66,7 @@ func TestPackageServiceThatForks(t *testing.T) {
 		r.do("PackageService", agent.Online, a)
 		until(t, "it has failed", func() bool {
 			res := r.do("PackageService", agent.Monitor, a)
-			return res.State == isOffline && res.Verdict == v1.Verdict_VERDICT_NOT_HERE && strings.Contains(res.Message, "exited with status 0")
+			return res.State == isFaulted && res.Verdict == v1.Verdict_VERDICT_NOT_HERE && strings.Contains(res.Message, "exited with status 0")
 		})
 		r.do("PackageService", agent.Clean, a)
 		if m := r.members(); len(m) != 0 {

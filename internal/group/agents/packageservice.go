@@ -92,8 +92,8 @@ func (s service) monitor(watch bool) agent.Result {
 		return found(true, s.watch(watch, main), "")
 	}
 	s.watch(false, nil)
-	r := found(false, false, s.lastWords(s.ending(s.record(), "")))
-	if ran {
+	r := s.leftovers(found(false, false, s.lastWords(s.ending(s.record(), ""))))
+	if ran && r.Err == "" {
 		r.Verdict = s.failure
 	}
 	return r

@@ -71,7 +71,7 @@ func runProcess(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	}
 	switch c.Entry {
 	case agent.Monitor:
-		return d.monitor()
+		return d.monitor(c.Watch)
 	case agent.Online:
 		err = d.online(ctx)
 	case agent.Offline:
@@ -129,17 +129,31 @@ func (d daemon) begin(ctx context.Context) error {
 
 func (p place) key() key { return key{p.group, p.resource} }
 
-func (d daemon) monitor() agent.Result {
+func (d daemon) monitor(watch bool) agent.Result {
 	d.trimLog()
 	procs, why, err := d.find()
 	if err != nil {
 		return failed(err)
 	}
-	watched := d.h.watcher.set(d.key(), procs)
+	watched := d.watch(watch, procs)
 	if len(procs) > 0 {
 		return found(true, watched, "")
 	}
-	return found(false, false, d.lastWords(why))
+	return d.leftovers(found(false, false, d.lastWords(why)))
+}
+
+// leftovers turns a monitor's offline into faulted if processes of the service are left: it does not work, but it may not
+// be started elsewhere either.
+func (p place) leftovers(r agent.Result) agent.Result {
+	left, err := p.members()
+	if err != nil {
+		return failed(err)
+	}
+	if len(left) > 0 {
+		r.State = v1.ResourceState_RESOURCE_STATE_FAULTED
+		r.Message += fmt.Sprintf("; %d of its processes are left", len(left))
+	}
+	return r
 }
 
 // lastWords adds the end of its log to why it does not run.

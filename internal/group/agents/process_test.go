@@ -20,11 +20,11 @@ import (
 func TestProcessDeath(t *testing.T) {
 	inBothModes(t, func(t *testing.T, r *rig) {
 		a := map[string]string{"PathName": "/bin/sleep", "Arguments": "1000"}
-		r.wantState("Process", a, isOffline)
+		r.watchState("Process", a, isOffline)
 		for range 2 {
 			r.do("Process", agent.Online, a)
 		}
-		if res := r.wantState("Process", a, isOnline); !res.Watched {
+		if res := r.watchState("Process", a, isOnline); !res.Watched {
 			t.Fatal("it is not watched")
 		}
 		m := r.members()
@@ -41,7 +41,7 @@ func TestProcessDeath(t *testing.T) {
 		if n := r.notice(); n != want {
 			t.Fatalf("notice %+v", n)
 		}
-		res := r.wantState("Process", a, isOffline)
+		res := r.watchState("Process", a, isOffline)
 		if res.Message != want.What {
 			t.Errorf("message %q", res.Message)
 		}
@@ -50,9 +50,9 @@ func TestProcessDeath(t *testing.T) {
 		}
 		r.do("Process", agent.Clean, a)
 		r.do("Process", agent.Online, a)
-		r.wantState("Process", a, isOnline)
+		r.watchState("Process", a, isOnline)
 		r.do("Process", agent.Offline, a)
-		r.wantState("Process", a, isOffline)
+		r.watchState("Process", a, isOffline)
 		if m := r.members(); len(m) != 0 {
 			t.Fatalf("%v are left", m)
 		}
@@ -72,7 +72,7 @@ func TestForkingDaemon(t *testing.T) {
 			}
 			r.do("Process", agent.Online, a)
 			until(t, "the daemon runs in the background", func() bool {
-				res := r.do("Process", agent.Monitor, a)
+				res := r.monitor("Process", a)
 				pid := readPid(pidFile)
 				procs := r.h.watcher.watching(key{"web", "app"})
 				return res.State == isOnline && res.Watched && pid > 0 && len(procs) == 1 && procs[0].Pid == pid
@@ -81,26 +81,26 @@ func TestForkingDaemon(t *testing.T) {
 		}
 		pid := start()
 		r.do("Process", agent.Clean, a)
-		r.wantState("Process", a, isOffline)
+		r.watchState("Process", a, isOffline)
 		if alive(pid) {
 			t.Fatal("clean left it alive")
 		}
 		pid = start()
 		r.do("Process", agent.Offline, a)
-		r.wantState("Process", a, isOffline)
+		r.watchState("Process", a, isOffline)
 		if alive(pid) {
 			t.Fatal("offline left it alive")
 		}
 		pid = start()
 		r.reopen()
-		r.wantState("Process", a, isOnline)
+		r.watchState("Process", a, isOnline)
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		if n := r.notice(); n.What != fmt.Sprintf("process %d has ended", pid) {
 			t.Fatalf("%+v", n)
 		}
-		r.wantState("Process", a, isOffline)
+		r.watchState("Process", a, isFaulted) // what it was waiting for is left
 		r.do("Process", agent.Clean, a)
 		if m := r.members(); len(m) != 0 {
 			t.Fatalf("%v are left", m)
@@ -131,20 +131,23 @@ func alive(pid int) bool {
 	return err == nil && !st.zombie
 }
 
-// The main process dies and leaves its workers: that is offline, and clean takes the workers too.
+// The main process dies and leaves its workers: that is not offline yet, and clean takes the workers too.
 func TestWorkersLeft(t *testing.T) {
 	inBothModes(t, func(t *testing.T, r *rig) {
 		a := map[string]string{"PathName": script(t, "sleep 1000 &", "sleep 1000 &", "wait")}
 		r.do("Process", agent.Online, a)
 		until(t, "workers run", func() bool { return len(r.members()) == 3 })
-		r.wantState("Process", a, isOnline)
+		r.watchState("Process", a, isOnline)
 		main := r.h.watcher.watching(key{"web", "app"})[0]
 		if err := main.signal(unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		r.notice()
-		r.wantState("Process", a, isOffline)
+		if res := r.watchState("Process", a, isFaulted); !strings.HasSuffix(res.Message, "; 2 of its processes are left") || res.Watched {
+			t.Errorf("%+v", res)
+		}
 		r.do("Process", agent.Clean, a)
+		r.watchState("Process", a, isOffline)
 		if m := r.members(); len(m) != 0 {
 			t.Fatalf("%v are left", m)
 		}
@@ -161,7 +164,7 @@ func TestAdoption(t *testing.T) {
 		if m := r.members(); len(m) != 1 || m[0].Pid != pid {
 			t.Fatalf("the new host finds %v", m)
 		}
-		if res := r.wantState("Process", a, isOnline); !res.Watched {
+		if res := r.watchState("Process", a, isOnline); !res.Watched {
 			t.Fatal("it is not watched")
 		}
 		r.do("Process", agent.Online, a)
@@ -174,7 +177,7 @@ func TestAdoption(t *testing.T) {
 		if n := r.notice(); n.Resource != "app" {
 			t.Fatalf("%+v", n)
 		}
-		r.wantState("Process", a, isOffline)
+		r.watchState("Process", a, isOffline)
 		r.do("Process", agent.Clean, a)
 	})
 }
@@ -213,9 +216,9 @@ func TestLog(t *testing.T) {
 	a := map[string]string{"PathName": script(t, "echo can not open the configuration >&2", "exit 3")}
 	r.do("Process", agent.Online, a)
 	until(t, "it has ended, and how is known", func() bool {
-		return strings.Contains(r.do("Process", agent.Monitor, a).Message, "exited with status 3")
+		return strings.Contains(r.monitor("Process", a).Message, "exited with status 3")
 	})
-	res := r.wantState("Process", a, isOffline)
+	res := r.watchState("Process", a, isOffline)
 	if !strings.Contains(res.Message, "can not open the configuration") {
 		t.Errorf("message %q", res.Message)
 	}
@@ -261,7 +264,7 @@ func TestProtect(t *testing.T) {
 			if err := killCgroup(context.Background(), p.Cgroup); err != nil {
 				t.Fatal(err)
 			}
-			r.wantState("Process", a, isOffline)
+			r.watchState("Process", a, isOffline)
 			r.h.Release("web")
 			if _, err := os.Stat(p.Cgroup); err == nil {
 				t.Fatal("the control group is left")

@@ -100,12 +100,7 @@ func runProxy(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	if t.Node == "" {
 		t.Node = h.node
 	}
-	switch c.Entry {
-	case agent.Close:
-		h.proxies.forget(k)
-		return agent.Result{}
-	case agent.Monitor:
-	default:
+	if c.Entry != agent.Monitor {
 		return agent.Result{}
 	}
 	switch {

@@ -99,12 +99,7 @@ func monitorSubnets(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		return failed(err)
 	}
 	k := key{c.Group, c.Resource}
-	watched := false
-	if c.Watch {
-		watched = h.net.everything(k) && len(targets) == 0
-	} else {
-		h.net.forget(k)
-	}
+	watched := h.net.everything(c.Watch, k) && len(targets) == 0
 	cards, err := cardsOf(nets)
 	if err != nil {
 		return failed(err)

@@ -87,9 +87,6 @@ func runSystemdUnit(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		err = u.offline(ctx)
 	case agent.Clean:
 		err = u.clean(ctx)
-	case agent.Close:
-		h.bus.forget(u.key)
-		h.bus.manages(u.key, "")
 	}
 	if err != nil {
 		return failed(err)
