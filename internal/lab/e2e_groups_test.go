@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,11 +10,10 @@ import (
 
 // Groups beyond one web server, with real programs.
 
-func isFront(argv []string) bool {
-	return strings.HasPrefix(argv[0], "nginx:") || filepath.Base(argv[0]) == "nginx"
-}
+// isFront recognises the server itself: a resource agent runs the same program to look at it.
+func isFront(argv []string) bool { return strings.HasPrefix(argv[0], "nginx: ") }
 
-func isApp(argv []string) bool { return isWeb(argv) && !isFront(argv) }
+func isApp(argv []string) bool { return len(argv) > 2 && argv[1] == "lab" && argv[2] == webCommand }
 
 // on returns where a group is online; empty: nowhere, or not completely.
 func on(st *v1.StatusResponse, group string) string {
@@ -114,3 +112,5 @@ func tiers(t *testing.T, name string) {
 }
 
 func TestTiers(t *testing.T) { tiers(t, "tiers") }
+
+func TestTiersOfOCFAgents(t *testing.T) { tiers(t, "tiers-ocf") }
