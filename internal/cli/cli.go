@@ -88,7 +88,7 @@ another: the path of a unix socket, or https://HOST:PORT with --client-dir.`,
 	})
 	root.AddCommand(
 		a.statusCommand(), a.clusterCommand(), a.nodeCommand(), a.linkCommand(), a.quorumCommand(), a.fenceCommand(), a.groupCommand(), a.packageCommand(), a.resourceCommand(), a.typeCommand(), a.signalCommand(),
-		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
+		a.applyCommand(), a.diffCommand(), a.exportCommand(), a.eventsCommand(), a.notifierCommand(), a.userCommand(), a.explainCommand(), a.simulateCommand(), a.operationCommand(),
 		a.setupCommand(), a.versionCommand(),
 	)
 	for _, c := range more {

@@ -45,6 +45,7 @@ type client struct {
 	types      v1.TypeServiceClient
 	config     v1.ConfigServiceClient
 	events     v1.EventServiceClient
+	notifiers  v1.NotifierServiceClient
 	explain    v1.ExplainServiceClient
 	simulate   v1.SimulateServiceClient
 	operations v1.OperationServiceClient
@@ -72,6 +73,7 @@ func (a *app) dial() (*client, error) {
 		types:      v1.NewTypeServiceClient(h, base),
 		config:     v1.NewConfigServiceClient(h, base),
 		events:     v1.NewEventServiceClient(h, base),
+		notifiers:  v1.NewNotifierServiceClient(h, base),
 		explain:    v1.NewExplainServiceClient(h, base),
 		simulate:   v1.NewSimulateServiceClient(h, base),
 		operations: v1.NewOperationServiceClient(h, base),

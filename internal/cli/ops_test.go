@@ -283,3 +283,21 @@ func TestSimulations(t *testing.T) {
 	t.Chdir(back)
 	r.golden("simulations")
 }
+
+func TestNotifiers(t *testing.T) {
+	r := &transcript{t: t, s: newWide(t)}
+	r.do("notifier list", "notifier test pager")
+	r.change("two notifiers are configured; one of them fails", func(st *statepb.State) {
+		st.Cluster.Notifiers = []*v1.Notifier{
+			{Name: "pager", Codes: []string{"resource.", "group."}, Way: &v1.Notifier_Program{Program: &v1.ProgramNotifier{Command: "/usr/local/bin/page"}}},
+			{Name: "ops", Severity: v1.Severity_SEVERITY_ERROR, Way: &v1.Notifier_Mail{Mail: &v1.MailNotifier{Server: "mail:25", From: "a@b", To: []string{"ops@b"}}}},
+		}
+		st.Notified = map[string]uint64{"pager": 3, "ops": 1}
+		st.NextEvent = 4
+	})
+	r.do("notifier list", "notifier test pager", "notifier test pagr", "notifier list --here -o json")
+	r.s.NotifierFaults = map[string]string{"ops": "mail:25: connection refused"}
+	r.s.NotifierStates = []*v1.NotifierStatus{{Name: "ops", Way: "mail", Error: "mail:25: connection refused", Failures: 3, FailingSinceMs: r.s.Now, NextTryMs: r.s.Now + 60_000, Done: 1}}
+	r.do("notifier list", "notifier test ops")
+	r.golden("notifiers")
+}
