@@ -107,6 +107,7 @@ func Swarm(seed uint64) Options {
 			}
 		}
 	}
+	o.Schedule = append(o.Schedule, o.apart()...)
 	slices.SortStableFunc(o.Schedule, func(a, b Fault) int { return int(a.At - b.At) })
 	return o
 }

@@ -72,6 +72,7 @@ func (k *checker) applied(n *node) {
 	} else if was != digest {
 		k.c.fail("N3", "after entry %d the state of %s is %s, and that of %s was %s", index, n.name, digest, k.digestBy[index], was)
 	}
+	k.clockRuns(s, index)
 	if index > k.newestAt {
 		k.newest, k.newestAt = s, index
 		k.proofs(s)
@@ -97,7 +98,9 @@ func (k *checker) proofs(s *pb.State) {
 		case st.GetFence() != nil:
 			k.fenced[n.name] = st.GetFence().GetRaftId()
 		case k.fenced[n.name] != 0:
-			id = k.fenced[n.name]
+			if len(state.DetachedOn(s, n.name)) == 0 { // else it has come back with what it was left running
+				id = k.fenced[n.name]
+			}
 			delete(k.fenced, n.name)
 		case was != 0 && m.GetRaftId() != was:
 			id = was
@@ -287,6 +290,9 @@ func (k *checker) settled() string {
 	}
 	if leaders != 1 {
 		return fmt.Sprintf("%d leaders", leaders)
+	}
+	if why := k.apartSettled(ref); why != "" {
+		return why
 	}
 	for _, op := range ref.GetOperations() {
 		if op.GetState() == v1.OperationState_OPERATION_STATE_RUNNING {

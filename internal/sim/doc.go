@@ -35,8 +35,13 @@
 //
 // Administrators are a part of the chaos:
 //
-//	online|switch G [N], offline G, freeze|unfreeze G|N, clear G, flush G, stop N [evacuate], start N,
-//	silence N D, set peerinact=D, note TEXT, spare G in|out
+//	online|switch G [N], offline G, freeze|unfreeze G|N, clear G, flush G, stop N [evacuate|detach], start N,
+//	silence N D, set peerinact=D, note TEXT, spare G in|out, confirm N (is down, which is true), signal S N VALUE
+//
+// And the leader's plans bring what no planner would have reason for here:
+//
+//	reset N                    fail-fast of a node
+//	trigger N                  a trigger program on a node
 //
 // # Never
 //
@@ -51,11 +56,13 @@
 //	    because it resigned) holds a lease, paused or not, or runs something while awake; or one that left runs something
 //	N6  a core panics, or stops for a reason that no fault explains
 //	N7  something is started under a lease that guard would not stop at its end
+//	N8  the cluster's clock goes back, or faster than the time
 //
 // And at the end of the second phase:
 //
 //	L1  all nodes run and are members of one view with a leader
 //	L2  each group that can be online is online, on exactly one node, and all nodes know it
+//	L3  all trigger programs have been run, and agents know of the signals
 //
 // A cluster of which a majority of disks is gone is excused: only an
 // administrator can help it.

@@ -36,7 +36,7 @@ func (n *node) startEngine() {
 			return
 		}
 		n.engine, n.maxEpoch, n.fenced = e, 0, map[uint64]bool{}
-		n.protectCalls = map[uint64]string{}
+		n.protectCalls, n.triggers, n.signals = map[uint64]string{}, map[uint64]*simEvent{}, nil
 		n.carryOut()
 		n.connect()
 	})
@@ -115,6 +115,7 @@ func (n *node) carryOut() {
 		}
 		n.proc.post(n.c.upTo(2*time.Millisecond), func() { n.host.run(call) })
 	}
+	n.runTriggers(out)
 	for _, r := range out.Results {
 		n.c.answered(n, r)
 	}

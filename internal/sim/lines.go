@@ -394,7 +394,17 @@ func (c *cluster) doAdmin(verb string, args []string) error {
 	case "switch":
 		return operate(v1.OperationKind_OPERATION_KIND_GROUP_SWITCH, &v1.Operation{Group: arg(0), Node: arg(1)})
 	case "stop":
-		return operate(v1.OperationKind_OPERATION_KIND_NODE_STOP, &v1.Operation{Node: arg(0), Evacuate: arg(1) == "evacuate"})
+		return operate(v1.OperationKind_OPERATION_KIND_NODE_STOP, &v1.Operation{Node: arg(0), Evacuate: arg(1) == "evacuate", Detach: arg(1) == "detach"})
+	case "confirm":
+		return c.confirm(arg(0))
+	case "signal":
+		v, err := strconv.ParseInt(arg(2), 10, 64)
+		if err != nil {
+			return fmt.Errorf("signal S N VALUE")
+		}
+		return c.ask(&pb.Command{Change: &pb.Command_SetSignal{SetSignal: &pb.SetSignal{Name: arg(0), Node: arg(1), Value: &pb.SignalValue{Value: v}}}})
+	case "reset", "trigger":
+		return c.plan(verb, arg(0))
 	case "freeze", "unfreeze":
 		x := &pb.SetFrozen{Group: arg(0), Frozen: verb == "freeze"}
 		if c.byName[arg(0)] != nil {

@@ -62,6 +62,8 @@ type node struct {
 	wokeUntil time.Duration
 
 	maxEpoch, maxEpochID uint64
+	triggers             map[uint64]*simEvent // running programs of the engine that runs
+	signals              map[string]int64     // as agents know them
 	// Fence operations that this run of the engine has begun.
 	fenced     map[uint64]bool
 	wallOffset time.Duration
@@ -222,6 +224,8 @@ func (n *node) excused() time.Duration {
 	switch {
 	case n.paused[""] > 0, n.paused["guard"] > 0:
 		return forever
+	case n.left: // what goes on there, goes on by the cluster's word
+		return n.wokeUntil
 	case n.guardProc == nil || !n.guardProc.alive:
 		if n.proc == nil || !n.proc.alive || n.paused["engine"] > 0 {
 			return forever // nobody is left to stop anything: only a watchdog could
@@ -336,6 +340,11 @@ func (n *node) guardOut() {
 	if out.KillEngine != "" {
 		n.c.count("guard.kills.engine")
 		_ = n.killEngine("guard: " + out.KillEngine) // it may have ended by itself
+	}
+	if out.Exit && out.Restart && (n.c.calm || n.c.chance(0.5)) {
+		n.tell("guard restarts the machine")
+		n.restart()
+		return
 	}
 	if out.Exit {
 		n.tell("guard has nothing more to do and ends; so does clusterd")

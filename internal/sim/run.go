@@ -220,6 +220,7 @@ var mustSee = []string{
 	"fault.crash", "fault.boot", "fault.kill", "fault.pause", "fault.cut", "fault.flap", "fault.split", "fault.net", "fault.disk",
 	"fault.point-down", "fault.unreach", "point.asked", "point.refused.REASON_SUSPECTED", "lockdisk.asked", "lockdisk.late",
 	"fault.die", "fault.agents", "fault.stop", "fault.silence", "fault.set",
+	"event.node.detached", "event.group.attached", "event.node.reset", "restart", "trigger.run", "trigger.cancelled", "fault.signal",
 }
 
 // Unseen returns what did not happen though it should have.

@@ -60,10 +60,12 @@ func (e *Engine) apartOn() {
 		return
 	}
 	a.stopping = true
-	e.logf("engine: what this node was left running is not counted on any more: guard stops it")
-	e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_StopDetached{StopDetached: &guardpb.StopDetached{
-		Reason: "the cluster does not count anything as running here any more",
-	}}})
+	why := "the cluster does not count it as running here any more"
+	if e.raft == nil {
+		why = "this node has lost its log, and with it what it was left with"
+	}
+	e.logf("engine: what goes on here since this node was detached is stopped: %s", why)
+	e.toGuard(&guardpb.ToGuard{Body: &guardpb.ToGuard_StopDetached{StopDetached: &guardpb.StopDetached{Reason: why}}})
 }
 
 // notCounted answers a node that wants to come back with what it was left running.
