@@ -430,7 +430,7 @@ func (m *machine) services() (pids []int) {
 func TestFullDisk(t *testing.T) {
 	ms := cluster(t, []*v1.Group{service("n1", "n2", "n3")}, "n1", "n2", "n3")
 	full := ms["n1"]
-	full.disk = "88k"
+	full.disk = "160k"
 	for _, m := range ms {
 		m.start()
 	}
