@@ -255,6 +255,21 @@ func TestDiffSeesEveryChange(t *testing.T) {
 	})
 }
 
+// Of alternatives it matters which one is there, also where nothing is set in it.
+func TestDiffSeesAlternatives(t *testing.T) {
+	none := &v1.Configuration{Types: []*v1.ResourceType{{Name: "T"}}}
+	systemd := &v1.Configuration{Types: []*v1.ResourceType{{Name: "T", Agent: &v1.ResourceType_Systemd{Systemd: &v1.SystemdAgent{}}}}}
+	script := &v1.Configuration{Types: []*v1.ResourceType{{Name: "T", Agent: &v1.ResourceType_Script{Script: &v1.ScriptAgent{}}}}}
+	for _, pair := range [][2]*v1.Configuration{{none, systemd}, {systemd, none}, {systemd, script}, {script, none}} {
+		if len(Diff(pair[0], pair[1])) == 0 {
+			t.Errorf("no difference between %v and %v", pair[0], pair[1])
+		}
+	}
+	if d := Diff(systemd, systemd); len(d) > 0 {
+		t.Errorf("%v", d)
+	}
+}
+
 // sortedExport has objects sorted and no empty blocks: two configurations that
 // mean the same have the same.
 func sortedExport(cfg *v1.Configuration) []byte {

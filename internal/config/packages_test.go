@@ -157,3 +157,11 @@ func TestPackageExamples(t *testing.T) {
 		}
 	}
 }
+
+// The name of the group counts, whoever wrote another one into its package.
+func TestPackageOfAnotherName(t *testing.T) {
+	cfg := Complete(&v1.Configuration{Groups: []*v1.Group{{Name: "g", Package: &v1.Package{Name: "x"}}}}, nil)
+	if g := cfg.Groups[0]; g.GetName() != "g" || g.GetPackage().GetName() != "g" {
+		t.Errorf("%v", g)
+	}
+}
