@@ -771,11 +771,15 @@ func (GroupDependency_Rigidity) EnumDescriptor() ([]byte, []int) {
 
 // Attribute declares one attribute of a type.
 type Attribute struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Kind     AttributeKind          `protobuf:"varint,2,opt,name=kind,proto3,enum=holdfast.v1.AttributeKind" json:"kind,omitempty"`
-	Required bool                   `protobuf:"varint,3,opt,name=required,proto3" json:"required,omitempty"`
-	Default  string                 `protobuf:"bytes,4,opt,name=default,proto3" json:"default,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By which resources set it and the agent gets it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Unset: text.
+	Kind AttributeKind `protobuf:"varint,2,opt,name=kind,proto3,enum=holdfast.v1.AttributeKind" json:"kind,omitempty"`
+	// Every resource must set it.
+	Required bool `protobuf:"varint,3,opt,name=required,proto3" json:"required,omitempty"`
+	// What an unset attribute stands for.
+	Default string `protobuf:"bytes,4,opt,name=default,proto3" json:"default,omitempty"`
 	// One sentence for the reference page.
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// No two resources of the cluster may have the same value.
@@ -882,11 +886,14 @@ type Limits struct {
 	MonitorInterval *durationpb.Duration `protobuf:"bytes,1,opt,name=monitor_interval,json=monitorInterval,proto3" json:"monitor_interval,omitempty"`
 	// How often an offline one is; 0: never, so that what is started by hand goes unnoticed.
 	OfflineMonitorInterval *durationpb.Duration `protobuf:"bytes,2,opt,name=offline_monitor_interval,json=offlineMonitorInterval,proto3" json:"offline_monitor_interval,omitempty"`
-	// Time limits of the entry points: what takes longer is killed with all that it started.
-	OnlineTimeout  *durationpb.Duration `protobuf:"bytes,3,opt,name=online_timeout,json=onlineTimeout,proto3" json:"online_timeout,omitempty"`
+	// Time limit of online (of the next ones: of their entry points): what takes longer is killed with all that it started.
+	OnlineTimeout *durationpb.Duration `protobuf:"bytes,3,opt,name=online_timeout,json=onlineTimeout,proto3" json:"online_timeout,omitempty"`
+	// Of offline.
 	OfflineTimeout *durationpb.Duration `protobuf:"bytes,4,opt,name=offline_timeout,json=offlineTimeout,proto3" json:"offline_timeout,omitempty"`
+	// Of monitor.
 	MonitorTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=monitor_timeout,json=monitorTimeout,proto3" json:"monitor_timeout,omitempty"`
-	CleanTimeout   *durationpb.Duration `protobuf:"bytes,6,opt,name=clean_timeout,json=cleanTimeout,proto3" json:"clean_timeout,omitempty"`
+	// Of clean.
+	CleanTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=clean_timeout,json=cleanTimeout,proto3" json:"clean_timeout,omitempty"`
 	// Monitors after online that may still say offline before online counts as ineffective.
 	OnlineWaitLimit *uint32 `protobuf:"varint,7,opt,name=online_wait_limit,json=onlineWaitLimit,proto3,oneof" json:"online_wait_limit,omitempty"`
 	// Monitors after offline that may still say online before clean is called.
@@ -902,15 +909,21 @@ type Limits struct {
 	// Monitor time-outs in a row that count as a fault; 0: never.
 	FaultOnMonitorTimeouts *uint32 `protobuf:"varint,13,opt,name=fault_on_monitor_timeouts,json=faultOnMonitorTimeouts,proto3,oneof" json:"fault_on_monitor_timeouts,omitempty"`
 	// Failing cleans before the resource is given up as unable to offline.
-	CleanRetryLimit *uint32              `protobuf:"varint,14,opt,name=clean_retry_limit,json=cleanRetryLimit,proto3,oneof" json:"clean_retry_limit,omitempty"`
-	OpenTimeout     *durationpb.Duration `protobuf:"bytes,15,opt,name=open_timeout,json=openTimeout,proto3" json:"open_timeout,omitempty"`
-	CloseTimeout    *durationpb.Duration `protobuf:"bytes,16,opt,name=close_timeout,json=closeTimeout,proto3" json:"close_timeout,omitempty"`
-	ActionTimeout   *durationpb.Duration `protobuf:"bytes,17,opt,name=action_timeout,json=actionTimeout,proto3" json:"action_timeout,omitempty"`
-	InfoTimeout     *durationpb.Duration `protobuf:"bytes,18,opt,name=info_timeout,json=infoTimeout,proto3" json:"info_timeout,omitempty"`
+	CleanRetryLimit *uint32 `protobuf:"varint,14,opt,name=clean_retry_limit,json=cleanRetryLimit,proto3,oneof" json:"clean_retry_limit,omitempty"`
+	// Of open.
+	OpenTimeout *durationpb.Duration `protobuf:"bytes,15,opt,name=open_timeout,json=openTimeout,proto3" json:"open_timeout,omitempty"`
+	// Of close.
+	CloseTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=close_timeout,json=closeTimeout,proto3" json:"close_timeout,omitempty"`
+	// Of action.
+	ActionTimeout *durationpb.Duration `protobuf:"bytes,17,opt,name=action_timeout,json=actionTimeout,proto3" json:"action_timeout,omitempty"`
+	// Of info.
+	InfoTimeout *durationpb.Duration `protobuf:"bytes,18,opt,name=info_timeout,json=infoTimeout,proto3" json:"info_timeout,omitempty"`
 	// How often info is called on an online resource; 0: never.
-	InfoInterval       *durationpb.Duration `protobuf:"bytes,19,opt,name=info_interval,json=infoInterval,proto3" json:"info_interval,omitempty"`
+	InfoInterval *durationpb.Duration `protobuf:"bytes,19,opt,name=info_interval,json=infoInterval,proto3" json:"info_interval,omitempty"`
+	// Of attr_changed.
 	AttrChangedTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=attr_changed_timeout,json=attrChangedTimeout,proto3" json:"attr_changed_timeout,omitempty"`
-	MigrateTimeout     *durationpb.Duration `protobuf:"bytes,21,opt,name=migrate_timeout,json=migrateTimeout,proto3" json:"migrate_timeout,omitempty"`
+	// Of migrate.
+	MigrateTimeout *durationpb.Duration `protobuf:"bytes,21,opt,name=migrate_timeout,json=migrateTimeout,proto3" json:"migrate_timeout,omitempty"`
 	// Monitors after a migration that may still see it where it was.
 	MigrateWaitLimit *uint32 `protobuf:"varint,22,opt,name=migrate_wait_limit,json=migrateWaitLimit,proto3,oneof" json:"migrate_wait_limit,omitempty"`
 	// Which resources tell their changes by notification: 0 none, 1 offline ones, 2 online ones, 3 both.
@@ -1148,12 +1161,16 @@ func (x *Limits) GetAlertOnMonitorTimeouts() uint32 {
 
 // ResourceType is a kind of resource: the agent behind it, its attributes and limits.
 type ResourceType struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Operations  Operations             `protobuf:"varint,2,opt,name=operations,proto3,enum=holdfast.v1.Operations" json:"operations,omitempty"`
-	Attributes  []*Attribute           `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty"`
-	Limits      *Limits                `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
-	Description string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By which resources name it.
+	Name       string     `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Operations Operations `protobuf:"varint,2,opt,name=operations,proto3,enum=holdfast.v1.Operations" json:"operations,omitempty"`
+	// What resources of the type can say of themselves.
+	Attributes []*Attribute `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	// Defaults for its resources.
+	Limits *Limits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
+	// What it is for.
+	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// Part of Holdfast; can't be changed or removed.
 	Bundled bool `protobuf:"varint,6,opt,name=bundled,proto3" json:"bundled,omitempty"`
 	// The agent behind it. Unset: the bundled agent of the type's name.
@@ -1501,7 +1518,8 @@ func (*SystemdAgent) Descriptor() ([]byte, []int) {
 // AtLeast requires some of several resources.
 type AtLeast struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Of    []string               `protobuf:"bytes,1,rep,name=of,proto3" json:"of,omitempty"`
+	// Resources of the same group.
+	Of []string `protobuf:"bytes,1,rep,name=of,proto3" json:"of,omitempty"`
 	// So many of them must be online, and may not fall below it.
 	Count         uint32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1554,17 +1572,21 @@ func (x *AtLeast) GetCount() uint32 {
 
 // Resource is one thing that a group needs.
 type Resource struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Type       string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	Attributes map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique in the cluster.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A bundled type, or one of ResourceType.
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Values as the type declares them.
+	Attributes map[string]string `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Names of resources of the same group that must be online first.
 	Requires []string `protobuf:"bytes,4,rep,name=requires,proto3" json:"requires,omitempty"`
 	// Its fault faults the group.
 	Critical *bool `protobuf:"varint,5,opt,name=critical,proto3,oneof" json:"critical,omitempty"`
 	// Monitored and managed.
-	Enabled *bool   `protobuf:"varint,6,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
-	Limits  *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
+	Enabled *bool `protobuf:"varint,6,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
+	// What is not set here is as the type says.
+	Limits *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Attributes that differ on single nodes, by node name (the field's local scope).
 	NodeAttributes map[string]*Values `protobuf:"bytes,8,rep,name=node_attributes,json=nodeAttributes,proto3" json:"node_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Brought online with the group.
@@ -1823,7 +1845,8 @@ func (x *GroupDependency) GetRigidity() GroupDependency_Rigidity {
 // Group is a set of resources that run together: on one node at a time, on all (parallel), or on one per zone.
 type Group struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Unique among groups and packages.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Nodes that may run it, most wanted first.
 	SystemList []string `protobuf:"bytes,2,rep,name=system_list,json=systemList,proto3" json:"system_list,omitempty"`
 	// Nodes to start it on by itself, in order; empty: it waits for an administrator.
@@ -1885,10 +1908,12 @@ type Group struct {
 	TriggersEnabled []string `protobuf:"bytes,35,rep,name=triggers_enabled,json=triggersEnabled,proto3" json:"triggers_enabled,omitempty"`
 	// Directory of its trigger programs. Unset: the cluster's.
 	TriggerPath string `protobuf:"bytes,36,opt,name=trigger_path,json=triggerPath,proto3" json:"trigger_path,omitempty"`
-	// How long preonline, preoffline and preswitch are waited for; then it goes on without (preswitch: not at all).
-	PreOnlineTimeout  *durationpb.Duration `protobuf:"bytes,37,opt,name=pre_online_timeout,json=preOnlineTimeout,proto3" json:"pre_online_timeout,omitempty"`
+	// How long preonline is waited for (of the next two: preoffline, preswitch); then it goes on without (preswitch: not at all).
+	PreOnlineTimeout *durationpb.Duration `protobuf:"bytes,37,opt,name=pre_online_timeout,json=preOnlineTimeout,proto3" json:"pre_online_timeout,omitempty"`
+	// As pre_online_timeout, of preoffline.
 	PreOfflineTimeout *durationpb.Duration `protobuf:"bytes,38,opt,name=pre_offline_timeout,json=preOfflineTimeout,proto3" json:"pre_offline_timeout,omitempty"`
-	PreSwitchTimeout  *durationpb.Duration `protobuf:"bytes,39,opt,name=pre_switch_timeout,json=preSwitchTimeout,proto3" json:"pre_switch_timeout,omitempty"`
+	// As pre_online_timeout, of preswitch.
+	PreSwitchTimeout *durationpb.Duration `protobuf:"bytes,39,opt,name=pre_switch_timeout,json=preSwitchTimeout,proto3" json:"pre_switch_timeout,omitempty"`
 	// Nodes on which it may not run until an administrator enables it there. Also set by package rules at run time.
 	DisabledNodes []string `protobuf:"bytes,40,rep,name=disabled_nodes,json=disabledNodes,proto3" json:"disabled_nodes,omitempty"`
 	// Behaves by the rules of a Serviceguard package, from which it was made.
@@ -2238,8 +2263,9 @@ func (x *Group) GetFrozenReason() string {
 // same name, which carries it.
 type Package struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Type  PackageType            `protobuf:"varint,2,opt,name=type,proto3,enum=holdfast.v1.PackageType" json:"type,omitempty"`
+	// Unique among packages, groups and resources.
+	Name string      `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type PackageType `protobuf:"varint,2,opt,name=type,proto3,enum=holdfast.v1.PackageType" json:"type,omitempty"`
 	// In order; "*" is all nodes, sorted by name.
 	NodeName []string `protobuf:"bytes,3,rep,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	// Starts with the cluster and fails over.
@@ -2489,7 +2515,8 @@ func (x *Package) GetFrozenReason() string {
 // PackageDependency on another package (SG-91, SG-111).
 type PackageDependency struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// For people.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The package that this one depends on.
 	Package string `protobuf:"bytes,2,opt,name=package,proto3" json:"package,omitempty"`
 	// DOWN instead of UP: exclusion.
@@ -2616,7 +2643,8 @@ func (x *PackageSubnet) GetPartial() bool {
 // PackageService is a command that must stay in the foreground (SG-96, A10).
 type PackageService struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Unique in the package.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Program with its arguments, run without a shell.
 	Cmd string `protobuf:"bytes,2,opt,name=cmd,proto3" json:"cmd,omitempty"`
 	// Restarts in place; -1: unlimited.
@@ -2697,7 +2725,8 @@ func (x *PackageService) GetHaltTimeout() *durationpb.Duration {
 // PackageGenericResource is a signal from outside that the package needs (SG-98, A11).
 type PackageGenericResource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the signal.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Evaluated before the start instead of during it.
 	BeforeStart bool `protobuf:"varint,2,opt,name=before_start,json=beforeStart,proto3" json:"before_start,omitempty"`
 	// Of extended resources: ">= 10" and the like. Empty: a simple resource must be up.

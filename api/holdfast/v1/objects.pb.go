@@ -906,7 +906,8 @@ func (x *Timers) GetPeerinact() *durationpb.Duration {
 // Cluster holds what is true for all nodes.
 type Cluster struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// For people. Never changes.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Made by cluster init; 32 hexadecimal digits. Never changes.
 	Uuid   string  `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	Timers *Timers `protobuf:"bytes,3,opt,name=timers,proto3" json:"timers,omitempty"`
@@ -1086,7 +1087,8 @@ func (x *Cluster) GetFailFastAction() FailFastAction {
 // leader those that it told in its last second may be told twice, with the same number.
 type Notifier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// For people and events.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Least severity that is told.
 	Severity Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=holdfast.v1.Severity" json:"severity,omitempty"`
 	// Only events whose code begins with one of these. Empty: all.
@@ -1292,11 +1294,14 @@ func (x *ProgramNotifier) GetTimeout() *durationpb.Duration {
 type MailNotifier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port; without a port: 25.
-	Server string   `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	From   string   `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
-	To     []string `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Address of the sender.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Addresses of the receivers.
+	To []string `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
 	// For authentication; then STARTTLS is demanded. The password is the first line of password_file.
-	User         string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// Absolute path, the same on all nodes; readable by root only.
 	PasswordFile string `protobuf:"bytes,5,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
 	// PEM file with the authority of the server's certificate. Unset: those of the system.
 	CaFile        string `protobuf:"bytes,6,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
@@ -1542,7 +1547,8 @@ func (x *WebhookNotifier) GetTimeout() *durationpb.Duration {
 // FenceDevice is a way to switch nodes off, driven by a program of the fence-agents standard.
 type FenceDevice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// By which fence levels name it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Program: a name that is looked for in /usr/sbin and in Holdfast's own directory, or an absolute path.
 	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
 	// Parameters for the agent, in its own names. Secrets belong into a file: "passwd_script", or "passwd_file" whose first line is passed as passwd.
@@ -1640,8 +1646,9 @@ func (x *FenceDevice) GetAction() string {
 
 // FenceLevel is a set of devices all of which must succeed, both power supplies of a machine for example.
 type FenceLevel struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Devices       []string               `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of fence devices.
+	Devices       []string `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1914,7 +1921,8 @@ func (x *LockDiskPoint) GetSlot() uint32 {
 // Link is one path of a node to its peers. All nodes have the same link names in the same order.
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The same on all nodes.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// IPv4 or IPv6 address, with or without a UDP port; without: 7946. Control traffic (TLS) uses the same port number over TCP.
 	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1968,7 +1976,8 @@ func (x *Link) GetAddress() string {
 // Node is one machine.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// As in its certificate.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// One to eight.
 	Links []*Link `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
 	// No group comes to a frozen node; what runs there stays.

@@ -114,6 +114,7 @@ func (g *generator) remember(f protoreflect.FileDescriptor) {
 	var enums func(protoreflect.EnumDescriptors)
 	enums = func(list protoreflect.EnumDescriptors) {
 		for i := range list.Len() {
+			comment(list.Get(i))
 			for j := range list.Get(i).Values().Len() {
 				comment(list.Get(i).Values().Get(j))
 			}
@@ -251,7 +252,15 @@ func (g *generator) row(f protoreflect.FieldDescriptor) {
 	if one := f.ContainingOneof(); one != nil && !one.IsSynthetic() {
 		words += " One of these: " + alternatives(one) + "."
 	}
-	text := strings.TrimSpace(g.words(g.comments[f.FullName()]) + words)
+	about := g.comments[f.FullName()]
+	if about == "" { // then what it is made of says it
+		if f.Enum() != nil {
+			about = g.comments[f.Enum().FullName()]
+		} else if of := block(f); of != nil {
+			about = g.comments[of.FullName()]
+		}
+	}
+	text := strings.TrimSpace(g.words(about) + words)
 	fmt.Fprintf(&g.b, "| `%s` | %s | %s | %s | %s | %s | %s |\n", f.JSONName(), cell(r.GetField()), cell(holds(f)), unset, limits, cell(text), r.GetSection())
 }
 
