@@ -21,11 +21,13 @@ const (
 // daemons are the commands that the system and guard start.
 func daemons() []*cobra.Command {
 	var watchdog string
+	var mayRestart bool
 	guard := daemon("guard", "Run a node: heartbeats, lease, and clusterd under its watch",
 		func(ctx context.Context, stateDir, runDir string) error {
-			return guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir, Watchdog: watchdog})
+			return guardd.Run(ctx, guardd.Options{StateDir: stateDir, RunDir: runDir, Watchdog: watchdog, MayRestart: mayRestart})
 		})
 	guard.Flags().StringVar(&watchdog, "watchdog", "off", "reset this machine if guard fails or can't stop what runs: a device such as /dev/watchdog, auto (the first one, else softdog), or off")
+	guard.Flags().BoolVar(&mayRestart, "allow-restart", false, "restart this machine when a package demands it (nodeFailFastEnabled, failFastEnabled of a service); without it the node only leaves the cluster")
 	clusterd := daemon("clusterd", "The brain of a node; guard starts it",
 		func(ctx context.Context, stateDir, runDir string) error {
 			err := clusterd.Run(ctx, clusterd.Options{StateDir: stateDir, RunDir: runDir, Version: cli.Version()})

@@ -101,7 +101,7 @@ func (b *backend) Local(ctx context.Context) (*api.Local, error) {
 
 // localView of this node, in the loop.
 func (n *node) localView() *api.Local {
-	l := &api.Local{Node: n.id.Node, Version: n.o.Version, Leader: n.engine.Leader(), AppliedIndex: n.engine.AppliedIndex()}
+	l := &api.Local{Node: n.id.Node, Version: n.o.Version, Leader: n.engine.Leader(), AppliedIndex: n.engine.AppliedIndex(), ClockMs: n.engine.ClockMs()}
 	g := &n.guard
 	if g.link == nil {
 		l.Lease.Reason = "guard is not connected"

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,6 +50,8 @@ type bench struct {
 	conns    chan *fakeGuard
 	running  map[uint64]func(agent.Result)
 	stops    chan error // what stopAll returns; nil channel: at once
+	// What programs do; nil: they end well.
+	program func(ctx context.Context, p agents.Program) agents.ProgramResult
 }
 
 func (b *bench) say(format string, args ...any) {
@@ -99,6 +103,8 @@ func (e fakeEngine) Step(_ time.Duration, _ int64, in engine.Input) {
 		s += fmt.Sprint(" ", in.Token)
 	case engine.Forget:
 		s += fmt.Sprint(" ", in.Token)
+	case engine.TriggerEnded:
+		s += fmt.Sprint(" ", in.Number, " ", in.Status)
 	case engine.Silence:
 		s += fmt.Sprint(" ", in.Token, " ", in.Length)
 	case engine.FromGuard:
@@ -122,6 +128,7 @@ func (e fakeEngine) Take() engine.Out {
 }
 func (e fakeEngine) State() *statepb.State { return e.b.state }
 func (e fakeEngine) AppliedIndex() uint64  { return 7 }
+func (e fakeEngine) ClockMs() int64        { return 0 }
 func (e fakeEngine) Leader() string        { return "n2" }
 
 func (e fakeEngine) PointStatus() []witness.PointStatus { return nil }
@@ -182,7 +189,16 @@ func (h fakeHost) Release(group string)         { h.b.say("release %s", group) }
 func (h fakeHost) Notices() <-chan agent.Notice { return nil }
 func (h fakeHost) RunProgram(ctx context.Context, p agents.Program) agents.ProgramResult {
 	h.b.say("program %s", strings.Join(p.Argv, " "))
+	if strings.HasSuffix(p.Argv[0], "hangs") {
+		<-ctx.Done()
+		return agents.ProgramResult{Status: -1, Message: "it was ended early"}
+	}
 	return agents.ProgramResult{}
+}
+func (h fakeHost) SetSignals(s map[string]agents.Signal) {
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		h.b.say("signal %s is %d", name, s[name].Value)
+	}
 }
 func (h fakeHost) Close() { h.b.say("host closed") }
 

@@ -56,6 +56,9 @@ type guardSide struct {
 	// What guard was told, by group: without guard it is for this process to stop.
 	protected map[string]*guardpb.Protect
 
+	// What guard leaves running without a lease; with a lease it is protected like everything else.
+	detached []*guardpb.Protect
+
 	welcome *guardpb.Welcome
 	peers   *guardpb.Peers
 	lease   *guardpb.Lease
@@ -193,7 +196,7 @@ func (n *node) fromGuard(l *guardLink, f *guardpb.FromGuard) {
 	}
 	switch b := f.GetBody().(type) {
 	case *guardpb.FromGuard_Welcome:
-		g.welcome = b.Welcome
+		g.welcome, g.detached = b.Welcome, b.Welcome.GetDetached()
 		for _, p := range b.Welcome.GetProtected() {
 			if g.protected[p.GetGroup()] == nil {
 				g.protected[p.GetGroup()] = p
@@ -209,6 +212,14 @@ func (n *node) fromGuard(l *guardLink, f *guardpb.FromGuard) {
 			n.logLease(b.Lease)
 		}
 		g.lease = b.Lease
+		if g.lease.GetHeld() {
+			for _, p := range g.detached {
+				if g.protected[p.GetGroup()] == nil {
+					g.protected[p.GetGroup()] = p
+				}
+			}
+			g.detached = nil
+		}
 		n.notify()
 	case *guardpb.FromGuard_Stats:
 		if c := g.stats[b.Stats.GetCall()]; c != nil {

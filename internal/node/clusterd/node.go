@@ -28,6 +28,7 @@ type (
 		Take() engine.Out
 		State() *statepb.State
 		AppliedIndex() uint64
+		ClockMs() int64
 		Leader() string
 		PointStatus() []witness.PointStatus
 	}
@@ -51,6 +52,7 @@ type (
 		Protect(group *v1.Group) (*guardpb.Protect, error)
 		Release(group string)
 		StatesChanged(look func(agents.Target) v1.ResourceState)
+		SetSignals(map[string]agents.Signal)
 		Notices() <-chan agent.Notice
 		RunProgram(ctx context.Context, p agents.Program) agents.ProgramResult
 		Close()
@@ -87,6 +89,7 @@ type node struct {
 	guard     guardSide
 	groups    map[string]*v1.Group // last known configuration of protected groups
 	starting  map[uint64]bool      // calls under way that may start something
+	triggers  map[uint64]func()    // ends programs of triggers under way
 	ending    string               // not empty: why this node ends
 	givenUp   bool
 	mayEnd    bool // nothing can be started any more
@@ -119,7 +122,7 @@ func newNode(o Options, id *identity.Identity) *node {
 	n := &node{
 		o: o, id: id, log: o.Log, in: make(chan func(), inbox), done: make(chan struct{}),
 		now: guardclient.Boottime, wall: time.Now,
-		batches: make(chan *engine.Batch, 1), toKeep: make(chan *v1.Configuration, 1), groups: map[string]*v1.Group{}, starting: map[uint64]bool{},
+		batches: make(chan *engine.Batch, 1), toKeep: make(chan *v1.Configuration, 1), groups: map[string]*v1.Group{}, starting: map[uint64]bool{}, triggers: map[uint64]func(){},
 		requests: map[uint64]chan engine.Result{}, watchers: map[chan struct{}]bool{}, started: time.Now(),
 	}
 	n.dial = func() (guardConn, error) { return guardclient.Dial(o.RunDir) }
@@ -269,6 +272,15 @@ func (n *node) carryOut() {
 	}
 	for _, c := range out.Calls {
 		n.call(c)
+	}
+	for _, number := range out.CancelTriggers {
+		n.cancelTrigger(number)
+	}
+	for _, t := range out.Triggers {
+		n.runTrigger(t)
+	}
+	if out.Signals != nil {
+		n.setSignals(out.Signals)
 	}
 	for _, r := range out.Results {
 		n.answer(r)

@@ -49,6 +49,8 @@ type plan struct {
 	// Watchdog of the guard: a device, or with Fake the socket of a fake one.
 	Watchdog string
 	Fake     bool
+	// Restart: the guard may restart its machine, for which it makes a file of this name.
+	Restart string
 
 	listener net.Listener
 }
@@ -92,6 +94,8 @@ func guardRole(p plan) error {
 	if p.Fake {
 		o.armWatchdog = dialFake
 	}
+	o.MayRestart = p.Restart != ""
+	o.restart = func() error { return os.WriteFile(p.Restart, nil, 0o600) }
 	return Run(ctx, o)
 }
 

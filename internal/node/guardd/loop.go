@@ -306,6 +306,9 @@ func (l *loop) carryOut() {
 	for i := range out.Send {
 		l.send(&out.Send[i])
 	}
+	if out.Restart {
+		l.restart(out.Exit)
+	}
 	if out.Exit {
 		l.exit = true
 	}
@@ -323,6 +326,20 @@ func (l *loop) tellWatchdog(t time.Duration) {
 	if c := l.feeder.condition(); c != l.dogSays {
 		l.dogSays = c
 		l.conditions()
+	}
+}
+
+// restart the machine, if this guard may. stopped: nothing runs here any more.
+func (l *loop) restart(stopped bool) {
+	if !l.o.MayRestart {
+		if stopped {
+			l.log.Warn("this machine should be restarted (fail-fast), and this guard may not do that (--allow-restart): the node leaves the cluster until it is started again")
+		}
+		return
+	}
+	l.log.Error("this machine is restarted: fail-fast", "stopped", stopped)
+	if err := l.o.restart(); err != nil {
+		l.log.Error("this machine can't be restarted; the node leaves the cluster until it is started again", "error", err)
 	}
 }
 

@@ -47,11 +47,14 @@ type Options struct {
 	Identity *Identity
 	// Watchdog to arm: the path of a device, "auto", or "off" (and empty).
 	Watchdog string
+	// MayRestart allows guard to restart this machine when a package demands it (fail-fast). Without it the node only leaves.
+	MayRestart bool
 	// Log, nil: slog.Default.
 	Log *slog.Logger
 
 	// In tests, instead of a device.
 	armWatchdog func(path string, timeout time.Duration) (watchdog, error)
+	restart     func() error
 }
 
 // ErrRunning: another guard uses the run directory.
@@ -135,6 +138,17 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
+// restartMachine at once, as a crash would: what programs have not written is lost.
+// What the kernel has not written must not be: it could land on disks that others use by now.
+func restartMachine() error {
+	err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	if err == nil {
+		return nil
+	}
+	// Where that is forbidden (a container with a namespace of its own, say) the kernel may still take it from here.
+	return errors.Join(err, os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0))
+}
+
 func (o Options) complete() (Options, error) {
 	if o.Identity == nil {
 		id, err := identity.Load(o.StateDir)
@@ -151,6 +165,9 @@ func (o Options) complete() (Options, error) {
 			own.Links = append(own.Links, link.GetAddress())
 		}
 		o.Identity = own
+	}
+	if o.restart == nil {
+		o.restart = restartMachine
 	}
 	if len(o.Engine) == 0 {
 		self, err := os.Executable()
