@@ -76,10 +76,8 @@ func runOCF(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	o.adapter = adapter{place: place{h: h, group: c.Group, resource: c.Resource}, call: c}
 	switch c.Entry {
 	case agent.Monitor:
-		o.learnAddress()
 		return o.monitor(ctx)
 	case agent.Online:
-		o.learnAddress()
 		return o.online(ctx)
 	case agent.Offline:
 		return o.offline(ctx)
@@ -99,24 +97,25 @@ func runOCF(ctx context.Context, h *Host, c agent.Call) agent.Result {
 // ocfAddresses are the attributes with the address that agents of provider heartbeat bring up.
 var ocfAddresses = map[string]string{"IPaddr": "ip", "IPaddr2": "ip", "IPv6addr": "ipv6addr"}
 
-// learnAddress has guard told which address to take down at the end of the lease: there is no process to kill.
-func (o ocfAgent) learnAddress() {
+// learnAddress remembers the address that the resource brings up, for Protect: there is no process that guard could kill.
+// It says whether that is another one than before.
+func (o ocfAgent) learnAddress() bool {
 	def := o.call.Definition.GetOcf()
 	attribute, ok := ocfAddresses[def.GetAgent()]
 	if !ok || def.GetProvider() != "heartbeat" {
-		return
+		return false
 	}
 	bare, _, _ := strings.Cut(o.call.Attributes[attribute], "/")
 	ip, err := netip.ParseAddr(bare)
 	if err != nil {
-		return // the agent will say so
+		return false // the agent will say so
 	}
 	address := netip.PrefixFrom(ip.WithZone(""), ip.BitLen()).String()
 	if o.recall().address == address {
-		return
+		return false
 	}
 	o.remember(func(a *adapted) { a.address = address })
-	o.h.changed(o.group)
+	return true
 }
 
 // stateDir is ocfState for this node alone: there may be several on one machine, in a lab.
@@ -215,6 +214,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 func (o ocfAgent) monitor(ctx context.Context) agent.Result {
+	learned := o.learnAddress()
 	expected := o.recall().online
 	interval := time.Duration(0)
 	if expected {
@@ -233,6 +233,9 @@ func (o ocfAgent) monitor(ctx context.Context) agent.Result {
 	}
 	r := o.judge(out, expected)
 	o.watch(r.State == v1.ResourceState_RESOURCE_STATE_ONLINE)
+	if learned && r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
+		o.h.changed(o.group) // what is not online is of no interest to guard before it is to be started
+	}
 	o.remember(func(a *adapted) {
 		switch r.State {
 		case v1.ResourceState_RESOURCE_STATE_ONLINE:
@@ -277,6 +280,9 @@ func (o ocfAgent) online(ctx context.Context) agent.Result {
 	l, err := o.prepare("start", o.call.Timeout, 0)
 	if err != nil {
 		return failed(err)
+	}
+	if o.learnAddress() {
+		o.h.changed(o.group)
 	}
 	out, err := o.begin(ctx, l, func(out outcome) bool { return out.status == ocfSuccess })
 	switch {

@@ -169,8 +169,14 @@ func TestOCFIPaddr2(t *testing.T) {
 	p.want(isOnline)
 	// Guard can take it down, wherever it is.
 	protect := must(r.h.Protect(&v1.Group{Name: "web", Resources: []*v1.Resource{{Name: "app", Type: p.typ.GetName()}}}))
-	if !slices.Equal(protect.GetAddresses(), []string{"192.0.2.40/32 "}) || !changed["web"] {
+	if !slices.Equal(protect.GetAddresses(), []string{"192.0.2.40/32 "}) || len(changed) != 0 {
 		t.Errorf("guard is told %v, of changes in %v", protect, changed)
+	}
+	// A host that begins anew and finds it online has guard told.
+	r.reopen()
+	r.h.onChange = func(group string) { changed[group] = true }
+	if p.want(isOnline); !changed["web"] {
+		t.Error("guard is not told")
 	}
 	if err := netlink.AddrDel(link, must(netlink.ParseAddr("192.0.2.40/24"))); err != nil {
 		t.Fatal(err)
