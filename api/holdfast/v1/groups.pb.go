@@ -1860,7 +1860,7 @@ type Group struct {
 	Takeover Takeover `protobuf:"varint,8,opt,name=takeover,proto3,enum=holdfast.v1.Takeover" json:"takeover,omitempty"`
 	// 0: stays down after a fault or the loss of its node; 1: moves; 2: moves only within its zone, or site without zones.
 	AutoFailOver *uint32 `protobuf:"varint,9,opt,name=auto_fail_over,json=autoFailOver,proto3,oneof" json:"auto_fail_over,omitempty"`
-	// Runs on all nodes of its system list at once. Hybrid with system_zones: on one node of each zone.
+	// Runs on all nodes of its system list at once.
 	Parallel bool `protobuf:"varint,10,opt,name=parallel,proto3" json:"parallel,omitempty"`
 	// Zone of each node. Failover first looks within the zone.
 	SystemZones map[string]uint32 `protobuf:"bytes,11,rep,name=system_zones,json=systemZones,proto3" json:"system_zones,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
