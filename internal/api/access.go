@@ -318,6 +318,12 @@ func objectOf(request any) string {
 	if r, ok := request.(interface{ GetResource() string }); ok && r.GetResource() != "" {
 		parts = append(parts, "resource "+r.GetResource())
 	}
+	if r, ok := request.(interface {
+		GetName() string
+		GetNode() string
+	}); ok { // a signal
+		parts = append(parts, "signal "+r.GetName())
+	}
 	switch r := request.(type) {
 	case interface{ GetNode() string }:
 		if r.GetNode() != "" {

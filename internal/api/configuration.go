@@ -43,6 +43,7 @@ func (s *server) change(ctx context.Context, base uint64, far howFar, make func(
 		types := agents.Types()
 		cfg = config.Complete(cfg, types)
 		faults = append(faults, config.Check(cfg, types, agents.Check)...)
+		faults = append(faults, typeFiles(state.Configuration(l.State), cfg)...)
 		if len(faults) > 0 {
 			return nil, badConfig(faults)
 		}

@@ -83,7 +83,7 @@ func (l *look) whyNode(n *v1.NodeInfo) (summary string, reasons []string) {
 	if n.GetWaitingForProof() != "" {
 		reasons = append(reasons, n.GetWaitingForProof())
 	}
-	if n.GetSuspected() {
+	if n.GetSuspected() && n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING {
 		reasons = append(reasons, l.local.Node+" does not hear it and suspects that it is lost")
 	}
 	if n.GetEngineDown() {
@@ -96,7 +96,12 @@ func (l *look) whyNode(n *v1.NodeInfo) (summary string, reasons []string) {
 		reasons = append(reasons, "it is to be reset: "+n.GetReset_())
 	}
 	for _, h := range n.GetHolds() {
-		reasons = append(reasons, "no group comes to it: it is "+holdText(h)+" ("+h.GetLift()+")")
+		switch h.GetKind() {
+		case v1.HoldKind_HOLD_KIND_FROZEN:
+			reasons = append(reasons, "no group comes to it: it is "+holdText(h)+" ("+h.GetLift()+")")
+		default:
+			reasons = append(reasons, h.GetLift())
+		}
 	}
 	return summary, reasons
 }

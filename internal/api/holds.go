@@ -173,6 +173,25 @@ func adminWait(w v1.AdminWait) string {
 // nodeHolds are what holds a node.
 func (l *look) nodeHolds(n *v1.Node) (out []*v1.Hold) {
 	name := n.GetName()
+	switch l.GetNodeStatus()[name].GetPhase() {
+	case statepb.NodePhase_NODE_PHASE_DOWN:
+		h := &v1.Hold{Kind: v1.HoldKind_HOLD_KIND_STOPPED, Node: name, Lift: "start it again: systemctl start holdfast on " + name}
+		if e := l.lastOf(name, "node.left", "node.removed"); e != nil {
+			h.Reason, h.SinceMs = e.GetMessage(), e.GetTimeMs()
+			if by, ms := l.done("NodeService/Stop", "node "+name); ms <= h.SinceMs {
+				h.By = by
+			}
+		} else if l.GetStandings()[name] == nil {
+			h.Reason, h.Lift = "it has not joined yet", "holdfast node token "+name
+		}
+		out = append(out, h)
+	case statepb.NodePhase_NODE_PHASE_FAULTED:
+		h := &v1.Hold{Kind: v1.HoldKind_HOLD_KIND_EVICTED, Node: name, Lift: "mend it and start it again: systemctl start holdfast on " + name}
+		if e := l.lastOf(name, "node.evicted"); e != nil {
+			h.Reason, h.SinceMs = e.GetMessage(), e.GetTimeMs()
+		}
+		out = append(out, h)
+	}
 	lift := "holdfast node unfreeze " + name
 	if n.GetFrozen() {
 		out = append(out, l.told(&v1.Hold{Kind: v1.HoldKind_HOLD_KIND_FROZEN, Node: name, Lift: lift}, n.GetFrozenReason(), "NodeService/Freeze", "node "+name))
@@ -181,6 +200,16 @@ func (l *look) nodeHolds(n *v1.Node) (out []*v1.Hold) {
 		out = append(out, temporary(&v1.Hold{Kind: v1.HoldKind_HOLD_KIND_FROZEN, Node: name, Lift: lift}, f, l.until(f.GetUntilClockMs())))
 	}
 	return out
+}
+
+// lastOf is the newest event about a node with one of these codes; nil: none is kept.
+func (l *look) lastOf(node string, codes ...string) *v1.Event {
+	for _, e := range slices.Backward(l.GetEvents()) {
+		if e.GetNode() == node && slices.Contains(codes, e.GetCode()) {
+			return e
+		}
+	}
+	return nil
 }
 
 // holdText says a hold in words: "frozen since … by root: kernel patch".

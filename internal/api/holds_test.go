@@ -120,12 +120,15 @@ func TestPackageStates(t *testing.T) {
 			op(w, v1.OperationKind_OPERATION_KIND_GROUP_OFFLINE)
 			w.on.Faulted = true
 		}, v1.PackageState_PACKAGE_STATE_FAIL_WAIT},
-		"taken offline":         {func(w world) { w.b.HeldOffline, w.b.LastOnline = true, "n1" }, v1.PackageState_PACKAGE_STATE_HALTED},
-		"unable to offline":     {func(w world) { online(w); w.on.Resources["r"].UnableToOffline = true }, v1.PackageState_PACKAGE_STATE_HALT_ABORTED},
-		"halt script says so":   {func(w world) { w.on.Resources["r"].Verdict = v1.Verdict_VERDICT_HALT_ABORTED }, v1.PackageState_PACKAGE_STATE_HALT_ABORTED},
-		"faulted":               {fault, v1.PackageState_PACKAGE_STATE_FAILED},
-		"no target":             {func(w world) { fault(w); w.b.IntentOnline, w.b.NoTarget = true, true }, v1.PackageState_PACKAGE_STATE_FAILED},
-		"looking for a place":   {func(w world) { fault(w); w.b.IntentOnline, w.b.Cause = true, "r faulted" }, v1.PackageState_PACKAGE_STATE_RELOCATE_WAIT},
+		"taken offline":       {func(w world) { w.b.HeldOffline, w.b.LastOnline = true, "n1" }, v1.PackageState_PACKAGE_STATE_HALTED},
+		"unable to offline":   {func(w world) { online(w); w.on.Resources["r"].UnableToOffline = true }, v1.PackageState_PACKAGE_STATE_HALT_ABORTED},
+		"halt script says so": {func(w world) { w.on.Resources["r"].Verdict = v1.Verdict_VERDICT_HALT_ABORTED }, v1.PackageState_PACKAGE_STATE_HALT_ABORTED},
+		"faulted":             {fault, v1.PackageState_PACKAGE_STATE_FAILED},
+		"no target":           {func(w world) { fault(w); w.b.IntentOnline, w.b.NoTarget = true, true }, v1.PackageState_PACKAGE_STATE_FAILED},
+		"looking for a place": {func(w world) { fault(w); w.b.IntentOnline, w.b.Cause = true, "r faulted" }, v1.PackageState_PACKAGE_STATE_RELOCATE_WAIT},
+		"failed, switching off": {func(w world) {
+			w.b.IntentOnline, w.b.Cause, w.s.GroupStatus["g"].SwitchingOff = true, "r faulted", "night"
+		}, v1.PackageState_PACKAGE_STATE_FAILED},
 		"in maintenance":        {func(w world) { online(w); w.s.GroupStatus["g"].Maintenance = "n1" }, v1.PackageState_PACKAGE_STATE_MAINTENANCE},
 		"detached":              {func(w world) { online(w); w.on.Detached = true }, v1.PackageState_PACKAGE_STATE_DETACHED},
 		"not probed":            {func(w world) { w.on.Probed = false }, v1.PackageState_PACKAGE_STATE_UNKNOWN},

@@ -72,7 +72,7 @@ func (s *notifierServer) Test(ctx context.Context, req *connect.Request[v1.TestN
 		return nil, notFound("notifier", name, known)
 	}
 	if !req.Msg.GetHere() && l.local.Leader == "" {
-		return nil, fail(CodeNoQuorum, "holdfast link list shows who is missing; repeat it when there is a leader", "no node leads at the moment: notifiers are run by the leader")
+		return nil, fail(CodeNoQuorum, "holdfast link list shows who is missing; holdfast notifier test "+name+" --here sends it from this node", "no node leads at the moment: notifiers are run by the leader")
 	}
 	resp, err := s.b.TestNotifier(ctx, name, req.Msg.GetHere())
 	if err != nil {

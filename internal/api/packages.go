@@ -97,7 +97,7 @@ func (l *look) packageOfInstance(g *v1.Group, b *statepb.Instance, i *v1.Instanc
 	switch {
 	case b.GetHeldOffline(), several(g) && !l.anyMember(i.GetNodes()):
 		return v1.PackageState_PACKAGE_STATE_HALTED
-	case b.GetNoTarget():
+	case b.GetNoTarget(), l.switchedOff(g) && (failed || b.GetCause() != ""):
 		return v1.PackageState_PACKAGE_STATE_FAILED
 	case b.GetIntentOnline() && (failed || b.GetCause() != ""):
 		return v1.PackageState_PACKAGE_STATE_RELOCATE_WAIT
@@ -109,6 +109,12 @@ func (l *look) packageOfInstance(g *v1.Group, b *statepb.Instance, i *v1.Instanc
 		return v1.PackageState_PACKAGE_STATE_BLOCKED
 	}
 	return v1.PackageState_PACKAGE_STATE_HALTED
+}
+
+// switchedOff: it does not look for a place by itself.
+func (l *look) switchedOff(g *v1.Group) bool {
+	_, on := state.Switches(l.GetGroupStatus()[g.GetName()])
+	return !on
 }
 
 // packageOf is a package over all of its instances: their state, or changing

@@ -301,6 +301,9 @@ func (l *look) conditions(nodes []*v1.NodeInfo, groups []*v1.GroupInfo) (out []*
 			warn("node-reset", n.GetName(), "%s is to be reset: %s", n.GetName(), n.GetReset_())
 		}
 		for _, h := range n.GetHolds() {
+			if h.GetKind() != v1.HoldKind_HOLD_KIND_FROZEN {
+				continue // told of the node itself
+			}
 			warn("node-frozen", n.GetName(), "no group comes to %s: it is %s (%s)", n.GetName(), holdText(h), h.GetLift())
 		}
 		for _, i := range n.GetLoad() {

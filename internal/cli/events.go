@@ -13,19 +13,27 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
+	"github.com/holdfast-ha/holdfast/internal/notify/eventcode"
 	"github.com/holdfast-ha/holdfast/internal/protoyaml"
 )
 
 func (a *app) eventsCommand() *cobra.Command {
 	var follow bool
 	var since, until, level string
+	var limited func() bool
 	q := &v1.ListEventsRequest{}
 	c := a.withOutput(&cobra.Command{
 		Use: "events", Short: "Show what happened, oldest first", Args: args(0, 0),
-		Example: "  holdfast events --since 10m\n  holdfast events --group web --follow",
+		Long: `Show what happened, oldest first: the newest 1000 events, or all of the time that is asked
+for. Each node keeps many more on its own disk than the cluster does together; where one
+was away, a line says which are missing there.`,
+		Example: "  holdfast events --since 2h --severity error\n  holdfast events --code node. --limit 20\n  holdfast events --group web --follow",
 		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
 			if err := eventFilter(q, since, until, level, time.Now()); err != nil {
 				return err
+			}
+			if since == "" && until == "" && !limited() {
+				q.Limit = newestEvents
 			}
 			if follow {
 				if until != "" {
@@ -41,28 +49,35 @@ func (a *app) eventsCommand() *cobra.Command {
 		}),
 	})
 	f := c.Flags()
+	limited = func() bool { return f.Changed("limit") }
 	f.BoolVar(&follow, "follow", false, "go on showing what happens")
-	f.StringVar(&since, "since", "", "from this time on (10m, 2026-01-31T12:00:00Z), or after this number (#120)")
+	f.StringVar(&since, "since", "", "from this time on (10m, 2026-01-31T12:00:00Z), or after this number (120)")
 	f.StringVar(&level, "severity", "", "at least: information, warning, error or critical")
-	f.StringVar(&until, "until", "", "before this time (10m, 2026-01-31T12:00:00Z)")
+	f.StringVar(&until, "until", "", "before this time (10m, 2026-01-31T12:00:00Z), or before this number (120)")
 	f.StringArrayVar(&q.Codes, "code", nil, "whose code begins so (resource.faulted, audit); may be given more than once")
 	f.StringVar(&q.Group, "group", "", "of this group only")
 	f.StringVar(&q.Resource, "resource", "", "of this resource only")
 	a.namesFlag(c, "group", groupNames)
 	a.namesFlag(c, "resource", resourceNames)
-	must(c.RegisterFlagCompletionFunc("code", cobra.NoFileCompletions))
+	must(c.RegisterFlagCompletionFunc("code", cobra.FixedCompletions(eventcode.Beginnings(), cobra.ShellCompDirectiveNoFileComp)))
 	a.nodeFlag(c, &q.Node, "node", "of this node only")
-	f.Uint32VarP(&q.Limit, "lines", "n", 0, "the newest so many (default: all that are kept)")
+	f.Uint32VarP(&q.Limit, "limit", "n", 0, "the newest so many; 0: all that are kept (default 1000, or all with --since or --until)")
 	a.fieldFlag(c, "severity", "Notifier", "severity")
 	return c
 }
 
+// newestEvents are shown when nothing else is asked for.
+const newestEvents = 1000
+
 // allEvents that were asked for, in as many answers as that takes.
 func allEvents(ctx context.Context, c *client, q *v1.ListEventsRequest) (*v1.ListEventsResponse, error) {
 	m, err := call(ctx, c, c.events.List, q)
-	for err == nil && m.GetMoreBefore() != 0 && q.GetLimit() == 0 {
+	for err == nil && m.GetMoreBefore() != 0 && (q.GetLimit() == 0 || len(m.GetEvents()) < int(q.GetLimit())) {
 		before := proto.CloneOf(q)
 		before.Before = m.GetMoreBefore()
+		if q.GetLimit() != 0 {
+			before.Limit = q.GetLimit() - uint32(len(m.GetEvents()))
+		}
 		var older *v1.ListEventsResponse
 		if older, err = call(ctx, c, c.events.List, before); err == nil {
 			m.Events, m.Gaps = append(older.GetEvents(), m.GetEvents()...), append(older.GetGaps(), m.GetGaps()...)
@@ -91,25 +106,12 @@ func writeEventLog(w io.Writer, m *v1.ListEventsResponse) {
 
 // eventFilter reads --since, --until and --severity.
 func eventFilter(q *v1.ListEventsRequest, since, until, level string, now time.Time) error {
-	if d, err := time.ParseDuration(until); err == nil && d >= 0 {
-		q.UntilMs = now.Add(-d).UnixMilli()
-	} else if t, err := time.Parse(time.RFC3339, until); err == nil {
-		q.UntilMs = t.UnixMilli()
-	} else if until != "" {
-		return usage("--until %s: write how long ago (10m), or a time (2026-01-31T12:00:00Z)", until)
+	var err error
+	if q.SinceMs, q.After, err = pointInLog("--since", since, now); err != nil {
+		return err
 	}
-	if n, ok := strings.CutPrefix(since, "#"); ok {
-		v, err := strconv.ParseUint(n, 10, 64)
-		if err != nil {
-			return usage("--since %s: write # and the number of an event", since)
-		}
-		q.After = v
-	} else if d, err := time.ParseDuration(since); err == nil && d >= 0 {
-		q.SinceMs = now.Add(-d).UnixMilli()
-	} else if t, err := time.Parse(time.RFC3339, since); err == nil {
-		q.SinceMs = t.UnixMilli()
-	} else if since != "" {
-		return usage("--since %s: write how long ago (10m), a time (2026-01-31T12:00:00Z), or # and the number of an event", since)
+	if q.UntilMs, q.Before, err = pointInLog("--until", until, now); err != nil {
+		return err
 	}
 	if level == "" {
 		return nil
@@ -121,6 +123,23 @@ func eventFilter(q *v1.ListEventsRequest, since, until, level string, now time.T
 		}
 	}
 	return usage("--severity %s: there are information, warning, error and critical", level)
+}
+
+// pointInLog is a time, or the number of an event.
+func pointInLog(flag, text string, now time.Time) (ms int64, number uint64, err error) {
+	if text == "" {
+		return 0, 0, nil
+	}
+	if n, err := strconv.ParseUint(strings.TrimPrefix(text, "#"), 10, 64); err == nil {
+		return 0, n, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d).UnixMilli(), 0, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t.UnixMilli(), 0, nil
+	}
+	return 0, 0, usage("%s %s: write how long ago (10m), a time (2026-01-31T12:00:00Z), or the number of an event (120)", flag, text)
 }
 
 func eventLine(e *v1.Event) string {
@@ -157,8 +176,8 @@ func (a *app) followEvents(ctx context.Context, c *client, q *v1.ListEventsReque
 }
 
 func (a *app) writeEvents(m *v1.FollowEventsResponse, q *v1.ListEventsRequest) error {
-	if m.GetMissed() > 0 {
-		fmt.Fprintf(a.Err, "%d events happened too quickly to be shown\n", m.GetMissed())
+	for _, g := range m.GetGaps() {
+		fmt.Fprintf(a.Err, "events %d to %d can't be shown: this node does not have them\n", g.GetFirst(), g.GetLast())
 	}
 	opts := protoyaml.Options{First: []protoyaml.Pair{{Key: "schema", Value: "event/1"}}, Full: true}
 	for _, e := range m.GetEvents() {

@@ -338,7 +338,7 @@ func writeDrill(w io.Writer, m *v1.DrillGroupResponse) {
 	heading(w, m.GetSource())
 	rows := [][]string{{"RESOURCE", "TYPE", "CHECK", "RESULT", "FOUND"}}
 	for _, c := range m.GetChecks() {
-		rows = append(rows, []string{c.GetResource(), c.GetType(), c.GetCheck(), word(c.GetResult()), c.GetMessage()})
+		rows = append(rows, []string{c.GetResource(), c.GetType(), c.GetCheck(), word(c.GetResult()), strings.ReplaceAll(strings.TrimSpace(c.GetMessage()), "\n", "; ")})
 	}
 	table(w, rows...)
 	fmt.Fprintf(w, "\n%s\n", m.GetVerdict())

@@ -211,6 +211,7 @@ func holdWord(h *v1.Hold, where bool) string {
 		v1.HoldKind_HOLD_KIND_MAINTENANCE: "in maintenance", v1.HoldKind_HOLD_KIND_ADMIN_WAIT: "waits for an administrator: " + h.GetResource(),
 		v1.HoldKind_HOLD_KIND_DETACHED: "detached", v1.HoldKind_HOLD_KIND_FAULTED: "faulted", v1.HoldKind_HOLD_KIND_UNABLE_TO_OFFLINE: "unable to offline: " + h.GetResource(),
 		v1.HoldKind_HOLD_KIND_WAITS_FOR_NODE: "waits for its node", v1.HoldKind_HOLD_KIND_RESOURCE_OFFLINE: "left offline: " + h.GetResource(), v1.HoldKind_HOLD_KIND_FLUSHED: "flushed",
+		v1.HoldKind_HOLD_KIND_STOPPED: "stopped", v1.HoldKind_HOLD_KIND_EVICTED: "evicted",
 	}[h.GetKind()]
 	if h.GetUntilMs() != 0 {
 		text += " until " + clock(h.GetUntilMs())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -208,6 +209,19 @@ named is not measured any more.`,
 	})
 	c.Flags().BoolVar(&none, "none", false, "nothing is measured there any more")
 	return c
+}
+
+// anyLoad: some node has a capacity or a limit, or is measured.
+func anyLoad(nodes []*v1.NodeInfo) bool {
+	return slices.ContainsFunc(nodes, func(n *v1.NodeInfo) bool { return len(n.GetLoad()) > 0 })
+}
+
+// left says what is left of a node that groups could come to.
+func left(n *v1.NodeInfo) string {
+	if n.GetPhase() != v1.NodePhase_NODE_PHASE_RUNNING {
+		return ""
+	}
+	return loadLeft(n.GetLoad())
 }
 
 // loadLeft says in one cell what is left of each dimension.

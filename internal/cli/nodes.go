@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +25,7 @@ func (a *app) nodeCommand() *cobra.Command {
 			return a.show("nodes/1", m, func(w io.Writer) {
 				heading(w, m.GetSource())
 				rows := [][]string{{"NODE", "STATE", "LEADER", "LINKS", "GROUPS", "ADDRESSES"}}
-				loaded := slices.ContainsFunc(m.GetNodes(), func(n *v1.NodeInfo) bool { return len(n.GetLoad()) > 0 })
+				loaded := anyLoad(m.GetNodes())
 				if loaded {
 					rows[0] = append(rows[0], "LEFT")
 				}
@@ -37,7 +36,7 @@ func (a *app) nodeCommand() *cobra.Command {
 					}
 					row := []string{n.GetName(), nodeState(n), yes(n.GetLeader()), nodeLinks(n), few(n.GetGroups(), 5), strings.Join(addresses, " ")}
 					if loaded {
-						row = append(row, loadLeft(n.GetLoad()))
+						row = append(row, left(n))
 					}
 					rows = append(rows, row)
 				}

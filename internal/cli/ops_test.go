@@ -135,6 +135,15 @@ func TestNodeOperations(t *testing.T) {
 	r.do("node load n1 cpu=95 memory=100", "node list", "node show n1", "status", "node load n1", "node load n1 cpu", "node load n1 cpu=-1", "node load n1 cpu=1 cpu=2", "node load n1 --none", "node load n9 cpu=1",
 		"node evacuate n1 --dry-run", "node evacuate n1 --no-wait", "node evacuate n1 --no-wait", "node evacuate n9", "operation list", "node stop n2 --detach --evacuate", "node stop n2 --dry-run --evacuate", "node stop n2 --detach --no-wait",
 		"node freeze n3 --evacuate --no-wait", "operation list --all -o json")
+	r.change("n2 has left, n3 was evicted", func(st *statepb.State) {
+		st.NodeStatus["n2"].Phase, st.NodeStatus["n3"].Phase = statepb.NodePhase_NODE_PHASE_DOWN, statepb.NodePhase_NODE_PHASE_FAULTED
+		st.View.Members = st.View.Members[:1]
+		st.Events = append(st.Events,
+			&v1.Event{Number: st.NextEvent + 1, TimeMs: r.s.Now + 900, Code: "node.left", Node: "n2", Message: "n2 has left the cluster"},
+			&v1.Event{Number: st.NextEvent + 2, TimeMs: r.s.Now + 950, Code: "node.evicted", Node: "n3", Severity: v1.Severity_SEVERITY_ERROR, Message: "n3 was evicted: silent on both links for 1.002s"})
+		st.NextEvent += 2
+	})
+	r.do("node list", "node show n2", "explain node n3")
 	r.golden("nodeops")
 }
 

@@ -43,6 +43,10 @@ func writeStatus(w io.Writer, m *v1.StatusResponse, all bool) {
 	fmt.Fprintf(w, "Cluster %s, view %d%s, as %s sees it\n%s\n", m.GetCluster(), m.GetEpoch(), leader, m.GetSource().GetNode(), m.GetVerdict())
 
 	rows := [][]string{{"NODE", "STATE", "LINKS", "GROUPS"}}
+	loaded := anyLoad(m.GetNodes())
+	if loaded {
+		rows[0] = append(rows[0], "LEFT")
+	}
 	hidden := 0
 	for _, n := range m.GetNodes() {
 		well := n.GetPhase() == v1.NodePhase_NODE_PHASE_RUNNING && n.GetLinkState() == v1.LinkState_LINK_STATE_UP && !n.GetFrozen() && allUp(n)
@@ -50,7 +54,11 @@ func writeStatus(w io.Writer, m *v1.StatusResponse, all bool) {
 			hidden++
 			continue
 		}
-		rows = append(rows, []string{n.GetName(), nodeState(n), nodeLinks(n), few(n.GetGroups(), 5)})
+		row := []string{n.GetName(), nodeState(n), nodeLinks(n), few(n.GetGroups(), 5)}
+		if loaded {
+			row = append(row, left(n))
+		}
+		rows = append(rows, row)
 	}
 	fmt.Fprintln(w)
 	writeList(w, rows, hidden, "nodes are well")

@@ -78,6 +78,17 @@ resources:
 			t.Errorf("%s:\n%s", c.line, got)
 		}
 	}
+	// What is gone is missed when the type is changed, and not when something else is.
+	if err := os.Remove(filepath.Join(dir, "monitor")); err != nil {
+		t.Fatal(err)
+	}
+	if got := apply(strings.Replace(group, "/x", "/y", 1)); !strings.Contains(got, "applied: revision") {
+		t.Error(got)
+	}
+	changed := "kind: ResourceType\nname: Foo\nscript:\n  directory: " + dir + "\nattributes:\n- name: Path\n- name: Disks\n  kind: list\n"
+	if got := apply(changed); !strings.Contains(got, file+":4:14: type Foo: script.directory: entry point monitor can't be called: "+dir+"/monitor does not exist") {
+		t.Error(got)
+	}
 	if got := run(t, "type", "import-ocf", "--plain", "Stateful"); !strings.HasPrefix(got, "# Note: it can be promoted; Holdfast uses it in its plain mode only and never promotes it.\n") {
 		t.Error(got)
 	}

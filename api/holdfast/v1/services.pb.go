@@ -307,6 +307,10 @@ const (
 	HoldKind_HOLD_KIND_RESOURCE_OFFLINE HoldKind = 12
 	// What was to be done there was flushed: it stays as it is until the next command.
 	HoldKind_HOLD_KIND_FLUSHED HoldKind = 13
+	// Of a node: it left the cluster, or never joined.
+	HoldKind_HOLD_KIND_STOPPED HoldKind = 14
+	// Of a node: it was evicted.
+	HoldKind_HOLD_KIND_EVICTED HoldKind = 15
 )
 
 // Enum value maps for HoldKind.
@@ -326,6 +330,8 @@ var (
 		11: "HOLD_KIND_WAITS_FOR_NODE",
 		12: "HOLD_KIND_RESOURCE_OFFLINE",
 		13: "HOLD_KIND_FLUSHED",
+		14: "HOLD_KIND_STOPPED",
+		15: "HOLD_KIND_EVICTED",
 	}
 	HoldKind_value = map[string]int32{
 		"HOLD_KIND_UNSPECIFIED":       0,
@@ -342,6 +348,8 @@ var (
 		"HOLD_KIND_WAITS_FOR_NODE":    11,
 		"HOLD_KIND_RESOURCE_OFFLINE":  12,
 		"HOLD_KIND_FLUSHED":           13,
+		"HOLD_KIND_STOPPED":           14,
+		"HOLD_KIND_EVICTED":           15,
 	}
 )
 
@@ -13455,7 +13463,7 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x13GROUP_STATE_PARTIAL\x10\x04\x12\x18\n" +
 	"\x14GROUP_STATE_STARTING\x10\x05\x12\x18\n" +
 	"\x14GROUP_STATE_STOPPING\x10\x06\x12\x17\n" +
-	"\x13GROUP_STATE_FAULTED\x10\a*\x83\x03\n" +
+	"\x13GROUP_STATE_FAULTED\x10\a*\xb1\x03\n" +
 	"\bHoldKind\x12\x19\n" +
 	"\x15HOLD_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10HOLD_KIND_FROZEN\x10\x01\x12\x1a\n" +
@@ -13471,7 +13479,9 @@ const file_api_holdfast_v1_services_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18HOLD_KIND_WAITS_FOR_NODE\x10\v\x12\x1e\n" +
 	"\x1aHOLD_KIND_RESOURCE_OFFLINE\x10\f\x12\x15\n" +
-	"\x11HOLD_KIND_FLUSHED\x10\r*p\n" +
+	"\x11HOLD_KIND_FLUSHED\x10\r\x12\x15\n" +
+	"\x11HOLD_KIND_STOPPED\x10\x0e\x12\x15\n" +
+	"\x11HOLD_KIND_EVICTED\x10\x0f*p\n" +
 	"\tGroupKind\x12\x1a\n" +
 	"\x16GROUP_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13GROUP_KIND_FAILOVER\x10\x01\x12\x17\n" +
