@@ -50,6 +50,7 @@ type Host struct {
 	signals   *signalBoard
 	proxies   *proxies
 	bus       *systemBus
+	cards     *cardBoard
 	look      func(context.Context, Target) (v1.ResourceState, error)
 	announcer *announcer
 	notices   *mailbox
@@ -106,7 +107,7 @@ func NewHost(o Options) (*Host, error) {
 	h.net = newNetWatch(h.notice, h.log)
 	h.files, h.mounts = newFileWatch(h.notice, h.log), newMountWatch(h.notice, h.log)
 	h.signals, h.proxies = newSignalBoard(h.notice), newProxies(h.notice)
-	h.bus = newSystemBus(h.notice, h.log)
+	h.bus, h.cards = newSystemBus(h.notice, h.log), newCardBoard(h.notice)
 	h.announcer = newAnnouncer(h.log)
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.undo()

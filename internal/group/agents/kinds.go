@@ -29,7 +29,7 @@ type kind struct {
 }
 
 var kinds = withDrills([]kind{
-	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, mountKind, nicKind, packageScriptKind,
+	applicationKind, elifNoneKind, fileNoneKind, fileOnOffKind, fileOnOnlyKind, genericResourceKind, ipKind, ipMultiNICKind, mountKind, multiNICKind, nicKind, packageScriptKind,
 	packageServiceKind, persistentGenericResourceKind, phantomKind, processKind, proxyKind, subnetKind, systemdUnitKind,
 })
 

@@ -8,6 +8,7 @@ func (h *Host) unwatch(k key) {
 	h.mounts.forget(k)
 	h.signals.forget(k)
 	h.proxies.forget(k)
+	h.cards.forget(k)
 	h.bus.forget(k)
 	h.bus.manages(k, "")
 }

@@ -40,7 +40,7 @@ func (h *Host) Protect(group *v1.Group) (*guardpb.Protect, error) {
 		}
 		var err error
 		switch {
-		case r.GetType() == ipKind.typ.GetName():
+		case r.GetType() == ipKind.typ.GetName() || r.GetType() == ipMultiNICKind.typ.GetName():
 			// Without a card: on whichever it is.
 			out.Addresses = append(out.Addresses, a["Address"]+" "+a["Device"])
 		case name != "":

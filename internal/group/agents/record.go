@@ -19,6 +19,8 @@ type record struct {
 	Starting bool `json:"starting,omitempty"`
 	// Stage of a resource of which nothing else tells whether it is online.
 	Stage stage `json:"stage,omitempty"`
+	// Card that is the active one of several.
+	Card string `json:"card,omitempty"`
 }
 
 // stage is how far a resource has got that is online because it was brought online, and for no other reason.

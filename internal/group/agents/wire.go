@@ -208,7 +208,11 @@ func newAnnouncer(log *slog.Logger) *announcer {
 // begin announces an address for a while, and defends it until its end.
 func (n *announcer) begin(k key, link netlink.Link, a netip.Addr) {
 	n.end(k)
-	stop := n.keep(k, link, a)
+	n.repeat(link, a, n.keep(k, link, a))
+}
+
+// repeat announces an address a few times more, unless stop is closed.
+func (n *announcer) repeat(link netlink.Link, a netip.Addr, stop <-chan struct{}) {
 	n.background(func() {
 		began := time.Now()
 		for _, at := range announceAt {
