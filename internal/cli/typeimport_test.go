@@ -86,7 +86,7 @@ resources:
 		t.Error(got)
 	}
 	changed := "kind: ResourceType\nname: Foo\nscript:\n  directory: " + dir + "\nattributes:\n- name: Path\n- name: Disks\n  kind: list\n"
-	if got := apply(changed); !strings.Contains(got, file+":4:14: type Foo: script.directory: entry point monitor can't be called: "+dir+"/monitor does not exist") {
+	if got := apply(changed); !strings.Contains(got, file+":4:14: type Foo, script.directory: entry point monitor can't be called: "+dir+"/monitor does not exist") {
 		t.Error(got)
 	}
 	if got := run(t, "type", "import-ocf", "--plain", "Stateful"); !strings.HasPrefix(got, "# Note: it can be promoted; Holdfast uses it in its plain mode only and never promotes it.\n") {
