@@ -381,6 +381,8 @@ func TestHugeInputsAreRefused(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("kind: Cluster\nname: c\ntimers: {peerinact: 1s}\n---\nkind: Node\nname: n1\nlinks: [{name: a, address: 10.0.0.1}]\n"))
 	f.Add([]byte("kind: Group\nname: g\nsystemList: [n1]\nresources:\n- {name: r, type: IP, attributes: {Address: 1.2.3.4/24}, requires: [r]}\n"))
+	f.Add([]byte("kind: Package\nname: p\nnodeName: [\"*\"]\nservices: [{name: s, cmd: /bin/x, restart: -1}]\ndependencies: [{name: d, package: p, down: true}]\n"))
+	f.Add([]byte("kind: ResourceType\nname: T\nscript: {directory: /x}\nattributes: [{name: A, kind: list}]\nargList: [A]\n"))
 	f.Add([]byte("a: &a [*a]\n<<: *a\n? [x]\n: y\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		docs := Parse(File{Name: "f.yaml", Text: text})

@@ -39,7 +39,7 @@ type Rule struct {
 	Max int64 `protobuf:"varint,5,opt,name=max,proto3" json:"max,omitempty"`
 	// Words that a string, or each of a list of them, may be.
 	Words []string `protobuf:"bytes,6,rep,name=words,proto3" json:"words,omitempty"`
-	// It names objects of this kind, for validation and completion: node, group, type, resource, zone.
+	// It names objects of this kind, for validation and completion: node, group, type, resource.
 	Names string `protobuf:"bytes,7,opt,name=names,proto3" json:"names,omitempty"`
 	// Can't be changed while the group runs.
 	Fixed bool `protobuf:"varint,8,opt,name=fixed,proto3" json:"fixed,omitempty"`
