@@ -50,8 +50,6 @@ type bench struct {
 	conns    chan *fakeGuard
 	running  map[uint64]func(agent.Result)
 	stops    chan error // what stopAll returns; nil channel: at once
-	// What programs do; nil: they end well.
-	program func(ctx context.Context, p agents.Program) agents.ProgramResult
 }
 
 func (b *bench) say(format string, args ...any) {

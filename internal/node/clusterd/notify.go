@@ -323,9 +323,9 @@ func (b *backend) ReadEvents(ctx context.Context, q api.EventQuery, see func(*v1
 	return b.n.notifying.log.Read(ctx, eventlog.Query(q), see)
 }
 
-var errNotLeading = errors.New("this node does not lead: notifiers are run by the leader")
+var errNoLeader = errors.New("no node leads at the moment: notifiers are run by the leader")
 
-// leaderAPI is the service of whoever leads; nil: it is this node.
+// leaderAPI is the service of whoever leads; nil: it is this node, or this node is asked for.
 func (b *backend) leaderAPI(ctx context.Context, here bool) (c v1.NotifierServiceClient, stop func(), err error) {
 	s, err := b.State(ctx)
 	if err != nil {
@@ -336,10 +336,10 @@ func (b *backend) leaderAPI(ctx context.Context, here bool) (c v1.NotifierServic
 		return nil, nil, err
 	}
 	switch {
-	case leader == b.n.id.Node:
+	case here || leader == b.n.id.Node:
 		return nil, func() {}, nil
-	case here || leader == "":
-		return nil, nil, errNotLeading
+	case leader == "":
+		return nil, nil, errNoLeader
 	}
 	h, err := b.n.apiOf(s, leader)
 	if err != nil {
@@ -396,7 +396,7 @@ func (b *backend) TestNotifier(ctx context.Context, name string, here bool) (*v1
 	defer cancel()
 	c, stop, err := b.leaderAPI(ctx, here)
 	if err != nil {
-		return nil, &api.Refusal{Code: api.CodeConflict, Message: err.Error() + ": repeat it when there is one"}
+		return nil, &api.Refusal{Code: api.CodeConflict, Message: err.Error() + "; repeat it when one does, or send the test from this node with --here"}
 	}
 	defer stop()
 	if c != nil {
