@@ -29,6 +29,7 @@ var emitters = []string{"internal/cluster/state", "internal/group", "internal/no
 // others are texts of the form of a code that are none.
 var others = map[string]string{
 	"node.invalid":      "a host name that no machine has",
+	"resource.d":        "a directory",
 	"guard.sock":        "a file",
 	"guard.lock":        "a file",
 	"guard.lease":       "a file",
