@@ -26,7 +26,7 @@ var mountKind = kind{
 		Description: "A file system that is mounted: on a block device, from a server, in memory, or a directory that appears in a second place. " +
 			"That it is mounted or unmounted by somebody else is noticed at once.",
 		Attributes: []*v1.Attribute{
-			{Name: "MountPoint", Kind: path, Required: required, Unique: true, Description: "Directory to mount it at. Nothing else may be mounted there."},
+			{Name: "MountPoint", Kind: path, Required: required, Description: "Directory to mount it at. Nothing else may be mounted there."},
 			{Name: "BlockDevice", Kind: text, Required: required, Description: "What is mounted: /dev/vg/data, UUID=…, LABEL=…, server:/export, a directory with FSType bind, any name with FSType tmpfs."},
 			{Name: "FSType", Kind: text, Required: required, Description: "Type of the file system: ext4, xfs, btrfs, nfs, tmpfs, bind …"},
 			{Name: "MountOpt", Kind: text, Description: "Options, separated by commas, as mount(8) has them: noatime,ro."},

@@ -326,3 +326,40 @@ func TestIPMultiNIC(t *testing.T) {
 		t.Errorf("%v, %v", p, err)
 	}
 }
+
+// The whole way, by runtime and host: the link of the active card is lost, the address is restarted in place on the other
+// one, and what requires it notices nothing.
+func TestAddressFollowsTheCards(t *testing.T) {
+	if !inNetwork(t) {
+		return
+	}
+	l := newLan(t, "eth0", "eth1")
+	r := newRig(t, "sessions")
+	e := newEngine(t, r.h, &v1.Group{Name: "web", Resources: []*v1.Resource{
+		{Name: "cards", Type: "MultiNIC", Attributes: map[string]string{"Devices": "eth0 eth1", "PeerPolling": "false"}},
+		{Name: "ip", Type: "IPMultiNIC", Attributes: map[string]string{"Address": "192.0.2.9/24", "MultiNIC": "cards"}, Requires: []string{"cards"}},
+		{Name: "file", Type: "FileOnOff", Attributes: map[string]string{"PathName": t.TempDir() + "/f"}, Requires: []string{"ip"}},
+	}})
+	e.order(1, v1.Want_WANT_ONLINE)
+	e.until("online", e.all(isOnline))
+	if on := where(t, "192.0.2.9/24"); on != "eth0" {
+		t.Fatalf("it is on %s", on)
+	}
+	changed := e.status["file"].GetChangedMs()
+	l.power("eth0", false)
+	e.until("the address has moved", func() bool {
+		return where(t, "192.0.2.9/24") == "eth1" && e.status["ip"].GetRestarts() == 1 && e.all(isOnline)()
+	})
+	if e.status["file"].GetChangedMs() != changed || e.status["cards"].GetConfidence() != 50 {
+		t.Errorf("%v", e.status)
+	}
+	l.power("eth1", false)
+	e.until("the cards have failed", func() bool { return e.status["cards"].GetState() == isFaulted })
+	if st := e.status["ip"]; st.GetState() != isOnline {
+		t.Errorf("the address: %v", st)
+	}
+	e.order(2, v1.Want_WANT_OFFLINE)
+	e.until("offline", func() bool {
+		return e.status["ip"].GetState() == isOffline && e.status["file"].GetState() == isOffline && where(t, "192.0.2.9/24") == ""
+	})
+}

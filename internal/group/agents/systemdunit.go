@@ -19,7 +19,7 @@ var systemdUnitKind = kind{
 		Name: "SystemdUnit", Operations: v1.Operations_OPERATIONS_ON_OFF, Bundled: true,
 		Description: "A unit of systemd, which the cluster starts and stops over the system bus. A change of its state is noticed at once.",
 		Attributes: []*v1.Attribute{
-			{Name: "Unit", Kind: text, Required: required, Unique: true, Description: "Name of the unit: nginx.service, getty@tty3.service. Without an ending .service is meant."},
+			{Name: "Unit", Kind: text, Required: required, Description: "Name of the unit: nginx.service, getty@tty3.service. Without an ending .service is meant."},
 		},
 		Limits: &v1.Limits{
 			MonitorInterval: seconds(30), OfflineMonitorInterval: seconds(60), OnlineTimeout: seconds(120), OfflineTimeout: seconds(120),
