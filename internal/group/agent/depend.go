@@ -136,18 +136,18 @@ func (x *resource) supplied() bool {
 		}
 	}
 	for _, q := range x.quorums {
-		if q.ready(nil) < q.count {
+		if q.ready() < q.count {
 			return false
 		}
 	}
 	return x.missing == ""
 }
 
-// ready counts the members that are online to stay, without one of them.
-func (q quorum) ready(without *resource) int {
+// ready counts the members that are online to stay.
+func (q quorum) ready() int {
 	n := 0
 	for _, m := range q.of {
-		if m != without && m.ready() {
+		if m.ready() {
 			n++
 		}
 	}
@@ -177,7 +177,7 @@ func (x *resource) waitsFor(mayAct bool) string {
 		}
 	}
 	for _, q := range x.quorums {
-		if q.ready(nil) < q.count {
+		if q.ready() < q.count {
 			return "waits for " + q.String()
 		}
 	}
@@ -199,7 +199,7 @@ func (x *resource) leavesAfter() *resource {
 			return e.r
 		default:
 			for _, q := range e.r.quorums {
-				if slices.Contains(q.of, x) && q.ready(x) < q.count {
+				if slices.Contains(q.of, x) && q.ready() < q.count {
 					return e.r
 				}
 			}

@@ -35,6 +35,8 @@ type world struct {
 	// acted counts how often the end of each action was told, asked are the actions that were asked for.
 	acted map[uint64]int
 	asked uint64
+	// reported counts reports by state.
+	reported map[v1.ResourceState]int
 	// checkIdle has reports compared with what was found out last (A4).
 	checkIdle bool
 	// voided intents must start nothing (A5).
@@ -86,7 +88,7 @@ func newWorld(t failer) *world {
 	return &world{
 		t: t, r: New("n1"), things: map[key]*thing{}, trace: &strings.Builder{},
 		committed: map[string]map[string]*v1.ResourceStatus{}, intents: map[string]uint64{}, guarded: map[string]bool{}, voided: map[string]uint64{},
-		types: plainTypes(), hidden: map[EntryPoint]bool{}, acted: map[uint64]int{},
+		types: plainTypes(), hidden: map[EntryPoint]bool{}, acted: map[uint64]int{}, reported: map[v1.ResourceState]int{},
 	}
 }
 
@@ -319,6 +321,9 @@ func details(c Call) string {
 	}
 	if c.Takeover {
 		out += " takeover"
+	}
+	if c.Restarts > 0 {
+		out += fmt.Sprintf(" (restart %d)", c.Restarts)
 	}
 	if c.Entry == Monitor && !c.Watch {
 		out += " without watch"
