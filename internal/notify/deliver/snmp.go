@@ -84,7 +84,7 @@ func (w trapper) open(m *Message, secrets *[]string) (*gosnmp.GoSNMP, error) {
 	case v1.SnmpVersion_SNMP_VERSION_V3:
 		g.Version, g.SecurityModel, g.MsgFlags = gosnmp.Version3, gosnmp.UserSecurityModel, gosnmp.NoAuthNoPriv
 		if w.GetUser() == "" {
-			return nil, errors.New("version V3 needs a user")
+			return nil, errors.New("version v3 needs a user")
 		}
 		id := string(EngineID(m.ClusterUUID))
 		usm := &gosnmp.UsmSecurityParameters{UserName: w.GetUser(), AuthoritativeEngineID: id}
@@ -108,7 +108,7 @@ func (w trapper) open(m *Message, secrets *[]string) (*gosnmp.GoSNMP, error) {
 		}
 		g.SecurityParameters, g.ContextEngineID = usm, id
 	default:
-		return nil, errors.New("version is to be V2C or V3")
+		return nil, errors.New("version is to be v2c or v3")
 	}
 	return g, nil
 }

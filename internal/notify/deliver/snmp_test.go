@@ -162,7 +162,7 @@ func TestTrapV3(t *testing.T) {
 func TestTrapThatCanNotBe(t *testing.T) {
 	short := file(t, "s", "short\n")
 	for want, s := range map[string]*v1.SnmpNotifier{
-		"V2C or V3":      {Server: "127.0.0.1"},
+		"v2c or v3":      {Server: "127.0.0.1"},
 		"no server":      {Version: v1.SnmpVersion_SNMP_VERSION_V2C},
 		"communityFile":  {Server: "127.0.0.1", Version: v1.SnmpVersion_SNMP_VERSION_V2C, CommunityFile: "/no/such"},
 		"needs a user":   {Server: "127.0.0.1", Version: v1.SnmpVersion_SNMP_VERSION_V3},
