@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -68,6 +67,6 @@ func (a *app) printType(t *v1.ResourceType, notes []string, err error) error {
 	for _, n := range notes {
 		fmt.Fprintf(a.Out, "# Note: %s.\n", n)
 	}
-	_, err = io.WriteString(a.Out, string(protoyaml.Options{First: []protoyaml.Pair{{Key: "kind", Value: config.KindType}}}.YAML(t)))
+	_, err = a.Out.Write(protoyaml.Options{First: []protoyaml.Pair{{Key: "kind", Value: config.KindType}}}.YAML(t))
 	return err
 }

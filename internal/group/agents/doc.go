@@ -1,4 +1,5 @@
-// Package agents has the agents that are part of Holdfast, and the [Host] that
+// Package agents has the agents that are part of Holdfast, those that are
+// programs (OCF resource agents, the field's script agents), and the [Host] that
 // carries out the calls of package agent on a machine: programs in control
 // groups, addresses, network cards, files; and process notification.
 //

@@ -53,8 +53,8 @@ func TestImportScripts(t *testing.T) {
 	}
 	wantNotes := []string{
 		`ToleranceLimit is left out: "none" is no number that it can have`,
-		"AgentDirectory is left out: Holdfast has nothing like it",
-		"Strange of IMF is left out: Holdfast has nothing like it",
+		"AgentDirectory is left out: there is nothing like it in Holdfast",
+		"Strange of IMF is left out: there is nothing like it in Holdfast",
 		"Now is temporary and left out",
 		"State of ArgList is not passed: it is no attribute of the type",
 		"action gone.vfd is left out: there is no program actions/gone.vfd",

@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -172,7 +173,7 @@ func (f fieldType) into(t *v1.ResourceType, note func(string, ...any)) error {
 				t.GetScript().BareValues = t.GetScript().BareValues || err != nil || version < 50
 			}
 		case a.static:
-			if err := a.static1(t, note); err != nil {
+			if err := a.take(t, note); err != nil {
 				return err
 			}
 		case a.temp:
@@ -261,8 +262,8 @@ func quoteWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// static1 takes in one static attribute: a limit, or something else that is said of the type.
-func (a fieldAttribute) static1(t *v1.ResourceType, note func(string, ...any)) error {
+// take takes in a static attribute: a limit, or something else that is said of the type.
+func (a fieldAttribute) take(t *v1.ResourceType, note func(string, ...any)) error {
 	value := strings.ToLower(a.scalar())
 	number, nerr := strconv.ParseInt(a.scalar(), 10, 32)
 	switch a.name {
@@ -274,7 +275,7 @@ func (a fieldAttribute) static1(t *v1.ResourceType, note func(string, ...any)) e
 		case "none":
 			t.Operations = v1.Operations_OPERATIONS_NONE
 		default:
-			return fmt.Errorf("Operations: %q is none of OnOff, OnOnly and None", a.scalar())
+			return fmt.Errorf("the value of Operations is %q, and none of OnOff, OnOnly and None", a.scalar())
 		}
 	case "FaultPropagation":
 		t.FaultPropagation = proto.Bool(value != "0" && value != "false")
@@ -323,5 +324,5 @@ func setLimit(l *v1.Limits, name, value string) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("Holdfast has nothing like it")
+	return errors.New("there is nothing like it in Holdfast")
 }
