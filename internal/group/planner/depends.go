@@ -26,6 +26,8 @@ import (
 type dependency struct {
 	*v1.GroupDependency
 	parent, child *group
+	// The child depends on the parent in the same way: they exclude each other.
+	mutual bool
 }
 
 func (d dependency) offline() bool {
@@ -70,7 +72,10 @@ func (p *pass) link() {
 			if child == nil || child == gr {
 				continue
 			}
-			dep := dependency{d, gr, child}
+			dep := dependency{d, gr, child, mutual(gr, child)}
+			if dep.mutual && dep.offline() && gr.g.GetDragPriority() > child.g.GetDragPriority() {
+				continue // of two that exclude each other the more important one does not give way
+			}
 			gr.children = append(gr.children, dep)
 			child.parents = append(child.parents, dep)
 		}
@@ -78,6 +83,9 @@ func (p *pass) link() {
 	for range deepest {
 		for _, gr := range p.groups {
 			for _, d := range gr.children {
+				if d.equals() {
+					continue
+				}
 				gr.depth = max(gr.depth, min(d.child.depth+1, deepest))
 			}
 		}
@@ -88,10 +96,28 @@ func (p *pass) link() {
 	for range deepest {
 		for _, gr := range p.groups {
 			for _, d := range gr.children {
+				if d.offline() {
+					continue
+				}
 				d.child.weight = max(d.child.weight, gr.weight)
 			}
 		}
 	}
+}
+
+// mutual: the groups exclude each other (Serviceguard's exclusion, SG-111).
+func mutual(a, b *group) bool {
+	excludes := func(one, other *group) bool {
+		return slices.ContainsFunc(one.g.GetDependsOn(), func(d *v1.GroupDependency) bool {
+			return d.GetGroup() == other.g.GetName() && d.GetCategory() == v1.GroupDependency_OFFLINE
+		})
+	}
+	return excludes(a, b) && excludes(b, a)
+}
+
+// equals: they exclude each other and neither is more important: whoever is there stays.
+func (d dependency) equals() bool {
+	return d.offline() && d.mutual && d.parent.g.GetDragPriority() == d.child.g.GetDragPriority()
 }
 
 // matches says whether a child that is on node is where the dependency wants it for a parent on at.
@@ -233,6 +259,9 @@ func (w *work) givenUp(sp *spot) string {
 
 // bringThem says what to do about children that are not where they are needed.
 func (w *work) bringThem() string {
+	if w.requirements() == "" {
+		return ""
+	}
 	return fmt.Sprintf(": bring %s online there first, or add --propagate", w.requirements())
 }
 
@@ -327,6 +356,7 @@ func (w *work) deserted(h *spot) string {
 	for _, d := range w.children {
 		c := d.child.g.GetName()
 		switch {
+		case d.equals() && g < c: // the other one goes
 		case d.offline():
 			if at := d.inTheWay(h.node); at != "" {
 				return fmt.Sprintf("%s gives way to %s on %s", g, c, at)
@@ -473,7 +503,7 @@ func (w *work) asked() string {
 func (w *work) evicting(to *spot) string {
 	for _, d := range w.parents {
 		remote := d.GetLocation() == v1.GroupDependency_REMOTE && !d.offline() && !d.soft()
-		if !d.offline() && !remote || d.parent.frozen() != "" {
+		if !d.offline() && !remote || d.parent.frozen() != "" || d.equals() {
 			continue
 		}
 		for _, p := range d.parent.instances {

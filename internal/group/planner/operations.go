@@ -409,6 +409,12 @@ func (w *work) operateOnline() bool {
 		w.giveUp(why)
 		return true
 	}
+	if w.g.GetPackage() != nil && w.evicting(c.to) != "" { // SG-114
+		why := w.evicting(c.to)
+		w.claims = ""
+		w.giveUp(fmt.Sprintf("%s would have to make room on %s (%s), and a package that is run by hand displaces nobody: halt the other one first", g, c.to.node, why))
+		return true
+	}
 	if why := or(w.unmet(c.to), w.evicting(c.to)); why != "" {
 		b.Waiting = ""
 		w.progress(why)
