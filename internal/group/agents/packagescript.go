@@ -59,7 +59,7 @@ func runPackageScript(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	case agent.Offline:
 		return s.offline(ctx)
 	case agent.Clean:
-		if s.abort && (c.CleanReason == agent.OfflineHung || c.CleanReason == agent.OfflineIneffective) {
+		if s.abort && !c.Forced && (c.CleanReason == agent.OfflineHung || c.CleanReason == agent.OfflineIneffective) {
 			return s.offline(ctx)
 		}
 		if err := s.end(ctx, nil); err != nil {
