@@ -5,6 +5,7 @@ package guardd
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,11 @@ func TestDetach(t *testing.T) {
 		t.Errorf("guard.lease says %v, %v", until, err)
 	}
 	for _, end := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		if end == syscall.SIGTERM { // somebody has tidied up
+			if err := os.Remove(filepath.Join(p.Run, "guard.state")); err != nil {
+				t.Fatal(err)
+			}
+		}
 		d = startRole(t, "guard", p, nil)
 		e = dial(t, p)
 		if w := e.welcome; w.GetRebooted() || len(w.GetProtected()) > 0 || len(w.GetDetached()) != 1 || w.Detached[0].GetGroup() != "web" {
@@ -73,6 +79,27 @@ func TestDetach(t *testing.T) {
 	awaitDead(t, "the group's processes", dead)
 	e.send(&guardpb.ToGuard{Body: &guardpb.ToGuard_Quiet{Quiet: &guardpb.Quiet{}}})
 	e.awaitLease(false, true)
+	if _, err := os.Stat(filepath.Join(p.State, detachedName)); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", detachedName, err)
+	}
+}
+
+// What can't be read must not be taken for nothing; what is of another boot is nothing.
+func TestDetachedFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(dir, detachedName), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(bootID() + "\nrubbish")
+	if _, err := loadDetached(dir, kept{}); err == nil || !strings.Contains(err.Error(), "not known") {
+		t.Fatalf("%v", err)
+	}
+	write("another boot\nrubbish")
+	if k, err := loadDetached(dir, kept{}); err != nil || k.sameBoot {
+		t.Fatalf("%v, %v", k, err)
+	}
 }
 
 // Fail-fast stops everything, and restarts the machine only if guard may.

@@ -22,5 +22,5 @@
 //	D6  one guard per run directory, one clusterd per guard
 //
 // Files in the run directory R and the state directory D (docs/formats/guard.md):
-// R/guard.lock, R/guard.sock, R/guard.state, R/guard.lease, R/clusterd.lock, D/guard.incarnation.
+// R/guard.lock, R/guard.sock, R/guard.state, R/guard.lease, R/clusterd.lock, D/guard.incarnation, D/guard.detached.
 package guardd

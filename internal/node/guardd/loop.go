@@ -63,6 +63,7 @@ type loop struct {
 	fatal     error
 	saveError string
 	dogSays   string // condition of the watchdog
+	detached  bool   // the state directory has, or may have, a file of what was left running
 }
 
 // destination of heartbeats to a peer, by link.
@@ -83,7 +84,7 @@ func newLoop(o Options, cfg guard.Config, page *leasePage, conditions []string, 
 		l.close()
 		return nil, err
 	}
-	l.core = guard.New(now(), cfg)
+	l.core, l.detached = guard.New(now(), cfg), true // until it is known that there is none
 	l.bindOwn(o.Identity.Links)
 	if c := l.core.Configured(); c != nil {
 		l.configured(c)
@@ -344,7 +345,7 @@ func (l *loop) restart(stopped bool) {
 }
 
 func (l *loop) save(s *guard.Saved) {
-	err := saveState(l.o.RunDir, s)
+	err := errors.Join(l.saveDetached(s), saveState(l.o.RunDir, s))
 	text := ""
 	if err != nil {
 		// Going on is right: what is lost is a quick restart of guard, not safety.
@@ -370,6 +371,19 @@ func (l *loop) stop(s *guard.Stop) {
 		}
 		l.post(func(now time.Duration) { l.core.Stopped(now, took, err) })
 	}()
+}
+
+// saveDetached when that has changed, before anything relies on it.
+func (l *loop) saveDetached(s *guard.Saved) error {
+	if len(s.GetDetached()) == 0 && !l.detached {
+		return nil
+	}
+	l.detached = true // also after an error: it is tried again
+	err := saveDetached(l.o.StateDir, s)
+	if err == nil {
+		l.detached = len(s.GetDetached()) > 0
+	}
+	return err
 }
 
 // tell the engine, and the log what is worth it.

@@ -85,6 +85,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		o.Log.Error("what an earlier guard kept can't be used; no lease is taken over", "error", err)
 	}
+	if kept, err = loadDetached(o.StateDir, kept); err != nil {
+		return err
+	}
 	page, err := openLeasePage(o.RunDir, kept.sameBoot)
 	if err != nil {
 		return err

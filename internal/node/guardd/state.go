@@ -65,6 +65,48 @@ func saveState(dir string, s *guard.Saved) error {
 	return writeFile(filepath.Join(dir, "guard.state"), content, false)
 }
 
+// detachedName is a file in the state directory, which nobody tidies up: what was left running by a detach
+// must be known to the next guard of this boot even if the run directory has gone with the daemons.
+const detachedName = "guard.detached"
+
+// saveDetached keeps what goes on without a lease, durably, or that nothing does.
+func saveDetached(dir string, s *guard.Saved) error {
+	path := filepath.Join(dir, detachedName)
+	if len(s.GetDetached()) == 0 {
+		if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	content, err := wire.AppendFrame([]byte(bootID()+"\n"), &guard.Saved{Incarnation: s.GetIncarnation(), Detached: s.GetDetached()})
+	if err != nil {
+		return err
+	}
+	return writeFile(path, content, true)
+}
+
+// loadDetached adds to what was kept in the run directory what is only in the state directory any more. An error means
+// that it is not known what runs here.
+func loadDetached(dir string, k kept) (kept, error) {
+	path := filepath.Join(dir, detachedName)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !bytes.HasPrefix(raw, []byte(bootID()+"\n")) {
+		return k, nil // of another boot: nothing of that runs
+	}
+	s := new(guard.Saved)
+	if err == nil {
+		_, frame, _ := bytes.Cut(raw, []byte("\n"))
+		err = wire.ReadFrame(bufio.NewReader(bytes.NewReader(frame)), s, maxState)
+	}
+	if err != nil {
+		return k, fmt.Errorf("guardd: it is not known what was left running here when this node was detached: %w; restart the machine, or stop that and remove %s", err, path)
+	}
+	if k.saved == nil {
+		k = kept{saved: s, sameBoot: true}
+	}
+	return k, nil
+}
+
 func bootID() string {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
