@@ -95,7 +95,7 @@ func writeFence(w io.Writer, m *v1.ListFenceResponse) {
 
 func (a *app) nodeConfirmDownCommand() *cobra.Command {
 	var yes bool
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: "confirm-down NODE --yes", Short: "Say that a lost node is down, so that its groups start elsewhere", Args: args(1, 1), ValidArgsFunction: a.complete(nodeNames),
 		Long: `Say that a lost node is down: its groups are started elsewhere at once, whatever
 they require.
@@ -112,10 +112,9 @@ recorded (holdfast fence history).`,
 			if _, err := call(ctx, c, c.fence.ConfirmDown, &v1.ConfirmDownRequest{Node: args[0]}); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(a.Out, "%s counts as down; its groups start elsewhere\n", args[0])
-			return err
+			return a.did(args[0], args[0]+" counts as down; its groups start elsewhere")
 		}),
-	}
+	})
 	c.Flags().BoolVar(&yes, "yes", false, "the node is down: somebody has looked")
 	return c
 }

@@ -41,7 +41,7 @@ func parseLinks(list []string) (links []*v1.Link, err error) {
 
 func (a *app) nodeAddCommand() *cobra.Command {
 	var list []string
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: "add NODE --link NAME=ADDRESS…", Short: "Configure a node that has not joined yet", Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Configure a node that has not joined yet. A token (holdfast node token) lets a
 machine join as this node; a token for a node that is not configured does both.`,
@@ -54,10 +54,9 @@ machine join as this node; a token for a node that is not configured does both.`
 			if _, err := call(ctx, c, c.nodes.Add, &v1.AddNodeRequest{Node: &v1.Node{Name: args[0], Links: links}}); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.Out, "%s is configured; holdfast node token %s lets a machine join as this node\n", args[0], args[0])
-			return err
+			return a.did(args[0], fmt.Sprintf("%s is configured; holdfast node token %s lets a machine join as this node", args[0], args[0]))
 		}),
-	}
+	})
 	c.Flags().StringArrayVar(&list, "link", nil, "address of the node on a link, NAME=ADDRESS; once per link")
 	return c
 }
@@ -258,7 +257,7 @@ refused from then on: ask another node than the one that leaves.`,
 
 func (a *app) nodeRemoveCommand() *cobra.Command {
 	fromGroups := false
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: "remove NODE", Short: "Take a node that is not in the cluster out of the configuration, for ever", Args: args(1, 1), ValidArgsFunction: a.complete(nodeNames),
 		Long: `Take a node that has left or has died out of the configuration, for ever. Its
 certificate is refused from then on; a machine of that name needs a new token.
@@ -268,7 +267,7 @@ holdfast cluster rotate-key and holdfast cluster rotate-authority.`,
 		RunE: a.run(func(ctx context.Context, c *client, args []string) error {
 			return a.remove(ctx, c, args[0], fromGroups)
 		}),
-	}
+	})
 	c.Flags().BoolVar(&fromGroups, "from-groups", false, "take it off the system lists of groups too")
 	return c
 }
@@ -277,8 +276,7 @@ func (a *app) remove(ctx context.Context, c *client, node string, fromGroups boo
 	if _, err := call(ctx, c, c.nodes.Remove, &v1.RemoveNodeRequest{Node: node, FromGroups: fromGroups}); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.Out, "%s was removed; its certificate is refused from now on\n", node)
-	return err
+	return a.did(node, node+" was removed; its certificate is refused from now on")
 }
 
 // stopGroups takes every group that is not offline offline, and waits.

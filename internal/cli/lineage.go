@@ -90,7 +90,7 @@ func day(ms int64) string {
 func (a *app) rotateCommand(use, short string, what v1.Rotatable, long string) *cobra.Command {
 	var no bool
 	var timeout time.Duration
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: use, Short: short, Long: long, Args: args(0, 0),
 		RunE: a.run(func(ctx context.Context, c *client, _ []string) error {
 			before, err := call(ctx, c, c.cluster.Security, &v1.SecurityRequest{})
@@ -101,12 +101,11 @@ func (a *app) rotateCommand(use, short string, what v1.Rotatable, long string) *
 				return err
 			}
 			if no {
-				_, err := fmt.Fprintln(a.Out, "begun; holdfast cluster security shows how far it is")
-				return err
+				return a.did(use, "begun; holdfast cluster security shows how far it is")
 			}
 			return a.awaitRotation(ctx, c, what, before, timeout)
 		}),
-	}
+	})
 	c.Flags().BoolVar(&no, "no-wait", false, "only begin")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "wait no longer than this; what was begun goes on")
 	return c
@@ -125,8 +124,7 @@ func (a *app) awaitRotation(ctx context.Context, c *client, what v1.Rotatable, b
 		}
 		open := rotationOpen(what, before, m)
 		if open == "" {
-			_, err := fmt.Fprintln(a.Out, "done on all nodes")
-			return err
+			return a.did("cluster", "done on all nodes")
 		}
 		if open != said {
 			fmt.Fprintln(a.Err, open)
@@ -167,7 +165,7 @@ func rotationOpen(what v1.Rotatable, before, now *v1.SecurityResponse) string {
 }
 
 func (a *app) seedCommand() *cobra.Command {
-	return &cobra.Command{
+	return a.withOutput(&cobra.Command{
 		Use: "seed", Short: "Override: start groups now, with the nodes that are there", Args: args(0, 0),
 		Long: `Start groups now, with the nodes that are there: the seed count is not waited for.
 That never lowers the quorum: without one this is refused too (then see holdfast
@@ -177,15 +175,14 @@ that is missing does not run them, for without a quorum it has no lease.`,
 			if _, err := call(ctx, c, c.cluster.Seed, &v1.SeedClusterRequest{}); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(a.Out, "the cluster has started: groups come online by their auto start lists")
-			return err
+			return a.did("cluster", "the cluster has started: groups come online by their auto start lists")
 		}),
-	}
+	})
 }
 
 func (a *app) destroyCommand() *cobra.Command {
 	var name string
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: "destroy --yes-destroy NAME", Short: "Stop all groups, and let all nodes forget the cluster", Args: args(0, 0),
 		Long: `Stop all groups, then let all nodes forget the cluster: their keys, certificates
 and logs are removed, and their daemons end. There is no way back but a backup.
@@ -204,16 +201,15 @@ A node that is down keeps what it has: remove its state directory by hand.`,
 			if _, err := call(ctx, c, c.cluster.Destroy, &v1.DestroyClusterRequest{Name: name}); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.Out, "cluster %s is destroyed; its nodes end and forget it\n", name)
-			return err
+			return a.did(name, fmt.Sprintf("cluster %s is destroyed; its nodes end and forget it", name))
 		}),
-	}
+	})
 	c.Flags().StringVar(&name, "yes-destroy", "", "name of the cluster, as a confirmation")
 	return c
 }
 
 func (a *app) backupCommand() *cobra.Command {
-	return &cobra.Command{
+	return a.withOutput(&cobra.Command{
 		Use: "backup FILE", Short: "Write what restoring the cluster needs: configuration, intents, users", Args: args(1, 1),
 		Long: `Write what restoring the cluster needs into a new file: configuration, intents and
 users. It holds no keys; a restored cluster has keys of its own.`,
@@ -228,10 +224,9 @@ users. It holds no keys; a restored cluster has keys of its own.`,
 			if err := writeNewFile(args[0], m.GetBackup()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.Out, "%s: index %d as %s knows it\n", args[0], m.GetSource().GetAppliedIndex(), m.GetSource().GetNode())
-			return err
+			return a.did(args[0], fmt.Sprintf("%s: index %d as %s knows it", args[0], m.GetSource().GetAppliedIndex(), m.GetSource().GetNode()))
 		}),
-	}
+	})
 }
 
 func (a *app) restoreCommand() *cobra.Command {

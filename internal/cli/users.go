@@ -73,7 +73,7 @@ func (a *app) userAddCommand() *cobra.Command {
 	var role string
 	var groups []string
 	var only bool
-	c := &cobra.Command{
+	c := a.withOutput(&cobra.Command{
 		Use: "add USER --role ROLE [--group GROUP…]", Short: "Give a user a role, in the whole cluster or of groups", Args: args(1, 1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Give a user a role, in the whole cluster or of groups:
 
@@ -101,10 +101,9 @@ What the user may do already stays, unless --only is given.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.Out, "%s is %s\n", args[0], state.RolesOf(m.GetUser()))
-			return err
+			return a.did(args[0], fmt.Sprintf("%s is %s", args[0], state.RolesOf(m.GetUser())))
 		}),
-	}
+	})
 	c.Flags().StringVar(&role, "role", "", "guest, operator or administrator")
 	c.Flags().StringArrayVar(&groups, "group", nil, "only of this group; may be given more than once")
 	c.Flags().BoolVar(&only, "only", false, "take away what the user may do beside this")

@@ -23,7 +23,7 @@ var commandsOfOthers = []string{"arbiter", "lockdisk", "lab", "clusterd", "guard
 // aboutTheProgram: words behind its name that go on with a sentence.
 var aboutTheProgram = map[string]bool{"heartbeat": true, "on": true, "of": true, "that": true, "there": true, "reservation": true, "commands": true}
 
-// named finds what looks like a command line in a text.
+// named finds what looks like a command line in a text: in a document, what stands in code.
 var named = regexp.MustCompile(`\bholdfast ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)*)`)
 
 // Whatever a message or a document tells people to type exists: the command and its flags.
@@ -67,8 +67,19 @@ func TestCommandsThatAreNamedExist(t *testing.T) {
 			return eachString(name, func(s string) { check(name, s) })
 		case strings.HasSuffix(name, ".md"):
 			raw, err := os.ReadFile(name)
+			fenced := false
 			for line := range strings.Lines(string(raw)) {
-				check(name, line)
+				if strings.HasPrefix(line, "```") {
+					fenced = !fenced
+				}
+				if fenced && strings.HasPrefix(strings.TrimLeft(line, " $#"), "holdfast ") {
+					check(name, line)
+				}
+				for i, code := range strings.Split(line, "`") {
+					if !fenced && i%2 == 1 && strings.HasPrefix(code, "holdfast ") {
+						check(name, code)
+					}
+				}
 			}
 			return err
 		}
