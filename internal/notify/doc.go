@@ -10,8 +10,8 @@
 //	T2  every event that a notifier tells is delivered, or given up after giveUpAfter, or is
 //	    none that the leader has any more; the last two are an event each
 //	T3  how far a notifier is, is committed within a second after it was delivered, once a second at most
-//	T4  a new leader goes on after what is committed. While the one before is still a member it waits for [Handover],
-//	    in which that one ends what is on its way and commits it. So after an orderly change nothing is told
+//	T4  a new leader goes on after what is committed. One that is about to give up leadership begins nothing and is [Core.Busy] until
+//	    what is on its way has ended and is committed. One that has lost it does the same, and while it is a member the next one waits for [Handover]. So after an orderly change nothing is told
 //	    twice; after a crash what was delivered since the last commit is, with the same numbers
 //	T5  an event about a notifier is not told by that one, and giving up such an event is none itself:
 //	    notifiers that fail do not keep each other busy

@@ -99,7 +99,7 @@ func (c *Core) advance(f *flow) {
 	if c.running {
 		if f.delivery == 0 {
 			f.cursor = max(f.cursor, c.view.Done[f.notifier.GetName()]) // of the leader before
-			if e := c.head(f); e != nil && c.now >= f.nextTry {
+			if e := c.head(f); e != nil && c.now >= f.nextTry && !c.ending {
 				f.delivery, f.delivering = c.next(), e.GetNumber()
 				c.out.Deliver = append(c.out.Deliver, Delivery{Token: f.delivery, Notifier: proto.CloneOf(f.notifier), Event: proto.CloneOf(e)})
 			}
@@ -129,6 +129,9 @@ func (c *Core) ended(in Ended) {
 		f.cursor, f.told = max(f.cursor, number), number
 		f.failures, f.nextTry, f.fault = 0, 0, ""
 		f.deliveredAt = c.now
+		if c.ending {
+			f.commitAt = c.now
+		}
 		return
 	}
 	if !c.running {
@@ -261,11 +264,14 @@ func (c *Core) wake() (at time.Duration) {
 	if c.leading && !c.running {
 		want(c.since + Handover)
 	}
+	if c.ending && c.busy {
+		want(c.endingSince + finishWithin)
+	}
 	for _, f := range c.flows {
 		switch {
 		case !c.leading:
 			want(c.since + finishWithin)
-		case c.running && f.delivery == 0 && f.fetch == 0 && f.failures > 0 && f.cursor < c.view.Newest:
+		case c.running && !c.ending && f.delivery == 0 && f.fetch == 0 && f.failures > 0 && f.cursor < c.view.Newest:
 			want(f.nextTry)
 		}
 		if f.commit == 0 && c.unsaid(f) {

@@ -39,7 +39,9 @@ type View struct {
 	// Leading: this node leads, by a lease that it holds.
 	Leading bool
 	// Former: another member led before and may still be ending what it had begun.
-	Former    bool
+	Former bool
+	// Ending: this node is about to give up leadership, as soon as it is not [Core.Busy].
+	Ending    bool
 	Notifiers []*v1.Notifier
 	// Done by name, as committed.
 	Done map[string]uint64
@@ -117,7 +119,11 @@ type Core struct {
 	since   time.Duration
 	// running: the Handover is over.
 	running bool
-	marks   []mark
+	// Ending since; only meaningful while ending is true.
+	ending      bool
+	endingSince time.Duration
+	busy        bool
+	marks       []mark
 }
 
 // mark: events up to last had been seen at that time.
@@ -145,9 +151,18 @@ func (c *Core) Step(now time.Duration, view View, in Input) {
 	for _, f := range c.flows {
 		c.advance(f)
 	}
+	c.busy = c.leading && !c.cutOff() && slices.ContainsFunc(c.flows, func(f *flow) bool {
+		return f.delivery != 0 || f.commit != 0 || f.told > c.view.Done[f.notifier.GetName()]
+	})
 	c.out.Wake = c.wake()
 	c.view = View{}
 }
+
+// Busy: if this node gave up leadership now, something might be told twice.
+func (c *Core) Busy() bool { return c.busy }
+
+// cutOff: what was on its way when this node began to end has had its time.
+func (c *Core) cutOff() bool { return c.ending && c.now >= c.endingSince+finishWithin }
 
 // Take returns what is to be done, once.
 func (c *Core) Take() Out {
@@ -171,6 +186,18 @@ func (c *Core) lead() {
 		c.leading, c.since, c.running = false, c.now, false
 		for _, f := range c.flows {
 			f.commitAt = c.now // the next leader waits for it
+		}
+	}
+	if c.view.Ending && !c.ending {
+		c.endingSince = c.now
+		for _, f := range c.flows {
+			f.commitAt = c.now
+		}
+	}
+	c.ending = c.view.Ending
+	if c.cutOff() {
+		for _, f := range c.flows {
+			c.cancel(f)
 		}
 	}
 	switch {

@@ -29,6 +29,7 @@ func init() {
 //	event N [severity=S] [code=C] [notifier=NAME]         N events
 //	keep N                                                the state has the last N events only
 //	lost A B                                              the leader's own log does not have these
+//	ending NODE                                           it is about to give up leadership
 //	lead NODE [crash]                                     crash: the one before is a member no more
 //	delivered NODE NAME | failed NODE NAME WHY            what is on its way ends
 //	ok NAME | bad NAME WHY                                from now on deliveries end at once so
@@ -42,6 +43,7 @@ type world struct {
 	wakes     map[string]time.Duration
 	leader    string
 	former    map[string]bool // by node
+	ending    map[string]bool
 	notifiers []*v1.Notifier
 	done      map[string]uint64
 	events    []*v1.Event
@@ -56,7 +58,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{cores: map[string]*Core{}, wakes: map[string]time.Duration{}, former: map[string]bool{}, done: map[string]uint64{}, keep: 1000,
+	return &world{cores: map[string]*Core{}, wakes: map[string]time.Duration{}, former: map[string]bool{}, ending: map[string]bool{}, done: map[string]uint64{}, keep: 1000,
 		onWay: map[string]Delivery{}, answer: map[string]string{}, automatic: map[string]bool{}}
 }
 
@@ -69,7 +71,7 @@ func (w *world) newest() uint64 { return uint64(len(w.events)) }
 
 func (w *world) view(node string) View {
 	kept := w.events[max(0, len(w.events)-w.keep):]
-	return View{Leading: w.leader == node, Former: w.former[node], Notifiers: w.notifiers, Done: w.done, Events: kept, Newest: w.newest()}
+	return View{Leading: w.leader == node, Former: w.former[node], Ending: w.ending[node], Notifiers: w.notifiers, Done: w.done, Events: kept, Newest: w.newest()}
 }
 
 func (w *world) step(node string, in Input) {
@@ -265,6 +267,8 @@ func (w *world) run(d *datadriven.TestData) error {
 	case "lost":
 		_, err := fmt.Sscan(rest(0), &w.lost[0], &w.lost[1])
 		return err
+	case "ending":
+		w.ending[word(0)] = true
 	case "lead":
 		w.former[word(0)] = w.leader != "" && word(1) != "crash"
 		before := w.leader
@@ -308,6 +312,7 @@ func (w *world) run(d *datadriven.TestData) error {
 		w.advance(by)
 		return nil
 	case "status":
+		fmt.Fprintf(&w.log, "busy=%v\n", w.cores[word(0)].Busy())
 		for _, s := range w.cores[word(0)].Status() {
 			fmt.Fprintf(&w.log, "%s done=%d delivered=%v failures=%d", s.Name, s.Done, s.Delivered, s.Failures)
 			if s.Failures > 0 {

@@ -48,6 +48,7 @@ type notifying struct {
 	wake    time.Duration
 	// As of the last step, so that a change of it makes one.
 	view notifyView
+	busy bool
 	// Last leader that was known, and who led before this node does.
 	last, former string
 	cancel       map[uint64]context.CancelFunc // deliveries by the core's token
@@ -60,7 +61,7 @@ type notifying struct {
 }
 
 type notifyView struct {
-	leading, former bool
+	leading, former, ending bool
 }
 
 // eventsOn follows the applied state and who leads. changed: the state has changed.
@@ -93,6 +94,7 @@ func (n *node) leads(s *statepb.State) notifyView {
 	return notifyView{
 		leading: leader == n.id.Node && n.guard.link != nil && n.guard.lease.GetHeld(),
 		former:  k.former != "" && state.MemberOf(s, k.former) != nil,
+		ending:  s.GetNodeStatus()[n.id.Node].GetPhase() == statepb.NodePhase_NODE_PHASE_LEAVING,
 	}
 }
 
@@ -121,11 +123,15 @@ func (n *node) notifyStep(in notify.Input) {
 		return
 	}
 	k.core.Step(n.now(), notify.View{
-		Leading: k.view.leading, Former: k.view.former,
+		Leading: k.view.leading, Former: k.view.former, Ending: k.view.ending,
 		Notifiers: s.GetCluster().GetNotifiers(), Done: s.GetNotified(), Events: s.GetEvents(), Newest: s.GetNextEvent(),
 	}, in)
 	out := k.core.Take()
 	k.wake = out.Wake
+	if busy := k.core.Busy(); busy != k.busy {
+		k.busy = busy
+		n.local = append(n.local, engine.Busy{On: busy})
+	}
 	for _, token := range out.Cancel {
 		if cancel := k.cancel[token]; cancel != nil {
 			cancel()

@@ -65,6 +65,9 @@ type (
 		Token   uint64
 		Command *statepb.Command
 	}
+	// Busy: the driver is in the middle of something that only the leader does. A leader that leaves does so after it;
+	// the driver sees to it that it ends.
+	Busy struct{ On bool }
 	// Forget a proposal whose caller has gone. Whether it will be committed is not known.
 	Forget struct{ Token uint64 }
 	// Silence asks for an announced silence of this node.
@@ -105,6 +108,7 @@ func (FromGuard) input()   {}
 func (GuardConn) input()   {}
 func (Persisted) input()   {}
 func (Propose) input()     {}
+func (Busy) input()        {}
 func (Forget) input()      {}
 func (Silence) input()     {}
 func (CallDone) input()    {}
@@ -272,6 +276,8 @@ func (e *Engine) Step(now time.Duration, wallMs int64, in Input) {
 		e.persisted()
 	case Propose:
 		e.propose(in.Token, in.Command)
+	case Busy:
+		e.lead.busy = in.On
 	case Forget:
 		e.waiting.forget(in.Token)
 		if sil := e.groups.silence; sil != nil && sil.token == in.Token && !sil.asked {

@@ -283,7 +283,7 @@ func (e *Engine) leaveOn() {
 		return
 	}
 	out := e.outside.removed || e.self() == nil
-	last := e.self() != nil && len(e.s.GetView().GetMembers()) == 1 && state.MayLeave(e.s, e.node) == ""
+	last := e.self() != nil && len(e.s.GetView().GetMembers()) == 1 && state.MayLeave(e.s, e.node) == "" && !e.lead.busy
 	if out || last {
 		g.leaveCall = g.newCall()
 		detach := e.detaching() || last && e.s.GetNodeStatus()[e.node].GetDetach()

@@ -29,6 +29,8 @@ type leading struct {
 	aloneSince time.Duration
 	transferAt time.Duration
 	wake       time.Duration
+	// The driver does something that it has to end before this leader leaves.
+	busy bool
 	// What the present leader was told last, and when.
 	confirmed   confirmation
 	confirmedAt time.Duration
@@ -228,6 +230,9 @@ func (e *Engine) handOver(st consensus.Status) bool {
 	}
 	lonely := alone && e.now >= e.lead.aloneSince+aloneLimit*peerinact
 	if !leaving && e.groups.silence == nil && !lonely {
+		return false
+	}
+	if leaving && e.lead.busy && !lonely {
 		return false
 	}
 	if e.now < e.lead.transferAt+retryTransfer {
