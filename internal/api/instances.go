@@ -7,7 +7,6 @@ import (
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
-	"github.com/holdfast-ha/holdfast/internal/cluster/state/statepb"
 )
 
 // This file sums up groups by their instances: a failover group has one, a
@@ -186,11 +185,6 @@ func (l *look) instanceInfo(g *v1.Group, key string, nodes []*v1.GroupOnNodeInfo
 	}
 	i.PackageState = l.packageOfInstance(g, b, i, nodes)
 	return i
-}
-
-// wantedOnline: somebody, or the planner, wants the instance to be online.
-func wantedOnline(b *statepb.Instance) bool {
-	return b.GetIntentOnline() || b.GetNoTarget()
 }
 
 // dependents of a group that are active now.

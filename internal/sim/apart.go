@@ -123,9 +123,6 @@ func (n *node) restart() {
 	n.c.after(n.c.between(time.Second, 5*time.Second), func() { _ = n.boot() }) // somebody may have been quicker
 }
 
-// detached: what runs here goes on without the cluster.
-func (n *node) detached() bool { return n.left && len(n.saved.GetDetached()) > 0 }
-
 // clockRuns is N8.
 func (k *checker) clockRuns(s *pb.State, index uint64) {
 	ms := s.GetClockMs()

@@ -177,7 +177,7 @@ func TestTriggersOfALostNode(t *testing.T) {
 	}
 	report(t, s, "n1", v1.ResourceState_RESOURCE_STATE_OFFLINE, 1)
 	report(t, s, "n2", v1.ResourceState_RESOURCE_STATE_OFFLINE, 2)
-	post = run(t, s, "postoffline", "n1", false)
+	run(t, s, "postoffline", "n1", false)
 	must(t, s, &pb.Command{Change: &pb.Command_Configure{Configure: &pb.Configure{BaseRevision: s.ConfigRevision, Configuration: &v1.Configuration{
 		Cluster: s.Cluster, Nodes: Configuration(s).Nodes,
 	}}}})

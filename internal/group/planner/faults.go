@@ -2,7 +2,6 @@ package planner
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -266,5 +265,3 @@ func (w *work) stopped(sp *spot) int {
 	}
 	return at
 }
-
-func sameWants(a, b map[string]v1.Want) bool { return maps.Equal(a, b) }

@@ -111,8 +111,7 @@ func (g *generator) remember(f protoreflect.FileDescriptor) {
 		text := f.SourceLocations().ByDescriptor(d).LeadingComments
 		g.comments[d.FullName()] = strings.Join(strings.Fields(text), " ")
 	}
-	var enums func(protoreflect.EnumDescriptors)
-	enums = func(list protoreflect.EnumDescriptors) {
+	enums := func(list protoreflect.EnumDescriptors) {
 		for i := range list.Len() {
 			comment(list.Get(i))
 			for j := range list.Get(i).Values().Len() {
