@@ -157,7 +157,7 @@ func (r *Runtime) monitored(x *resource, now time.Duration, res Result) {
 	// Before what it found is acted on: that may change the state, and with it these begin anew.
 	if x.phase == steady && x.asked && found != unknown {
 		x.unwatched++
-		if x.watched {
+		if x.watched || res.WatchedPartly {
 			x.unwatched = 0
 		}
 	}

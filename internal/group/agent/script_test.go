@@ -27,7 +27,7 @@ import (
 //	           [opentimeout=DUR] [actiontimeout=DUR] [Attr=value] [Attr@NODE=value]
 //	remove group=NAME
 //	behave [GROUP/]RESOURCE [ENTRY=ok|err|hang|noeffect|unknown|broken] [shows=DUR] [takes=DUR (online)] [ENTRYtakes=DUR]
-//	       [watched] [unwatched] [confidence=N] [intentional] [plain] [verdict=NAME|none] [info=key:value,key:value]
+//	       [watched] [unwatched] [partly] [confidence=N] [intentional] [plain] [verdict=NAME|none] [info=key:value,key:value]
 //	order GROUP intent=N want=online|offline|nothing [RESOURCE=online|offline] [takeover]
 //	lease held|lost
 //	incarnation N
@@ -241,6 +241,8 @@ func (w *world) behave(t *testing.T, d *datadriven.TestData, th *thing) {
 			th.takes[Online] = duration(t, v)
 		case "watched", "unwatched":
 			th.watched = a.Key == "watched"
+		case "partly":
+			th.partly = true
 		case "intentional", "plain":
 			th.intentional = a.Key == "intentional"
 		case "confidence":

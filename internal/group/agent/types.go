@@ -168,6 +168,8 @@ type Result struct {
 	Wait time.Duration
 	// Watched, of a monitor: a change of what it found will be told by a Notice, so polling may be slow.
 	Watched bool
+	// WatchedPartly, of a monitor: some changes will be told, but not all. Polling stays as it is, and so does the watch.
+	WatchedPartly bool
 	// Intentional, of a monitor that says OFFLINE: it was taken offline on purpose (the field's exit code 200). It counts for
 	// types with intentional_offline only.
 	Intentional bool

@@ -60,6 +60,8 @@ type thing struct {
 	shows time.Duration
 	// watched: a monitor that is to have changes told can do so; watching: the last one has.
 	watched, watching bool
+	// partly: it tells some changes only.
+	partly bool
 	// What its monitors say beside the state, and what fails says beside failing.
 	confidence  int
 	intentional bool
@@ -431,7 +433,7 @@ func (w *world) complete(p completion) {
 		th.running = false
 	case p.call.Entry == Monitor && ok:
 		th.watching = th.watched && p.call.Watch
-		res.State, res.Watched = offline, th.watching
+		res.State, res.Watched, res.WatchedPartly = offline, th.watching, th.partly && p.call.Watch
 		if th.running && w.now >= th.visible {
 			res.State, res.Confidence = online, th.confidence
 		} else {

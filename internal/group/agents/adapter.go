@@ -117,21 +117,21 @@ func (p place) note(what, text string) {
 	_, _ = fmt.Fprintf(f, "%s: %s\n", what, strings.ReplaceAll(text, "\n", "\n\t"))
 }
 
-// watch has the end of a process that the service stands on told, if that is wanted. It never makes polling needless:
-// there may be more to the service than processes.
-func (a adapter) watch(online bool) {
+// watch has the end of a process that the service stands on told, if that is wanted, and says whether it will be. It never
+// makes polling needless: there may be more to the service than processes.
+func (a adapter) watch(online bool) (partly bool) {
 	switch {
 	case !online || !a.call.Watch:
 		a.h.watcher.set(a.key(), nil)
+		return false
 	case a.h.watcher.holds(a.key()):
+		return true
 	case a.h.cgroup != "" && !populated(a.serviceDir()):
 		a.h.watcher.set(a.key(), nil)
-	default:
-		members, err := a.members()
-		if err == nil {
-			a.h.watcher.set(a.key(), roots(members))
-		}
+		return false
 	}
+	members, err := a.members()
+	return err == nil && a.h.watcher.set(a.key(), roots(members))
 }
 
 // holds: all processes that are watched for k are still there, and there are some.

@@ -207,8 +207,8 @@ func (a application) monitor(ctx context.Context, watch bool) agent.Result {
 		}
 		return a.offlineBecause(why)
 	case o.status == 0 || o.status > 100 && o.status <= 110:
-		a.watch(watch, procs)
 		r := found(true, false, "")
+		r.WatchedPartly = a.watch(watch, procs)
 		if o.status > 100 {
 			r.Confidence = (o.status - 100) * 10
 		}

@@ -232,7 +232,7 @@ func (o ocfAgent) monitor(ctx context.Context) agent.Result {
 		return failed(err)
 	}
 	r := o.judge(out, expected)
-	o.watch(r.State == v1.ResourceState_RESOURCE_STATE_ONLINE)
+	r.WatchedPartly = o.watch(r.State == v1.ResourceState_RESOURCE_STATE_ONLINE)
 	if learned && r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
 		o.h.changed(o.group) // what is not online is of no interest to guard before it is to be started
 	}

@@ -202,8 +202,8 @@ func (s scriptAgent) monitor(ctx context.Context) agent.Result {
 		return r
 	case o.status > 100 && o.status <= 110:
 		s.remember(func(a *adapted) { a.online = true })
-		s.watch(true)
 		r := found(true, false, "")
+		r.WatchedPartly = s.watch(true)
 		r.Confidence = (o.status - 100) * 10
 		return r
 	case o.status == 99:

@@ -63,7 +63,7 @@ func TestScriptLife(t *testing.T) {
 		}
 		p.want(isOffline)
 		p.must(agent.Online)
-		if res := p.want(isOnline); res.Confidence != 100 {
+		if res := p.want(isOnline); res.Confidence != 100 || !res.WatchedPartly || res.Watched {
 			t.Errorf("%+v", res)
 		}
 		m := r.members()
