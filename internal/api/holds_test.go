@@ -245,3 +245,20 @@ func FuzzSnapshot(f *testing.F) {
 		}})
 	})
 }
+
+// A freeze ends by the cluster's clock, as the asked node reckons it now: the state has only its last committed reading.
+func TestFreezesEndByTheClusterClock(t *testing.T) {
+	s := &statepb.State{ClockMs: 1000, Groups: map[string]*v1.Group{"g": {Name: "g"}}, GroupStatus: map[string]*statepb.GroupStatus{"g": {Freeze: &statepb.Freeze{UntilClockMs: 605_000}}}}
+	l := &look{State: s, local: &Local{ClockMs: 5000}, now: time.UnixMilli(1_700_000_000_000)}
+	if got := l.clockMs(); got != 5000 {
+		t.Errorf("the clock reads %d", got)
+	}
+	holds := l.groupHolds(s.Groups["g"])
+	if len(holds) != 1 || holds[0].GetUntilMs() != 1_700_000_600_000 {
+		t.Errorf("%v", holds)
+	}
+	l.local.ClockMs = 0 // a node that has just started knows no better than the state
+	if got := l.clockMs(); got != 1000 {
+		t.Errorf("the clock reads %d", got)
+	}
+}

@@ -235,6 +235,11 @@ func TestExplanations(t *testing.T) {
 	})
 	r.do("explain resource shop-server", "explain resource shop-server --node n3", "explain resource shop-ip --node n2", "explain event 3", "explain event 4", "explain event #2", "explain event 5", "explain event 1", "explain event 99", "explain event x",
 		"explain event 3 -o json", "explain node n1 -o json", "explain resource shop-server --node n1 -o yaml")
+	r.change("db-server is half sure on n2, and was taken offline on purpose on n3", func(st *statepb.State) {
+		st.GroupStatus["db"].Nodes["n2"].Resources["db-server"].Confidence = 60
+		st.GroupStatus["db"].Nodes["n3"].Resources["db-server"].Intentional = true
+	})
+	r.do("explain resource db-server")
 	r.change("shop-ip goes offline on n1, which shop-server forbids; db-server is disabled", func(st *statepb.State) {
 		apifake.Runs(st, "shop", "n1")
 		on := st.GroupStatus["shop"].Nodes["n1"]
