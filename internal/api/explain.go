@@ -91,6 +91,8 @@ type explanation struct {
 	*look
 	g   *v1.Group
 	env planner.Env
+	// why of the group, once somebody has asked.
+	why *v1.ExplainGroupResponse
 }
 
 func (x *explanation) on(node string) *statepb.GroupOnNode {
@@ -238,7 +240,10 @@ func (l *look) brought(group, node string) *v1.Decision {
 
 // whyNot: why the group is not wanted on a node, as the planner sees it.
 func (x *explanation) whyNot(node string) []string {
-	for _, r := range planner.Explain(x.State, x.env, x.g.GetName()).GetNotThere() {
+	if x.why == nil {
+		x.why = planner.Explain(x.State, x.env, x.g.GetName())
+	}
+	for _, r := range x.why.GetNotThere() {
 		if r.GetNode() == node {
 			return []string{r.GetReason()}
 		}

@@ -34,15 +34,13 @@ func (s *explainServer) Node(ctx context.Context, req *connect.Request[v1.Explai
 	resp := &v1.ExplainNodeResponse{Source: l.source(), Node: name, Holds: info.GetHolds(), Load: info.GetLoad()}
 	resp.Summary, resp.Reasons = l.whyNode(info)
 	env := s.env(l)
-	for _, g := range sortedValues(l.GetGroups()) {
+	for _, forecast := range planner.Forecasts(l.State, env) {
+		g := l.GetGroups()[forecast.GetGroup()]
 		if slices.Contains(info.GetGroups(), g.GetName()) {
 			resp.Runs = append(resp.Runs, &v1.GroupReason{Group: g.GetName(), Reason: l.whyHere(g, name)})
 			continue
 		}
-		if !slices.Contains(g.GetSystemList(), name) {
-			continue
-		}
-		for _, r := range planner.Forecast(l.State, env, g.GetName()).GetNodes() {
+		for _, r := range forecast.GetNodes() {
 			switch {
 			case r.GetNode() != name:
 			case r.GetRejected() != "":

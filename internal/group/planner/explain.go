@@ -67,16 +67,21 @@ func (w *work) whyNotThere(sp, h *spot) string {
 
 // look gathers what is known of a group, to be read only.
 func look(s *statepb.State, env Env, name string) *group {
-	p := newPass(s, env)
-	p.sortOperations()
-	p.findLeaving()
-	p.openLedger()
-	for _, gr := range p.groups {
+	for _, gr := range lookAll(s, env).groups {
 		if gr.g.GetName() == name {
 			return gr
 		}
 	}
 	return nil
+}
+
+// lookAll gathers what is known of all groups, to be read only.
+func lookAll(s *statepb.State, env Env) *pass {
+	p := newPass(s, env)
+	p.sortOperations()
+	p.findLeaving()
+	p.openLedger()
+	return p
 }
 
 // summary is one sentence on where the group is.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
 	"github.com/holdfast-ha/holdfast/internal/cluster/state"
@@ -15,11 +16,23 @@ import (
 // take it last. Of several instances each has a ranking of its own, one behind
 // the other. It returns nil when there is no such group. Source is left to the caller.
 func Forecast(s *statepb.State, env Env, group string) *v1.ForecastGroupResponse {
-	gr := look(s, env, group)
-	if gr == nil {
-		return nil
+	if gr := look(s, env, group); gr != nil {
+		return gr.forecast()
 	}
-	resp := &v1.ForecastGroupResponse{Group: group}
+	return nil
+}
+
+// Forecasts is Forecast of all groups, in the order of their names.
+func Forecasts(s *statepb.State, env Env) (out []*v1.ForecastGroupResponse) {
+	for _, gr := range lookAll(s, env).groups {
+		out = append(out, gr.forecast())
+	}
+	slices.SortFunc(out, func(a, b *v1.ForecastGroupResponse) int { return strings.Compare(a.GetGroup(), b.GetGroup()) })
+	return out
+}
+
+func (gr *group) forecast() *v1.ForecastGroupResponse {
+	resp := &v1.ForecastGroupResponse{Group: gr.g.GetName()}
 	for _, w := range gr.instances {
 		r := w.byFailOver(w.systemList(), "system list")
 		resp.Policy = r.policy
@@ -62,10 +75,7 @@ func (w *work) ranked(r ranking) (out []*v1.RankedNode) {
 // Loads says what each node has to give, and what of it is taken, as placement
 // sees it: by node, dimensions sorted, limits last.
 func Loads(s *statepb.State, env Env) map[string][]*v1.LoadInfo {
-	p := newPass(s, env)
-	p.sortOperations()
-	p.findLeaving()
-	p.openLedger()
+	p := lookAll(s, env)
 	out := make(map[string][]*v1.LoadInfo, len(p.ledger.accounts))
 	for name, a := range p.ledger.accounts {
 		out[name] = a.info(p)
