@@ -51,6 +51,7 @@ type Host struct {
 	proxies   *proxies
 	bus       *systemBus
 	cards     *cardBoard
+	records   records
 	look      func(context.Context, Target) (v1.ResourceState, error)
 	announcer *announcer
 	notices   *mailbox
@@ -85,7 +86,7 @@ func NewHost(o Options) (*Host, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Host{
-		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, look: o.Look, notices: newMailbox(),
+		node: o.Node, runDir: filepath.Clean(o.RunDir), log: o.Log, onChange: o.Changed, look: o.Look, notices: newMailbox(), records: records{all: map[key]record{}},
 		pool: newPool(cpus()), calls: map[uint64]context.CancelFunc{}, stuck: map[key]bool{}, adapted: map[key]adapted{}, ocfRoot: ocfRoot, kindOf: kindOf, giveUpAfter: stuckTime,
 	}
 	for _, dir := range []string{"agents", "log"} {
@@ -228,62 +229,3 @@ func plainName(s string) string {
 	}
 	return b.String()
 }
-
-// mailbox holds notices until they are fetched, one per resource: a second one would only cause the same monitor.
-type mailbox struct {
-	out  chan agent.Notice
-	wake chan struct{}
-	done chan struct{}
-
-	mu      sync.Mutex
-	waiting []agent.Notice
-}
-
-func newMailbox() *mailbox {
-	m := &mailbox{out: make(chan agent.Notice), wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go m.deliver()
-	return m
-}
-
-func (m *mailbox) put(n agent.Notice) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, w := range m.waiting {
-		if w.Group == n.Group && w.Resource == n.Resource {
-			return
-		}
-	}
-	m.waiting = append(m.waiting, n)
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (m *mailbox) deliver() {
-	defer close(m.out)
-	for {
-		select {
-		case <-m.wake:
-		case <-m.done:
-			return
-		}
-		for {
-			m.mu.Lock()
-			if len(m.waiting) == 0 {
-				m.mu.Unlock()
-				break
-			}
-			n := m.waiting[0]
-			m.waiting = m.waiting[1:]
-			m.mu.Unlock()
-			select {
-			case m.out <- n:
-			case <-m.done:
-				return
-			}
-		}
-	}
-}
-
-func (m *mailbox) close() { close(m.done) }

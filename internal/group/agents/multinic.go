@@ -188,7 +188,7 @@ func monitorMultiNIC(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	targets, _ := hosts(a["NetworkHosts"])
 	k := key{c.Group, c.Resource}
 	p := place{h: h, group: c.Group, resource: c.Resource}
-	watched := h.net.everything(c.Watch, k)
+	told := h.net.everything(c.Watch, k)
 	if len(targets) > 0 {
 		var err error
 		if targets, err = strangers(targets); err == nil && len(targets) == 0 {
@@ -229,7 +229,8 @@ func monitorMultiNIC(ctx context.Context, h *Host, c agent.Call) agent.Result {
 	}
 	h.cards.take(k, next)
 	r := next.result()
-	r.Watched = watched && len(targets) == 0 && (!peers || len(devices) < 2)
+	r.Watched = told && len(targets) == 0 && (!peers || len(devices) < 2)
+	r.WatchedPartly = told && !r.Watched
 	return r
 }
 

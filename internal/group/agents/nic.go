@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -52,31 +53,38 @@ func checkDevice(name string) []error {
 }
 
 func monitorNIC(ctx context.Context, h *Host, c agent.Call) agent.Result {
-	name := c.Attributes["Device"]
 	targets, err := hosts(c.Attributes["NetworkHosts"])
 	if err != nil {
 		return failed(err)
 	}
-	// Whether a host still answers is not told by anybody, so polling goes on in full.
-	watched := h.net.device(c.Watch, key{c.Group, c.Resource}, name) && len(targets) == 0
+	told := h.net.device(c.Watch, key{c.Group, c.Resource}, c.Attributes["Device"])
+	why, err := wrongWithNIC(ctx, c.Attributes, targets)
+	if err != nil {
+		return failed(err)
+	}
+	// Whether a host still answers is not told by anybody.
+	r := found(why == "", told && len(targets) == 0, why)
+	r.WatchedPartly = told && !r.Watched
+	return r
+}
+
+// wrongWithNIC says why a network card does not work; empty: it does.
+func wrongWithNIC(ctx context.Context, a map[string]string, targets []netip.Addr) (string, error) {
+	name := a["Device"]
 	link, err := netlink.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	switch {
 	case errors.As(err, &missing):
-		return found(false, watched, fmt.Sprintf("there is no network card %s", name))
+		return fmt.Sprintf("there is no network card %s", name), nil
 	case err != nil:
-		return failed(err)
+		return "", err
 	}
 	flags := link.Attrs().RawFlags
 	switch {
 	case flags&unix.IFF_UP == 0:
-		return found(false, watched, fmt.Sprintf("%s is switched off", name))
-	case c.Attributes["CheckCarrier"] != "false" && !linkUp(flags):
-		return found(false, watched, fmt.Sprintf("%s has no carrier", name))
+		return fmt.Sprintf("%s is switched off", name), nil
+	case a["CheckCarrier"] != "false" && !linkUp(flags):
+		return fmt.Sprintf("%s has no carrier", name), nil
 	}
-	why, err := silent(ctx, name, targets, duration(c.Attributes["NetworkTimeout"]))
-	if err != nil {
-		return failed(err)
-	}
-	return found(why == "", watched, why)
+	return silent(ctx, name, targets, duration(a["NetworkTimeout"]))
 }

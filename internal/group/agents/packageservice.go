@@ -92,8 +92,12 @@ func (s service) monitor(watch bool) agent.Result {
 		return found(true, s.watch(watch, main), "")
 	}
 	s.watch(false, nil)
-	r := s.leftovers(found(false, false, s.lastWords(s.ending(s.record(), ""))))
-	if ran && r.Err == "" {
+	left, err := s.members()
+	if err != nil {
+		return failed(err)
+	}
+	r := leftovers(found(false, false, s.lastWords(s.ending(s.record(), ""))), len(left))
+	if ran {
 		r.Verdict = s.failure
 	}
 	return r

@@ -95,7 +95,7 @@ func duration(s string) time.Duration {
 }
 
 func (d daemon) online(ctx context.Context) error {
-	if procs, _, _ := d.find(); len(procs) > 0 {
+	if procs, _, _, _ := d.find(); len(procs) > 0 {
 		return nil
 	}
 	return d.begin(ctx)
@@ -131,7 +131,7 @@ func (p place) key() key { return key{p.group, p.resource} }
 
 func (d daemon) monitor(watch bool) agent.Result {
 	d.trimLog()
-	procs, why, err := d.find()
+	procs, left, why, err := d.find()
 	if err != nil {
 		return failed(err)
 	}
@@ -139,19 +139,15 @@ func (d daemon) monitor(watch bool) agent.Result {
 	if len(procs) > 0 {
 		return found(true, watched, "")
 	}
-	return d.leftovers(found(false, false, d.lastWords(why)))
+	return leftovers(found(false, false, d.lastWords(why)), left)
 }
 
 // leftovers turns a monitor's offline into faulted if processes of the service are left: it does not work, but it may not
 // be started elsewhere either.
-func (p place) leftovers(r agent.Result) agent.Result {
-	left, err := p.members()
-	if err != nil {
-		return failed(err)
-	}
-	if len(left) > 0 {
+func leftovers(r agent.Result, left int) agent.Result {
+	if left > 0 {
 		r.State = v1.ResourceState_RESOURCE_STATE_FAULTED
-		r.Message += fmt.Sprintf("; %d of its processes are left", len(left))
+		r.Message += fmt.Sprintf("; %d of its processes are left", left)
 	}
 	return r
 }
@@ -173,31 +169,34 @@ func (p place) watch(wanted bool, procs []process) bool {
 	return p.h.watcher.set(p.key(), procs)
 }
 
-// find returns the processes on which the service stands; none and the reason if it does not run.
-func (d daemon) find() ([]process, string, error) {
+// find returns the processes on which the service stands; none if it does not run, and then how many others of it are
+// left, and the reason.
+func (d daemon) find() (procs []process, left int, why string, err error) {
 	r := d.record()
 	mainAlive := r.Main.alive()
 	if f := d.a["PidFile"]; f != "" {
 		p, why, ok := fromPidFile(f)
 		switch {
 		case ok:
-			return []process{p}, "", nil
+			return []process{p}, 0, "", nil
 		case mainAlive:
-			return []process{r.Main}, "", nil // it has not written the file yet
+			return []process{r.Main}, 0, "", nil // it has not written the file yet
 		}
-		return nil, d.ending(r, why), nil
+		members, err := d.members()
+		return nil, len(members), d.ending(r, why), err
 	}
 	if mainAlive {
-		return []process{r.Main}, "", nil
+		return []process{r.Main}, 0, "", nil
 	}
 	members, err := d.members()
 	if err != nil {
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	status, known := d.h.watcher.exitOf(r.Main)
 	switch {
 	case len(members) == 0 && d.h.cgroup == "":
-		return d.adopt(r)
+		procs, why, err := d.adopt(r)
+		return procs, 0, why, err
 	case len(members) == 0:
 	case r.Main.Pid == 0 || known && status.Exited() && status.ExitStatus() == 0:
 		// What was started has ended well and left something: it has gone into the background. If one process leads the
@@ -212,12 +211,12 @@ func (d daemon) find() ([]process, string, error) {
 		}
 		if next != r {
 			if err := d.save(next); err != nil {
-				return nil, "", err
+				return nil, 0, "", err
 			}
 		}
-		return top, "", nil
+		return top, 0, "", nil
 	}
-	return nil, d.ending(r, ""), nil
+	return nil, len(members), d.ending(r, ""), nil
 }
 
 // adopt finds a program that nothing marks as this service, by its command line. Only without control groups.
@@ -249,7 +248,7 @@ func (d daemon) ending(r record, otherwise string) string {
 }
 
 func (d daemon) offline(ctx context.Context) error {
-	procs, _, err := d.find()
+	procs, _, _, err := d.find()
 	if err != nil {
 		return err
 	}
@@ -316,7 +315,7 @@ func (p place) end(ctx context.Context, procs []process) error {
 }
 
 func (d daemon) clean(ctx context.Context) error {
-	procs, _, err := d.find()
+	procs, _, _, err := d.find()
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 )
 
 // record is what is remembered of a service in the run directory, so that the next host finds it.
@@ -38,8 +39,42 @@ func (p place) recordFile() string {
 	return filepath.Join(p.h.recordsDir(), fileName(p.group)+"."+fileName(p.resource)+".json")
 }
 
+// records are those that have been read or written, so that a monitor need not read a file.
+type records struct {
+	mu  sync.Mutex
+	all map[key]record
+}
+
+func (r *records) get(k key) (record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one, ok := r.all[k]
+	return one, ok
+}
+
+func (r *records) set(k key, one record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all[k] = one
+}
+
+func (r *records) forget(k key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all, k)
+}
+
 // record returns what is remembered; nothing if that can't be read, as after a reboot.
 func (p place) record() record {
+	if r, ok := p.h.records.get(p.key()); ok {
+		return r
+	}
+	r := p.readRecord()
+	p.h.records.set(p.key(), r)
+	return r
+}
+
+func (p place) readRecord() record {
 	var r record
 	b, err := os.ReadFile(p.recordFile())
 	if err == nil {
@@ -60,12 +95,17 @@ func (p place) save(r record) error {
 	if err := os.WriteFile(next, b, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(next, p.recordFile())
+	if err := os.Rename(next, p.recordFile()); err != nil {
+		return err
+	}
+	p.h.records.set(p.key(), r)
+	return nil
 }
 
 func (p place) forgetRecord() error {
 	if err := os.Remove(p.recordFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	p.h.records.set(p.key(), record{})
 	return nil
 }

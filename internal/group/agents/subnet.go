@@ -99,7 +99,8 @@ func monitorSubnets(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		return failed(err)
 	}
 	k := key{c.Group, c.Resource}
-	watched := h.net.everything(c.Watch, k) && len(targets) == 0
+	told := h.net.everything(c.Watch, k)
+	watched := told && len(targets) == 0
 	cards, err := cardsOf(nets)
 	if err != nil {
 		return failed(err)
@@ -137,6 +138,7 @@ func monitorSubnets(ctx context.Context, h *Host, c agent.Call) agent.Result {
 		why = append(why, "this node has none of the subnets")
 	}
 	r := found(len(why) == 0, watched, strings.Join(why, "; "))
+	r.WatchedPartly = told && !watched
 	if len(why) > 0 && c.Attributes["NodeFailFast"] == "true" {
 		r.Verdict = v1.Verdict_VERDICT_RESET
 	}

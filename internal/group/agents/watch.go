@@ -23,8 +23,9 @@ type watcher struct {
 	byFd   map[int32]*watched
 	byProc map[process]*watched
 	byKey  map[key][]process
-	// exits of own children that have ended, the newest last; a monitor asks for them.
-	exits []exit
+	// exits of own children that have ended, for the monitors that ask; order forgets the oldest.
+	exits map[process]syscall.WaitStatus
+	order []process
 }
 
 type watched struct {
@@ -35,12 +36,8 @@ type watched struct {
 	keys  map[key]bool
 }
 
-type exit struct {
-	process
-	status syscall.WaitStatus
-}
-
-const maxExits = 1024
+// maxExits is how many ends of children are remembered: more than a node has resources.
+const maxExits = 16384
 
 func newWatcher(tell func(key, string)) (*watcher, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -57,7 +54,7 @@ func newWatcher(tell func(key, string)) (*watcher, error) {
 	}
 	w := &watcher{
 		epoll: ep, stop: stop, ended: make(chan struct{}), tell: tell,
-		byFd: map[int32]*watched{}, byProc: map[process]*watched{}, byKey: map[key][]process{},
+		byFd: map[int32]*watched{}, byProc: map[process]*watched{}, byKey: map[key][]process{}, exits: map[process]syscall.WaitStatus{},
 	}
 	go w.loop()
 	return w, nil
@@ -144,12 +141,8 @@ func (w *watcher) drop(e *watched) {
 func (w *watcher) exitOf(p process) (syscall.WaitStatus, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, e := range slices.Backward(w.exits) {
-		if e.process == p {
-			return e.status, true
-		}
-	}
-	return 0, false
+	status, known := w.exits[p]
+	return status, known
 }
 
 func (w *watcher) loop() {
@@ -187,9 +180,10 @@ func (w *watcher) gone(fd int32) {
 		if pid, err := unix.Wait4(e.Pid, &ws, unix.WNOHANG, nil); err == nil && pid == e.Pid {
 			status := syscall.WaitStatus(ws)
 			what = fmt.Sprintf("process %d %s", e.Pid, describeExit(status))
-			w.exits = append(w.exits, exit{e.process, status})
-			if len(w.exits) > maxExits {
-				w.exits = slices.Delete(w.exits, 0, maxExits/2)
+			w.exits[e.process] = status
+			if w.order = append(w.order, e.process); len(w.order) > maxExits {
+				delete(w.exits, w.order[0])
+				w.order = w.order[1:]
 			}
 		}
 	}
