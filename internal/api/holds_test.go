@@ -185,6 +185,7 @@ func TestSnapshots(t *testing.T) {
 	s.Events = []*v1.Event{{Number: 1, Message: "past"}}
 	s.ClockMs = 77
 	s.GroupStatus["g"].Instances = map[string]*statepb.Instance{"": {Active: "n1", IntentOnline: true, PlacedMs: 5}}
+	s.GroupStatus["g"].Nodes["n1"].Resources = map[string]*v1.ResourceStatus{"r": {State: v1.ResourceState_RESOURCE_STATE_FAULTED, Message: "it: crashed", Restarts: 2}}
 	s.GroupStatus["g"].Freeze = &statepb.Freeze{By: "root", Reason: `quo"tes: and # more`}
 	s.Signals = map[string]*statepb.Signal{"disk": {Nodes: map[string]*statepb.SignalValue{"n1": {Value: 12}}}}
 	text := Snapshot(s)

@@ -24,7 +24,7 @@ const snapshotSchema = "snapshot/1"
 func Snapshot(s *statepb.State) []byte {
 	c := &statepb.State{
 		Format: s.GetFormat(), Cluster: proto.CloneOf(s.GetCluster()), Nodes: s.GetNodes(), Types: s.GetTypes(), Groups: s.GetGroups(),
-		ConfigRevision: s.GetConfigRevision(), View: s.GetView(), NextRaftId: s.GetNextRaftId(), NodeStatus: s.GetNodeStatus(), GroupStatus: s.GetGroupStatus(),
+		ConfigRevision: s.GetConfigRevision(), View: s.GetView(), NextRaftId: s.GetNextRaftId(), NodeStatus: s.GetNodeStatus(), GroupStatus: brief(s.GetGroupStatus()),
 		NextOperation: s.GetNextOperation(), NextIntent: s.GetNextIntent(), PlanRevision: s.GetPlanRevision(), ClockMs: s.GetClockMs(), Signals: s.GetSignals(),
 	}
 	for _, d := range c.GetCluster().GetFenceDevices() {
@@ -39,6 +39,25 @@ func Snapshot(s *statepb.State) []byte {
 		}
 	}
 	return protoyaml.Options{First: []protoyaml.Pair{{Key: "schema", Value: snapshotSchema}}}.YAML(c)
+}
+
+// brief leaves out of the statuses of resources what no decision is made from:
+// in a large cluster they are most of a snapshot.
+func brief(all map[string]*statepb.GroupStatus) map[string]*statepb.GroupStatus {
+	out := make(map[string]*statepb.GroupStatus, len(all))
+	for name, gs := range all {
+		gs = proto.CloneOf(gs)
+		for _, on := range gs.GetNodes() {
+			for _, st := range on.GetResources() {
+				st.ChangedMs, st.Confidence, st.Info = 0, 0, nil
+				if st.GetActivity() == v1.ResourceActivity_RESOURCE_ACTIVITY_NONE {
+					st.Activity = v1.ResourceActivity_RESOURCE_ACTIVITY_UNSPECIFIED
+				}
+			}
+		}
+		out[name] = gs
+	}
+	return out
 }
 
 // FromSnapshot reads a snapshot, or a backup. What is wrong with it is told in
