@@ -35,6 +35,8 @@ const (
 	fetchLimit = 10 * time.Second
 	// failingFor is how long a notifier may fail before that is a condition.
 	failingFor = 10 * time.Second
+	// askLeaderFor bounds how long the leader is waited for.
+	askLeaderFor = 5 * time.Second
 	// notifierTestLimit bounds a test; each way has its own limit too.
 	notifierTestLimit = 25 * time.Second
 )
@@ -365,6 +367,8 @@ func answerOf(leader string, err error) error {
 
 // Notifiers implements api.Backend.
 func (b *backend) Notifiers(ctx context.Context, here bool) (all []*v1.NotifierStatus, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askLeaderFor)
+	defer cancel()
 	c, stop, err := b.leaderAPI(ctx, here)
 	if err != nil {
 		return nil, err
