@@ -34,6 +34,7 @@ var others = map[string]string{
 	"guard.lock":        "a file",
 	"guard.lease":       "a file",
 	"guard.state":       "a file",
+	"guard.detached":    "a file",
 	"guard.incarnation": "a file",
 }
 
