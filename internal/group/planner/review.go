@@ -130,14 +130,17 @@ func (w *work) single(sp *spot) {
 	l, leaving := w.leaving[sp.node]
 	leaving = leaving && !l.stays && !l.detach
 	keep := map[string]v1.Want{}
-	if !leaving {
+	way := w.givesWay(sp)
+	if !leaving && way == "" {
 		keep = w.tenable(sp, sp.resourceWants())
 	}
 	if maps.Equal(keep, sp.resourceWants()) {
 		return
 	}
 	why := sp.node + " is being stopped"
-	if roots := append(slices.Clone(sp.faulted), sp.down...); !leaving && len(roots) > 0 {
+	if roots := append(slices.Clone(sp.faulted), sp.down...); way != "" {
+		why = way
+	} else if !leaving && len(roots) > 0 {
 		why = w.faultSentence(sp, roots[0], roots[0])
 	} else if !leaving {
 		why = "the configuration has changed"
@@ -233,6 +236,9 @@ func (w *work) yield() {
 		w.forced(h, w.deserted(h))
 	}
 	for _, sp := range w.spots {
+		if sp.member && sp.on.GetProbed() && sp.order == nil && sp.want() == wantOffline {
+			w.single(sp)
+		}
 		if sp != h && sp.member && sp.on.GetProbed() && sp.order == nil && sp.want() == wantNothing && len(sp.running()) > 0 && w.givesWay(sp) != "" {
 			w.takeOff(sp, w.givesWay(sp))
 		}
