@@ -11,9 +11,12 @@ import (
 )
 
 // look tells an agent the state of another resource as this node has applied it. Not to be called by the loop.
-func (n *node) look(ctx context.Context, t agents.Target) (state v1.ResourceState, err error) {
-	err = (&backend{n}).ask(ctx, func() { state = stateOf(n.engine.State(), t) })
-	return state, err
+func (n *node) look(ctx context.Context, t agents.Target) (v1.ResourceState, error) {
+	var found v1.ResourceState
+	if err := (&backend{n}).ask(ctx, func() { found = stateOf(n.engine.State(), t) }); err != nil {
+		return v1.ResourceState_RESOURCE_STATE_UNSPECIFIED, err // the loop may be about to write found
+	}
+	return found, nil
 }
 
 // stateOf is UNSPECIFIED if nothing is known of it.
