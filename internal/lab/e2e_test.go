@@ -409,7 +409,7 @@ func TestServiceKilled(t *testing.T) {
 	active := s.steady()
 	before, err := s.find(active, isWeb)
 	s.must(err)
-	n, at, err := s.KillProcesses(active, isWeb)
+	n, _, err := s.KillProcesses(active, isWeb)
 	s.must(err)
 	if n < 2 {
 		t.Fatalf("%d processes of nginx", n)
@@ -419,7 +419,7 @@ func TestServiceKilled(t *testing.T) {
 	if now := s.settle(); now != active {
 		t.Errorf("it was not restarted in place but on %s", now)
 	}
-	_, at, err = s.KillProcesses(active, isWeb)
+	_, at, err := s.KillProcesses(active, isWeb)
 	s.must(err)
 	s.outage(at, active)
 }
