@@ -51,7 +51,7 @@
 //	    word. (Where it has been ordered online ever since, a fresh order needs only that nothing is known to run elsewhere)
 //	P3  equal states give equal plans, and a plan changes no state that it is given
 //	P4  the plan made from a state to which its own plan has been applied is nil; where groups depend on each other, after
-//	    two plans for each level of depth at most
+//	    two plans for each level of depth at most, and after two where they compete for room
 //	P5  nothing is ordered of a frozen group; no group comes to a frozen or leaving node
 //	P6  within one failover episode (until the group is online, or an administrator orders it online, or clears its faults
 //	    by an attribute of the group) a node is tried once, and the same node again only as often as onlineRetryLimit says

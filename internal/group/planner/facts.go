@@ -37,7 +37,7 @@ func (sp *spot) note(i int, r *resource, st *v1.ResourceStatus) {
 	if st.GetVerdict() == v1.Verdict_VERDICT_HALT_ABORTED {
 		sp.aborted = append(sp.aborted, i)
 	}
-	if st.GetIntentional() && st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE {
+	if st.GetIntentional() && st.GetState() == v1.ResourceState_RESOURCE_STATE_OFFLINE && idle(st) {
 		sp.absent = append(sp.absent, i)
 	}
 	if !r.counts() {

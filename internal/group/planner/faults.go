@@ -162,7 +162,7 @@ func (w *work) downSentence(sp *spot, i int) string {
 
 // exceptions returns the wants of single resources, for a node on which the
 // group is wanted online: what is held there, faulted or cut off stays offline.
-// Faulted resources are held from then on. What somebody took offline on purpose is left as it is.
+// Faulted resources are held from then on.
 func (w *work) exceptions(sp *spot, held []string) (map[string]v1.Want, []string) {
 	f := w.faults(sp)
 	var roots, alone []int
@@ -176,29 +176,45 @@ func (w *work) exceptions(sp *spot, held []string) (map[string]v1.Want, []string
 	for _, i := range f.tolerable {
 		roots, alone = w.reaches(i, roots, alone)
 	}
-	var wants map[string]v1.Want
-	except := func(i int, want v1.Want) {
-		if wants == nil {
-			wants = map[string]v1.Want{}
-		}
-		wants[w.res[i].name] = want
-	}
-	for _, i := range sp.absent {
-		if idle(w.status(sp, i)) && (sp.confirmed() || sp.resourceWants()[w.res[i].name] == wantNothing) {
-			except(i, wantNothing)
-		}
-	}
 	if len(roots)+len(alone) == 0 {
-		return wants, nil
+		return nil, nil
 	}
+	wants := map[string]v1.Want{}
 	off := w.dependants(roots, w.broken(sp))
 	for _, i := range alone {
 		off[i] = true
 	}
 	for i := range w.res {
 		if off[i] && !w.res[i].persistent() {
-			except(i, wantOffline)
+			wants[w.res[i].name] = wantOffline
 		}
+	}
+	return wants, keep
+}
+
+// missed are resources that somebody took offline there on purpose, and that were to be online.
+func (w *work) missed(sp *spot) (at []int) {
+	for _, i := range sp.absent {
+		if sp.resourceWants()[w.res[i].name] != wantOffline {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
+// lasting are the exceptions where the group is online already: what somebody
+// took offline there on purpose is left as it is, too, until it is ordered online anew.
+func (w *work) lasting(sp *spot, held []string) (map[string]v1.Want, []string) {
+	wants, keep := w.exceptions(sp, held)
+	for _, i := range w.missed(sp) {
+		name := w.res[i].name
+		if !sp.confirmed() && sp.resourceWants()[name] != wantNothing || wants[name] == wantOffline {
+			continue
+		}
+		if wants == nil {
+			wants = map[string]v1.Want{}
+		}
+		wants[name] = wantNothing
 	}
 	return wants, keep
 }

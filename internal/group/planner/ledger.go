@@ -65,7 +65,7 @@ func (w *work) occupies(sp *spot) bool {
 	if !sp.member {
 		return false // nothing is placed on such a node
 	}
-	return sp.want() == wantOnline || sp.runs() || w.bound(sp) || sp.want() == wantOffline && !sp.confirmed()
+	return sp.want() == wantOnline || sp.runs() || w.bound(sp) || sp.want() == wantOffline && (!sp.confirmed() || sp.alone() != "")
 }
 
 func (l *ledger) enter(w *work, sp *spot) {
@@ -79,6 +79,13 @@ func (l *ledger) enter(w *work, sp *spot) {
 	}
 }
 
+// claim room on a node for an instance that is to come there, in this pass.
+func (l *ledger) claim(w *work, node string) {
+	if a := l.accounts[node]; a != nil {
+		a.claims, a.sums = append(a.claims, w), nil
+	}
+}
+
 // changed: what is wanted of an instance there has changed.
 func (l *ledger) changed(sp *spot) {
 	if a := l.accounts[sp.node]; a != nil {
@@ -86,9 +93,12 @@ func (l *ledger) changed(sp *spot) {
 	}
 }
 
+// going: it is on its way off the node.
+func (h holder) going() bool { return h.sp.want() == wantOffline && h.sp.alone() == "" }
+
 // promised: what it takes there cannot have been measured yet.
 func (h holder) promised() bool {
-	return h.sp.want() != wantOffline && (!h.w.book.GetOnline() || h.w.book.GetActive() != h.sp.node)
+	return !h.going() && (!h.w.book.GetOnline() || h.w.book.GetActive() != h.sp.node)
 }
 
 func (a *account) add() *sums {
@@ -97,7 +107,7 @@ func (a *account) add() *sums {
 	}
 	s := &sums{load: map[string]int64{}, promised: map[string]int64{}, going: map[string]int64{}, prerequisites: map[string]int64{}, goingPrerequisites: map[string]int64{}}
 	for _, h := range a.holders {
-		going := h.sp.want() == wantOffline
+		going := h.going()
 		for dim, n := range h.w.g.GetLoad() {
 			s.load[dim] += n
 			if going {
@@ -203,7 +213,7 @@ func (l *ledger) lacks(w *work, node string, freed bool) *lack {
 			continue
 		}
 		used := a.used(dim) - a.by(w, dim)
-		if freed {
+		if _, measured := a.measured[dim]; freed && !measured {
 			used -= a.add().going[dim]
 		}
 		if short := short(dim, "capacity", w.g.GetLoad()[dim], limit, used); short != nil {

@@ -17,15 +17,17 @@ func (w *work) moveAway(h *spot) {
 		return
 	}
 	if leaving && l.stays {
-		w.evacuate(h)
+		if h.confirmed() {
+			w.evacuate(h)
+		}
 	} else if !leaving {
 		w.failBack(h)
 	}
 }
 
-// departing: preoffline runs on the node that it is on.
+// departing: preoffline runs on the node that it is on, or is about to.
 func (w *work) departing(h *spot) bool {
-	return w.run.GetTrigger() == preOffline && w.run.GetNode() == h.node
+	return w.newRun != 0 && h == w.home() || w.run.GetTrigger() == preOffline && w.run.GetNode() == h.node
 }
 
 // evacuate moves the instance off a node that stays, if another one can take it.
@@ -50,6 +52,7 @@ func (w *work) evacuate(h *spot) {
 		return
 	}
 	if !w.mayGoOff(h, "evacuate") {
+		w.ledger.claim(w, c.to.node)
 		return
 	}
 	w.book.Cause = h.node + " is being evacuated"
@@ -73,7 +76,11 @@ func (w *work) failBack(h *spot) {
 	if w.reject(home, false) != nil || w.blocked(h) != "" || len(h.moving) > 0 {
 		return
 	}
-	if !w.due(b.PlacedMs+w.residenceMs()) || !w.mayGoOff(h, "failback") {
+	if !w.due(b.PlacedMs + w.residenceMs()) {
+		return
+	}
+	if !w.mayGoOff(h, "failback") {
+		w.ledger.claim(w, home.node)
 		return
 	}
 	b.BoundFor = home.node
@@ -117,8 +124,7 @@ func (w *work) makeRoom(c *choice) bool {
 			v.w.book.Waiting = v.w.notClear(v.sp)
 		}
 	}
-	a := w.ledger.accounts[at]
-	a.claims, a.sums = append(a.claims, w), nil
+	w.ledger.claim(w, at)
 	w.book.Waiting = fmt.Sprintf("room is made for %s on %s", g, at)
 	return true
 }
@@ -155,8 +161,8 @@ func (w *work) victims(node string) []holder {
 // mayDisplace: a group may be pushed off for one of higher drag priority.
 func (w *work) mayDisplace(h holder) bool {
 	v := h.w
-	return v.g.GetDragPriority() < w.g.GetDragPriority() && h.sp.want() == wantOnline && h.sp.order == nil &&
-		v.held == "" && v.frozen() == "" && v.switchedOff() == "" && v.book.GetOperation() == 0 && len(h.sp.stuck) == 0
+	return v.g.GetDragPriority() < w.g.GetDragPriority() && h.sp.want() == wantOnline && h.sp.confirmed() &&
+		v.held == "" && v.frozen() == "" && v.switchedOff() == "" && len(h.sp.stuck) == 0
 }
 
 // fitsWithout: there is room once what is going offline has gone, and these too.
@@ -176,9 +182,12 @@ func (w *work) fitsWithout(node string, these []holder) bool {
 		if !bounded {
 			continue
 		}
-		used := a.used(dim) - a.add().going[dim]
-		for _, h := range these {
-			used -= h.w.g.GetLoad()[dim]
+		used := a.used(dim)
+		if _, measured := a.measured[dim]; !measured { // else nobody knows what their leaving brings
+			used -= a.add().going[dim]
+			for _, h := range these {
+				used -= h.w.g.GetLoad()[dim]
+			}
 		}
 		if w.g.GetLoad()[dim] > limit-used {
 			return false

@@ -125,7 +125,9 @@ func (gr *group) noteBusy() {
 			e.staying = append(e.staying, gr.frozen())
 		case w.held != "" && sp.want() == wantOnline:
 			e.staying = append(e.staying, w.held)
-		case sp.want() == wantOffline && w.notClear(sp) != "", w.departing(sp), sp.want() == wantOnline && (w.op != nil || w.book.GetParting() != ""):
+		case sp.member && sp.alone() != "":
+			e.staying = append(e.staying, fmt.Sprintf("%s stays: it was brought online by itself", sp.alone()))
+		case sp.want() == wantOffline && w.notClear(sp) != "", w.departing(sp), sp.want() == wantOnline && (w.op != nil || w.book.GetParting() != "" || !sp.confirmed()):
 			e.moving = append(e.moving, gr.g.GetName())
 		}
 	}

@@ -133,6 +133,11 @@ func (w *work) refuseSwitch(op *v1.Operation) string {
 
 // refuseTarget: no node, or not the one that was asked for, can take the group.
 func (w *work) refuseTarget(op *v1.Operation, source string) string {
+	if f := w.bestFound(); f != nil && source == "" && (op.GetNode() == "" || op.GetNode() == f.node) {
+		if no := w.reject(f, true); no == nil || no.room {
+			return "" // it runs there in part
+		}
+	}
 	targets := w.targets(op, source)
 	if why := w.awaitsChildren(targets); why != "" && !op.GetPropagate() {
 		return why + w.bringThem()
@@ -196,6 +201,9 @@ func (w *work) begin() {
 		if h == nil || w.op.GetForce() || !w.enables(preOffline) {
 			w.wantOffline()
 		}
+		if w.g.GetPackage() != nil && (h == nil || w.concerns(h)) {
+			w.switchOff(byHand)
+		}
 		for _, sp := range w.spots {
 			if w.op.GetForce() && sp.member && len(sp.aborted) > 0 && w.concerns(sp) {
 				w.takeOff(sp, "an administrator had the halt that had stopped half-way go on")
@@ -215,6 +223,8 @@ func (w *work) begin() {
 	w.propagate(0)
 }
 
+const byHand = "an administrator took it offline"
+
 // concerns: the operation is about that node, too.
 func (w *work) concerns(sp *spot) bool { return w.op.GetNode() == "" || w.op.GetNode() == sp.node }
 
@@ -224,7 +234,7 @@ func (w *work) wantOffline() {
 		return // it is online elsewhere, and stays there
 	}
 	b := w.book
-	w.unwant("an administrator took it offline")
+	w.unwant(byHand)
 	b.Tried, b.WaitsForNode, b.Waiting = nil, "", ""
 }
 
@@ -236,7 +246,12 @@ func (w *work) leaveSource(h *spot) {
 	if w.enables(preSwitch) && w.run.GetTrigger() != preOffline {
 		target := b.BoundFor
 		if target == "" {
-			target = w.choose(w.targets(w.op, h.node), true).to.node
+			c := w.choose(w.targets(w.op, h.node), true)
+			if c.to == nil {
+				w.giveUp(c.sentence())
+				return
+			}
+			target = c.to.node
 			b.BoundFor = target
 		}
 		gate := w.before(preSwitch, target, map[string]string{state.FactTo: target})
@@ -301,7 +316,7 @@ func (w *work) operateOffline() bool {
 				continue
 			}
 			w.wantOffline()
-			w.takeOff(sp, "an administrator took it offline")
+			w.takeOff(sp, byHand)
 		}
 		why := w.notClear(sp)
 		switch {
@@ -358,7 +373,7 @@ func (w *work) operateOnline() bool {
 		default:
 			w.operateArrival()
 		}
-		return false
+		return w.op == nil
 	}
 	if sp := w.departed(); sp != nil && !w.parted && state.Book(w.st, w.instance).GetOperation() == op.GetId() && !w.leftByOrder() {
 		w.endArrival(sp.node)
@@ -378,7 +393,14 @@ func (w *work) operateOnline() bool {
 		w.giveUp(fmt.Sprintf("%s found online on %s", w.wereNames(f.online), f.node))
 		return true
 	} else if f != nil {
-		if no := w.reject(f, true); no != nil {
+		no := w.reject(f, true)
+		switch {
+		case no == nil || no.room: // what runs there has its room
+		case op.GetNode() == "" && w.unfit(f, true) == nil: // it may run elsewhere with what it depends on
+			w.takeOff(f, fmt.Sprintf("%s running there in part, where %s", w.areNames(f.running()), no.why))
+			w.progress(w.notClear(f))
+			return false
+		default:
 			w.giveUp(no.text())
 			return true
 		}
@@ -394,13 +416,19 @@ func (w *work) operateOnline() bool {
 		return true
 	}
 	c := w.choose(targets, true)
+	found := w.bestFound()
+	if found != nil { // partly online where it is asked for
+		c.to, c.why = found, fmt.Sprintf("%s online on %s already", w.areNames(found.online), found.node)
+	}
 	if c.to == nil {
 		w.giveUp(c.sentence())
 		return true
 	}
-	if f := w.bestFound(); f != nil && w.blocked(f) == "" { // partly online where it is asked for
-		c.to, c.why = f, fmt.Sprintf("%s online on %s already", w.areNames(f.online), f.node)
-	} else if why := w.blocked(w.ownParts(c.to)); why != "" {
+	except := w.ownParts(c.to)
+	if c.to == found {
+		except = found
+	}
+	if why := w.blocked(except); why != "" {
 		b.Waiting = ""
 		w.progress(why)
 		return false

@@ -26,7 +26,6 @@ func (w *work) automatic() {
 			w.place()
 		}
 	case !w.found():
-		w.relax()
 		w.place()
 	}
 }
@@ -51,9 +50,8 @@ func (w *work) found() bool {
 		b.Waiting = why + ", but " + no
 		return true
 	}
-	if best.on.GetFlushed() && (!w.wholly(best) || w.faults(best).group) {
+	if w.flushedInPart(best) {
 		b.Waiting = fmt.Sprintf("%s runs on %s in part, or faulted, since it was flushed: holdfast group online %s, or holdfast group offline %s", g, best.node, g, g)
-		w.unwant(b.Waiting)
 		return true
 	}
 	if !w.attr.ifPartial && !b.IntentOnline && !w.wholly(best) {
@@ -66,6 +64,26 @@ func (w *work) found() bool {
 	}
 	w.bring(best, nil, why, second)
 	return true
+}
+
+// flushed: an administrator made the agents forget what they were to do, and
+// has taken the matter over.
+func (w *work) flushed() {
+	b, g := w.book, w.g.GetName()
+	if best := w.bestFound(); best != nil {
+		if w.flushedInPart(best) {
+			w.unwant("it was flushed")
+		}
+		return
+	}
+	if sp := w.spot(b.Active); b.Active != "" && sp != nil && sp.on.GetFlushed() {
+		w.unwant("it was flushed")
+		b.Waiting = fmt.Sprintf("%s was flushed on %s: bring it online with holdfast group online %s", g, sp.node, g)
+	}
+}
+
+func (w *work) flushedInPart(sp *spot) bool {
+	return sp.on.GetFlushed() && (!w.wholly(sp) || w.faults(sp).group)
 }
 
 // bestFound prefers the node that the group was ordered to, then the last one,
@@ -112,7 +130,9 @@ func (w *work) wereNames(at []int) string {
 // relax has the agents of a group that follows what is started outside
 // (externalStateChange) leave alone what they see, once it is offline.
 func (w *work) relax() {
-	if !w.attr.pulledUp || w.book.IntentOnline {
+	b := w.book
+	starts := w.startsItself() && !b.AutoStarted && !b.HeldOffline && b.WaitsForNode == ""
+	if !w.attr.pulledUp || w.op != nil || w.held != "" || w.home() != nil || w.bestFound() != nil || b.IntentOnline || starts {
 		return
 	}
 	for _, sp := range w.spots {
@@ -242,16 +262,17 @@ func (w *work) allUp() bool {
 			missing = append(missing, n)
 		}
 	}
-	if len(missing) > 0 {
-		if b.WaitsSinceMs == 0 {
-			b.WaitsSinceMs = max(w.nowMs, 1)
-		}
-		if !w.due(b.WaitsSinceMs + autoStartWaitMs) {
-			b.Waiting = fmt.Sprintf("it starts where most capacity is left, and waits a while for %s", list(missing))
-			return false
-		}
+	switch {
+	case len(missing) == 0:
+		b.WaitsSinceMs = 0
+		return true
+	case b.WaitsSinceMs == 0:
+		b.WaitsSinceMs = max(w.nowMs, 1)
 	}
-	b.WaitsSinceMs = 0
+	if !w.due(b.WaitsSinceMs + autoStartWaitMs) {
+		b.Waiting = fmt.Sprintf("it starts where most capacity is left, and waits a while for %s", list(missing))
+		return false
+	}
 	return true
 }
 
@@ -311,7 +332,7 @@ func (w *work) noteDown() {
 	}
 	switch w.attr.autoRestart {
 	case 0:
-		b.IntentOnline, b.Active = false, ""
+		b.IntentOnline, b.AutoStarted, b.Active = false, true, ""
 		b.Waiting += fmt.Sprintf("; autoRestart of %s is off: bring it online with holdfast group online %s", g, g)
 	case 2:
 		for _, n := range down {
@@ -354,15 +375,9 @@ func (w *work) returned() {
 }
 
 // lost: the node that the instance was ordered to be online on knows nothing of
-// that any more; it left, or was started anew, or an administrator flushed the group.
+// that any more; it left, or was started anew.
 func (w *work) lost() {
 	b := w.book
-	sp := w.spot(b.Active)
-	if sp != nil && sp.on.GetFlushed() {
-		w.unwant(fmt.Sprintf("%s was flushed on %s", w.g.GetName(), sp.node))
-		b.Waiting = fmt.Sprintf("%s was flushed on %s: bring it online with holdfast group online %s", w.g.GetName(), sp.node, w.g.GetName())
-		return
-	}
 	if b.Cause == "" {
 		b.Cause = w.loss(b.Active)
 	}

@@ -83,6 +83,9 @@ func (w *work) choose(r ranking, manual bool) choice {
 			c.inputs = append(c.inputs, n.node+": "+n.measure)
 		}
 		switch {
+		case w.bound(sp): // preonline runs there already
+			c.to, c.why = sp, r.reason(n)
+		case c.to != nil && w.bound(c.to):
 		case w.book.GetBoundFor() == sp.node:
 			c.to, c.why = sp, w.boundWhy(sp)
 		case c.to == nil:
@@ -154,7 +157,7 @@ func (w *work) rejectNode(sp *spot) string {
 		return w.notProven(sp)
 	case !sp.member:
 		return w.absent(sp.node)
-	case leaving && l.stays && !w.mayReturn:
+	case leaving && l.stays && !w.mayReturn && !w.bound(sp):
 		return sp.node + " is being evacuated"
 	case leaving && !l.stays:
 		return sp.node + " is being stopped"

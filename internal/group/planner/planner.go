@@ -144,6 +144,7 @@ func (gr *group) finish() {
 	if gr.frozen() == "" {
 		for _, w := range gr.instances {
 			w.strand()
+			w.relax()
 			w.forgetRun()
 		}
 		gr.endOperations(gr.ops[gr.g.GetName()])

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	v1 "github.com/holdfast-ha/holdfast/api/holdfast/v1"
@@ -60,7 +61,8 @@ func (w *work) refuseResourceOnline(sp *spot, i int) string {
 		return fmt.Sprintf("%s is faulted on %s: clear it first: holdfast resource clear %s --node %s", name, sp.node, name, sp.node)
 	}
 	for _, j := range w.res[i].requires {
-		if st := w.status(sp, j).GetState(); st != v1.ResourceState_RESOURCE_STATE_ONLINE {
+		st := w.status(sp, j).GetState()
+		if st != v1.ResourceState_RESOURCE_STATE_ONLINE || sp == w.home() && sp.resourceWants()[w.res[j].name] == wantOffline {
 			return fmt.Sprintf("%s requires %s, which is not online on %s: bring that online first", name, w.res[j].name, sp.node)
 		}
 	}
@@ -112,9 +114,9 @@ func (w *work) orderResource() {
 		if !on {
 			held = append(held, name)
 		}
-		wants, held := w.exceptions(sp, held)
+		wants, held := w.lasting(sp, held)
 		if on {
-			delete(wants, name) // also what somebody outside had taken offline on purpose
+			maps.DeleteFunc(wants, func(r string, want v1.Want) bool { return r == name && want == wantNothing }) // somebody outside had taken it offline
 		}
 		if !on && w.nothingLeft(wants) {
 			w.unwant(why)
@@ -137,6 +139,7 @@ func (w *work) orderResource() {
 		wants[name] = wantOnline
 	}
 	w.order(sp, wantOffline, w.tenable(sp, wants), nil)
+	w.ledger.enter(w, sp)
 	w.decided(w.describe(op), sp.node, nil, why)
 }
 

@@ -50,8 +50,12 @@ func (w *work) review() {
 	w.strays()
 	if h = w.home(); h != nil {
 		w.watch(h) // a fault does not wait for an operation
+		w.judgeElsewhere(w.home())
 	}
 	w.unfrozen()
+	if w.home() == nil {
+		w.flushed()
+	}
 }
 
 // forget takes nodes that are gone out of the notebook: they come back as new ones.
@@ -278,11 +282,12 @@ func (w *work) gone(h *spot) {
 // takenDown: somebody outside took something of the group offline on purpose.
 // Either that is all of it, or externalStateChange has the rest follow.
 func (w *work) takenDown(h *spot) bool {
-	if len(h.absent) == 0 || !h.confirmed() {
+	missed := w.missed(h)
+	if len(missed) == 0 || !h.confirmed() {
 		return false
 	}
-	wants, _ := w.exceptions(h, h.held())
-	why := fmt.Sprintf("%s taken offline on %s on purpose", w.wereNames(h.absent), h.node)
+	wants, _ := w.lasting(h, h.held())
+	why := fmt.Sprintf("%s taken offline on %s on purpose", w.wereNames(missed), h.node)
 	switch {
 	case w.attr.pulledDown:
 		if !w.mayGoOff(h, "external") {
@@ -304,7 +309,7 @@ func (w *work) takenDown(h *spot) bool {
 // adjust takes offline what hangs on a fault that the group survives, and
 // brings back what a persistent resource had taken down.
 func (w *work) adjust(h *spot) {
-	wants, held := w.exceptions(h, h.held())
+	wants, held := w.lasting(h, h.held())
 	if maps.Equal(wants, h.on.GetResourceWants()) && slices.Equal(held, h.on.GetHeldResources()) {
 		return
 	}
@@ -312,8 +317,8 @@ func (w *work) adjust(h *spot) {
 	f := w.faults(h)
 	if broken := append(slices.Clone(f.tolerated), f.tolerable...); len(broken) > 0 {
 		why = w.faultSentence(h, broken[0], broken[0]) + ", which does not fault the group"
-	} else if len(h.absent) > 0 {
-		why = fmt.Sprintf("%s taken offline on %s on purpose", w.wereNames(h.absent), h.node)
+	} else if missed := w.missed(h); len(missed) > 0 {
+		why = fmt.Sprintf("%s taken offline on %s on purpose", w.wereNames(missed), h.node)
 	} else {
 		why = "what had faulted or gone down on " + h.node + " is back"
 	}
@@ -345,7 +350,7 @@ func (w *work) restart(h *spot, i int) {
 		w.takeOff(h, why, no.why)
 		return
 	}
-	wants, held := w.exceptions(h, h.held())
+	wants, held := w.lasting(h, h.held())
 	w.order(h, wantOnline, wants, held)
 	w.decided("online "+g+" on "+h.node, h.node, nil, why, h.node+" may run it, so it starts again there")
 }

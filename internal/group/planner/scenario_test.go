@@ -388,7 +388,7 @@ func (b *bench) plan() {
 		fmt.Fprintf(&b.out, "%v\n", err)
 	}
 	b.must(&statepb.Command{Change: &statepb.Command_Plan{Plan: proto.CloneOf(p)}})
-	if again := restless(b.s, b.env); again != nil {
+	if again := restless(b.s, b.env, 0); again != nil {
 		b.out.WriteString("P4: planning again and again decides more:\n")
 		b.print(again)
 	}
@@ -397,10 +397,10 @@ func (b *bench) plan() {
 	}
 }
 
-// restless holds a state to P4: it returns what is still decided of it after as
-// many plans as groups are deep.
-func restless(s *statepb.State, env Env) *statepb.Plan {
-	deep := 0
+// restless holds a state to P4: it returns what is still decided of it after
+// twice as many plans as groups are deep, or as they compete with each other.
+func restless(s *statepb.State, env Env, compete int) *statepb.Plan {
+	deep := compete
 	for _, gr := range newPass(s, env).groups {
 		deep = max(deep, gr.depth)
 	}
@@ -563,90 +563,5 @@ func parseStep(t *testing.T, d *datadriven.TestData, f []string) *v1.SimulateSte
 		return &v1.SimulateStep{Step: &v1.SimulateStep_Freeze{Freeze: &v1.FreezeName{Node: at(1), Frozen: true}}}
 	}
 	d.Fatalf(t, "no step %s", strconv.Quote(f[0]))
-	return nil
-}
-
-// checkPlan holds a plan against P1, P2 and P5, by the state that it was made
-// from and by package state's notion of a group that is settled.
-func checkPlan(s *statepb.State, p *statepb.Plan) error {
-	for _, o := range p.GetOrders() {
-		g, gs := s.Groups[o.Group], s.GroupStatus[o.Group]
-		if g.Frozen {
-			return fmt.Errorf("P5: an order of the frozen group %s", o.Group)
-		}
-		if o.Want != wantOnline || gs.Nodes[o.Node].GetWant() == wantOnline {
-			continue
-		}
-		if s.Nodes[o.Node].GetFrozen() && len(gs.Nodes[o.Node].GetResources()) == 0 {
-			return fmt.Errorf("P5: %s is brought to the frozen node %s", o.Group, o.Node)
-		}
-		if why := brokenDependency(s, p, o); why != "" {
-			return fmt.Errorf("P8: %s is ordered online on %s: %s", o.Group, o.Node, why)
-		}
-		for n, on := range gs.Nodes {
-			if n != o.Node && state.InstanceAt(g, n) == state.InstanceAt(g, o.Node) && !on.Vouched && (s.NodeStatus[n].GetFence() != nil || !on.Probed || !state.Settled(s, g, on)) {
-				return fmt.Errorf("P2: %s is ordered online on %s while %s is not clear of it", o.Group, o.Node, n)
-			}
-		}
-	}
-	for _, op := range p.GetOperations() {
-		if op.Message == "" {
-			return fmt.Errorf("P7: operation %d gets no sentence", op.Id)
-		}
-	}
-	for _, d := range p.GetDecisions() {
-		if len(d.Reasons) == 0 {
-			return fmt.Errorf("P7: no reason for %q", d.Action)
-		}
-	}
-	return nil
-}
-
-// brokenDependency says, by another way than the planner's, which dependency of a
-// group does not hold where it is ordered online. What is found running is adopted as it is.
-func brokenDependency(s *statepb.State, p *statepb.Plan, o *statepb.Order) string {
-	for _, r := range s.GroupStatus[o.Group].Nodes[o.Node].GetResources() {
-		if r.State == v1.ResourceState_RESOURCE_STATE_ONLINE {
-			return ""
-		}
-	}
-	for _, d := range s.Groups[o.Group].DependsOn {
-		found := false
-		for n, on := range s.GroupStatus[d.Group].GetNodes() {
-			want := on.Want
-			for _, other := range p.Orders {
-				if other.Group == d.Group && other.Node == n {
-					want = other.Want
-				}
-			}
-			there := map[v1.GroupDependency_Location]bool{
-				v1.GroupDependency_LOCATION_UNSPECIFIED: n == o.Node, v1.GroupDependency_LOCAL: n == o.Node,
-				v1.GroupDependency_GLOBAL: true, v1.GroupDependency_REMOTE: n != o.Node,
-				v1.GroupDependency_SITE: s.Nodes[n].Site != "" && s.Nodes[n].Site == s.Nodes[o.Node].Site,
-			}[d.Location]
-			found = found || there && want == wantOnline && state.MemberOf(s, n) != nil
-		}
-		if found == (d.Category == v1.GroupDependency_OFFLINE) {
-			return d.String()
-		}
-	}
-	return ""
-}
-
-// checkState holds a state that a plan was applied to against P1.
-func checkState(s *statepb.State) error {
-	for name, gs := range s.GroupStatus {
-		online := map[string][]string{}
-		for n, on := range gs.Nodes {
-			if key := state.InstanceAt(s.Groups[name], n); on.Want == wantOnline {
-				online[key] = append(online[key], n)
-			}
-		}
-		for key, at := range online {
-			if len(at) > 1 {
-				return fmt.Errorf("P1: %s %s is ordered online on %v", name, key, at)
-			}
-		}
-	}
 	return nil
 }

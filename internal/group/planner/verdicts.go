@@ -10,13 +10,13 @@ import (
 
 // What scripts say about a fault beyond itself, and how faults end without an administrator.
 
-// verdict of the faulted resources there, the worst first: what a fault that
-// counts means beyond itself.
+// verdict of faulted resources there, the worst first: what a fault of the
+// group means beyond itself.
 func (w *work) verdict(sp *spot, among []int) (worst v1.Verdict, at int) {
 	rank := []v1.Verdict{v1.Verdict_VERDICT_RESET, v1.Verdict_VERDICT_NOWHERE, v1.Verdict_VERDICT_NOT_HERE}
 	for _, v := range rank {
 		for _, i := range among {
-			if w.status(sp, i).GetVerdict() == v {
+			if w.status(sp, i).GetVerdict() == v && w.criticalAbove(sp, i) >= 0 {
 				return v, i
 			}
 		}
