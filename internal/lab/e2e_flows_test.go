@@ -60,6 +60,9 @@ func (f *flows) group(t *testing.T, name, more, limits string, resources ...stri
 	}
 	x := &flow{f, t, name}
 	x.do("apply", "-f", file)
+	x.is("probed", func(g *v1.GroupInfo) bool { // before that an operation is refused
+		return !slices.ContainsFunc(g.GetNodes(), func(n *v1.GroupOnNodeInfo) bool { return !n.GetProbed() })
+	})
 	return x
 }
 
